@@ -1,0 +1,1 @@
+"""batiste: neural networks for JAX as pure functions over named state."""

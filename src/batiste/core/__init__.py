@@ -1,0 +1,67 @@
+"""The core: scopes over nested variables, usable alone. No modules, no layers."""
+
+from batiste.core._boxes import (
+    AxisMetadata,
+    add_axis,
+    is_axis_metadata,
+    map_axis_meta,
+    remove_axis,
+    replace_boxed,
+    unbox,
+)
+from batiste.core._filters import (
+    CollectionFilter,
+    DenyList,
+    filter_to_set,
+    group_collections,
+    in_filter,
+    intersect_filters,
+    is_filter_empty,
+    subtract_filters,
+    union_filters,
+)
+from batiste.core._fingerprint import Fingerprint, fingerprint
+from batiste.core._frame import Frame
+from batiste.core._functional import apply, init, open_scope
+from batiste.core._initialise import initialise
+from batiste.core._keys import KeyScheme, check_key_scheme, fold_static, hash_parts, is_key, streams_from
+from batiste.core._scope import Scope
+from batiste.core._trace import current_trace, has_tracer, is_tracer
+from batiste.core._variable import Variable
+
+__all__ = [
+    "AxisMetadata",
+    "CollectionFilter",
+    "DenyList",
+    "Fingerprint",
+    "Frame",
+    "KeyScheme",
+    "Scope",
+    "Variable",
+    "add_axis",
+    "apply",
+    "check_key_scheme",
+    "current_trace",
+    "filter_to_set",
+    "fingerprint",
+    "fold_static",
+    "group_collections",
+    "has_tracer",
+    "hash_parts",
+    "in_filter",
+    "init",
+    "initialise",
+    "intersect_filters",
+    "is_axis_metadata",
+    "is_filter_empty",
+    "is_key",
+    "is_tracer",
+    "map_axis_meta",
+    "open_scope",
+    "remove_axis",
+    "replace_boxed",
+    "streams_from",
+    "subtract_filters",
+    "unbox",
+    "union_filters",
+]

@@ -1,0 +1,201 @@
+"""Identity by value: what makes two blueprints, initialisers or optimisers the same thing.
+
+Python compares functions, and bound methods of equal objects, by identity: ``optax.adam(1e-3)`` written twice is two
+different things, and ``jax.jit`` traces twice. ``fingerprint`` gives a hashable value that is equal for two objects
+exactly when nothing that they can compute with differs:
+
+* plain values by type and value (so that ``1``, ``1.0`` and ``True`` differ);
+* containers and dataclasses by what they hold;
+* functions by their code, defaults, closure and the globals they name;
+* partials and bound methods by their parts; small NumPy arrays by their bytes.
+
+What cannot be known to stay as it is (an object of an unknown class, a function that reads a mutable global) counts as
+itself, by identity. ``is_by_value`` tells the two apart: only a fingerprint that is by value all the way down may
+stand for the object in a cache that outlives a call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import types
+from collections.abc import Hashable, Mapping, Set
+from typing import Any
+
+import jax
+import jax.core
+import numpy as np
+
+__all__ = ["Fingerprint", "fingerprint"]
+
+_PLAIN = (int, float, complex, str, bytes, bool, type(None), type(Ellipsis), slice, range, np.dtype)
+_TRUSTED = frozenset({"jax", "numpy", "ml_dtypes", "optax", "batiste", "math", "functools", "operator", "builtins"})
+_SMALL_ARRAY_BYTES = 1 << 16
+
+
+class _ByIdentity:
+    """Stands for an object by its identity, and keeps it alive so that the identity stays its own."""
+
+    __slots__ = ("target",)
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and other.target is self.target
+
+    def __hash__(self) -> int:
+        return id(self.target)
+
+
+class Fingerprint:
+    """The value of an object as a hashable.
+
+    Attributes:
+      is_by_value: whether every part is known by value, and none by identity.
+      has_tracer: whether some part is a tracer, so that it means something in one trace only.
+    """
+
+    __slots__ = ("_hash", "_key", "has_tracer", "is_by_value")
+
+    def __init__(self, key: Hashable, *, is_by_value: bool, has_tracer: bool) -> None:
+        self._key = key
+        self._hash = hash(key)
+        self.is_by_value = is_by_value
+        self.has_tracer = has_tracer
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, Fingerprint) and self._hash == other._hash and self._key == other._key
+        )
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+def fingerprint(value: Any) -> Fingerprint:
+    """Return the identity of ``value`` by value.
+
+    Args:
+      value: any object: a number, a container, a dataclass, a function, a partial, an optimiser.
+
+    Returns:
+      A hashable that equals the fingerprint of another object if and only if nothing that either can compute with is
+      known to differ.
+    """
+    walk = _Walk()
+    key = walk.key(value)
+    return Fingerprint(key, is_by_value=walk.is_by_value, has_tracer=walk.has_tracer)
+
+
+class _Walk:
+    """One walk over an object and what it holds."""
+
+    def __init__(self) -> None:
+        self.is_by_value = True
+        self.has_tracer = False
+        self._open: dict[int, int] = {}  # objects on the way down, for cycles
+
+    def key(self, value: Any) -> Hashable:
+        kind: Any = type(value)
+        if kind in _PLAIN:
+            return (kind, repr(value)) if kind in (float, complex, slice) else (kind, value)
+        mark = self._open.get(id(value))
+        if mark is not None:
+            return ("cycle", mark)
+        self._open[id(value)] = len(self._open)
+        try:
+            return self._compound(value, kind)
+        finally:
+            del self._open[id(value)]
+
+    def _compound(self, value: Any, kind: type) -> Hashable:
+        if isinstance(value, jax.core.Tracer):
+            self.has_tracer = True
+            return self._identity(value)
+        custom = getattr(kind, "__fingerprint__", None)
+        if custom is not None and not isinstance(value, type):
+            return (kind, self.key(custom(value)))
+        if isinstance(value, type | types.BuiltinFunctionType | types.ModuleType | enum.Enum | np.ufunc):
+            return _ByIdentity(value)
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if isinstance(value, types.MethodType):
+            return (kind, self.key(value.__func__), self.key(value.__self__))
+        if isinstance(value, functools.partial):
+            part: Any = value
+            return (kind, self.key(part.func), self.key(part.args), self.key(part.keywords))
+        container = self._container(value, kind)
+        if container is not None:
+            return container
+        if isinstance(value, np.ndarray | np.generic | jax.Array):
+            return self._array(value, kind)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return (kind, *(self.key(getattr(value, f.name, None)) for f in dataclasses.fields(value) if f.compare))
+        return self._other(value, kind)
+
+    def _container(self, value: Any, kind: type) -> Hashable | None:
+        if isinstance(value, tuple | list):
+            items: Any = value
+            return (kind, *map(self.key, items))
+        if isinstance(value, Mapping):
+            pairs: Any = value.items()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            return (kind, frozenset((self.key(k), self.key(v)) for k, v in pairs))
+        if isinstance(value, Set):
+            members: Any = value
+            return (kind, frozenset(map(self.key, members)))
+        return None
+
+    def _array(self, value: Any, kind: type) -> Hashable:
+        is_data = isinstance(value, np.ndarray | np.generic) or (
+            value.is_fully_addressable and not jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)
+        )
+        if is_data and value.nbytes <= _SMALL_ARRAY_BYTES and value.dtype != np.dtype(object):
+            return (kind, value.shape, value.dtype, np.asarray(value).tobytes())
+        return self._identity(value)
+
+    def _function(self, function: types.FunctionType) -> Hashable:
+        code = function.__code__
+        cells = tuple(self._cell(cell) for cell in function.__closure__ or ())
+        defaults = (self.key(function.__defaults__), self.key(function.__kwdefaults__))
+        return (types.FunctionType, code, cells, defaults, self._globals(function, code))
+
+    def _cell(self, cell: types.CellType) -> Hashable:
+        try:
+            return self.key(cell.cell_contents)
+        except ValueError:  # an empty cell: the name is not bound yet
+            return self._identity(cell)
+
+    def _globals(self, function: types.FunctionType, code: types.CodeType) -> Hashable:
+        names = function.__globals__
+        if str(names.get("__name__", "")).partition(".")[0] in _TRUSTED:
+            return _ByIdentity(names)
+        return (_ByIdentity(names), *(self._global(names[name]) for name in _names(code) if name in names))
+
+    def _global(self, value: Any) -> Hashable:
+        if isinstance(value, types.ModuleType):
+            if value.__name__.partition(".")[0] not in _TRUSTED:
+                self.is_by_value = False
+            return _ByIdentity(value)
+        return self.key(value)
+
+    def _other(self, value: Any, kind: type) -> Hashable:
+        if callable(value) and hasattr(value, "__wrapped__") and kind.__module__.partition(".")[0] in {"jax", "jaxlib"}:
+            return (kind, self.key(value.__wrapped__))  # a jitted or custom-derivative function
+        if kind.__hash__ is not object.__hash__ and kind.__module__.partition(".")[0] in _TRUSTED | {"jaxlib"}:
+            return (kind, value)
+        return self._identity(value)
+
+    def _identity(self, value: Any) -> Hashable:
+        self.is_by_value = False
+        return _ByIdentity(value)
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """Return every global or attribute name that the code, or code within it, mentions."""
+    found = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found.update(_names(constant))
+    return sorted(found)

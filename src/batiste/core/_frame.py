@@ -1,0 +1,107 @@
+"""A frame: what all scopes of one call share.
+
+``init``, ``apply`` and the body of every lifted transform each have a frame of their own: the variables by collection,
+which of them may change, the random streams, and how often each path has drawn from each stream. A frame ends with its
+call; scopes of an ended frame refuse to work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from batiste.core._filters import CollectionFilter, in_filter
+from batiste.core._trace import current_trace, is_eager
+
+if TYPE_CHECKING:
+    from batiste.core._keys import KeyScheme
+    from batiste.core._recorder import Recorder
+    from batiste.typing import Key
+
+__all__ = ["Frame", "copy_tree"]
+
+
+class Frame:
+    """What all scopes of one call share.
+
+    Attributes:
+      variables: the collections; those that may change are this frame's own dicts, the others the caller's.
+      mutable: the filter of collections that may change.
+      streams: the base key of each random stream.
+      key_scheme: how paths are folded into keys.
+      initializing: whether this is an ``init``.
+      recorder: notes initial values instead of computing them, during the abstract pass of ``init``.
+      known: values that this pass hands out instead of running their initialisers, by path.
+      counters: how often a path has drawn from a stream.
+      adopted: the modules that were taken in from outside, by the identity of the original.
+      events: counts draws and writes, so that code can be seen to have had an effect.
+      is_open: whether the call is still running.
+      trace: the trace that JAX was in when the call began.
+      is_tracing: whether operations of the call are traced rather than run.
+    """
+
+    __slots__ = (
+        "_decided",
+        "adopted",
+        "counters",
+        "events",
+        "initializing",
+        "is_open",
+        "is_tracing",
+        "key_scheme",
+        "known",
+        "mutable",
+        "recorder",
+        "streams",
+        "trace",
+        "variables",
+    )
+
+    def __init__(
+        self,
+        variables: Mapping[str, Any],
+        streams: dict[str, Key],
+        *,
+        mutable: CollectionFilter = False,
+        initializing: bool = False,
+        key_scheme: KeyScheme = "linen",
+        recorder: Recorder | None = None,
+        known: Mapping[tuple[str, ...], Any] | None = None,
+        counters: dict[tuple[str, ...], dict[str, int]] | None = None,
+    ) -> None:
+        self._decided: dict[str, bool] = {}
+        self.mutable = mutable
+        if mutable is False:
+            self.variables = dict(variables)
+        else:
+            self.variables = {c: copy_tree(v) if in_filter(mutable, c) else v for c, v in variables.items()}
+        self.streams = streams
+        self.key_scheme: KeyScheme = key_scheme
+        self.initializing = initializing
+        self.recorder = recorder
+        self.known = known
+        self.counters: dict[tuple[str, ...], dict[str, int]] = {} if counters is None else counters
+        self.adopted: dict[int, Any] = {}
+        self.events = 0
+        self.is_open = True
+        self.trace = current_trace()
+        self.is_tracing = not is_eager(self.trace)
+
+    def is_mutable(self, collection: str) -> bool:
+        """Return whether variables of ``collection`` may change in this call."""
+        decided = self._decided.get(collection)
+        if decided is None:
+            decided = self._decided[collection] = in_filter(self.mutable, collection)
+        return decided
+
+    def mutable_variables(self) -> dict[str, Any]:
+        """Return the collections that may change, as they are now."""
+        return {c: v for c, v in self.variables.items() if self.is_mutable(c)}
+
+
+def copy_tree(tree: Any) -> Any:
+    """Return nested mappings as nested dicts of their own, with the same leaves."""
+    if isinstance(tree, Mapping):
+        nested: Mapping[str, Any] = tree
+        return {name: copy_tree(value) for name, value in nested.items()}
+    return tree

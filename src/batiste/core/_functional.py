@@ -1,0 +1,126 @@
+"""``init`` and ``apply`` over plain functions of a scope: the whole core, usable without any Module.
+
+>>> import jax, jax.numpy as jnp
+>>> from batiste.core import apply, init
+>>> def dense(scope, x, features):
+...     kernel = scope.param("kernel", jax.nn.initializers.lecun_normal(), (x.shape[-1], features))
+...     return x @ kernel
+>>> y, variables = init(dense)(jax.random.key(0), jnp.ones((2, 3)), 4)
+>>> apply(dense)(variables, jnp.ones((2, 3)), 4).shape
+(2, 4)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from batiste.core._filters import CollectionFilter
+from batiste.core._frame import Frame
+from batiste.core._initialise import initialise
+from batiste.core._keys import KeyScheme, check_key_scheme, streams_from
+from batiste.core._scope import Scope
+from batiste.errors import ApplyScopeInvalidVariablesStructureError, ApplyScopeInvalidVariablesTypeError
+from batiste.typing import Rngs, Variables
+
+__all__ = ["apply", "init", "open_scope"]
+
+
+def open_scope(
+    variables: Variables,
+    rngs: Rngs | None = None,
+    *,
+    mutable: CollectionFilter = False,
+    key_scheme: KeyScheme = "linen",
+    where: str = "apply",
+) -> Scope:
+    """Return a scope at the top of ``variables``, which are not changed: mutable collections are copied.
+
+    Args:
+      variables: collections by name.
+      rngs: random keys by stream, or one key for ``params``.
+      mutable: which collections the scope may change.
+      key_scheme: ``"linen"`` or ``"separated"``.
+      where: the name for messages.
+
+    Raises:
+      ApplyScopeInvalidVariablesTypeError: if ``variables`` is no mapping of collections.
+      ApplyScopeInvalidVariablesStructureError: if ``params`` is wrapped twice.
+      InvalidRngError: if a stream is given something that is no key.
+    """
+    if not isinstance(variables, Mapping):
+        raise ApplyScopeInvalidVariablesTypeError(given=f"an object of type {type(variables).__name__}")
+    for collection in variables:
+        if not isinstance(collection, str):
+            raise ApplyScopeInvalidVariablesTypeError(given=f"a dict with the key {collection!r}")
+    params: Any = variables.get("params")
+    if isinstance(params, Mapping) and isinstance(params.get("params"), Mapping):  # pyright: ignore[reportUnknownMemberType]
+        raise ApplyScopeInvalidVariablesStructureError
+    check_key_scheme(key_scheme)
+    streams = streams_from(rngs, where) if rngs is not None else {}
+    return Scope(Frame(variables, streams, mutable=mutable, key_scheme=key_scheme))
+
+
+def apply(
+    function: Callable[..., Any],
+    mutable: CollectionFilter = False,
+    *,
+    key_scheme: KeyScheme = "linen",
+) -> Callable[..., Any]:
+    """Return a pure function of variables from a function of a scope.
+
+    Args:
+      function: called as ``function(scope, *args, **kwargs)``.
+      mutable: which collections it may change.
+      key_scheme: how paths are folded into random keys.
+
+    Returns:
+      A function ``(variables, *args, rngs=None, **kwargs)`` that returns what ``function`` returns, or a pair of that
+      and the changed collections if ``mutable`` is not False.
+    """
+
+    def applied(variables: Variables, *args: Any, rngs: Rngs | None = None, **kwargs: Any) -> Any:
+        scope = open_scope(
+            variables, rngs, mutable=mutable, key_scheme=key_scheme, where=getattr(function, "__name__", "apply")
+        )
+        try:
+            output = function(scope, *args, **kwargs)
+        finally:
+            scope.close()
+        return output if mutable is False else (output, scope.frame.mutable_variables())
+
+    return applied
+
+
+def init(
+    function: Callable[..., Any],
+    mutable: CollectionFilter = True,
+    *,
+    key_scheme: KeyScheme = "linen",
+) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """Return a function that makes the variables of a function of a scope.
+
+    Args:
+      function: called as ``function(scope, *args, **kwargs)``.
+      mutable: which collections it may make.
+      key_scheme: how paths are folded into random keys.
+
+    Returns:
+      A function ``(rngs, *args, **kwargs)`` that returns a pair of what ``function`` returns and the variables.
+    """
+
+    def initialised(rngs: Rngs | None, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        where = getattr(function, "__name__", "init")
+        check_key_scheme(key_scheme)
+        return initialise(
+            function,
+            streams_from(rngs, where),
+            args,
+            kwargs,
+            mutable=mutable,
+            key_scheme=key_scheme,
+            where=where,
+            want_output=True,
+        )
+
+    return initialised

@@ -1,0 +1,98 @@
+"""Random keys: one stream per name, one key per path and count.
+
+A scope never splits a key. It folds into the stream's base key a 32-bit number made from the path since that base key
+was given and from how often the stream was asked at that path. A key therefore depends on where it is drawn and not on
+what was drawn elsewhere before.
+
+Two schemes make that number:
+
+* ``"linen"`` (the default): SHA-1 over the names and the count written one after the other, as Flax Linen does, bit
+  for bit. Its known weakness is kept with it: ``ab/cdef`` and ``abc/def`` are the same text, hence the same keys
+  (google/flax issue 2157).
+* ``"separated"``: each part is preceded by its length and kind, so that distinct paths are distinct texts.
+
+Keys may be typed (``jax.random.key``) or raw (``jax.random.PRNGKey``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from batiste.errors import InvalidRngError, UnknownKeySchemeError, nearest
+from batiste.typing import Array, Key
+
+__all__ = ["KeyScheme", "check_key_scheme", "fold_static", "hash_parts", "is_key", "streams_from"]
+
+KeyScheme: TypeAlias = Literal["linen", "separated"]
+
+_RAW_KEY_SHAPES = ((2,), (4,))  # threefry2x32; rbg and unsafe_rbg
+
+
+def hash_parts(parts: tuple[str | int, ...], scheme: KeyScheme) -> int:
+    """Return the 32-bit number that stands for a path and a count.
+
+    Args:
+      parts: names from the outermost to the innermost, and the count.
+      scheme: ``"linen"`` or ``"separated"``.
+    """
+    digest = hashlib.sha1(usedforsecurity=False)
+    for part in parts:
+        if isinstance(part, str):
+            data, kind = part.encode(), b"s"
+        else:
+            data, kind = part.to_bytes((part.bit_length() + 7) // 8, "big"), b"i"
+        if scheme == "separated":
+            digest.update(kind + len(data).to_bytes(4, "big"))
+        digest.update(data)
+    return int.from_bytes(digest.digest()[:4], "big")
+
+
+def fold_static(key: Key, parts: tuple[str | int, ...], scheme: KeyScheme) -> Key:
+    """Fold a path and a count into ``key``; no parts leave it as it is."""
+    if not parts:
+        return key
+    return jax.random.fold_in(key, np.uint32(hash_parts(parts, scheme)))
+
+
+def check_key_scheme(scheme: str) -> None:
+    """Raise ``UnknownKeySchemeError`` unless ``scheme`` names a key scheme."""
+    if scheme not in {"linen", "separated"}:
+        raise UnknownKeySchemeError(given=scheme, nearest=nearest(str(scheme), ["linen", "separated"]))
+
+
+def is_key(value: Any) -> bool:
+    """Return whether ``value`` is one random key: typed and of rank 0, or raw data of one."""
+    if not isinstance(value, jax.Array | np.ndarray):
+        return False
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return value.shape == ()
+    return value.dtype == np.uint32 and value.shape in _RAW_KEY_SHAPES
+
+
+def streams_from(rngs: Any, where: str) -> dict[str, Array]:
+    """Return the random streams that ``rngs`` gives: a mapping by name, a single key for ``params``, or ``None``.
+
+    Args:
+      rngs: a mapping from stream names to keys, one key, or ``None``.
+      where: the module that the error names.
+
+    Raises:
+      InvalidRngError: if a value is not a random key.
+    """
+    if rngs is None:
+        return {}
+    named: Mapping[Any, Any] = rngs if isinstance(rngs, Mapping) else {"params": rngs}
+    streams: dict[str, Array] = {}
+    for name, key in named.items():
+        if not is_key(key):
+            given = f"an array of shape {jnp.shape(key)}" if hasattr(key, "shape") else f"{key!r}"
+            raise InvalidRngError(path=where, problem=f"the stream {name!r} was given {given}, which is no random key")
+        streams[str(name)] = jnp.asarray(key) if isinstance(key, np.ndarray) else key
+    return streams
+

@@ -1,0 +1,508 @@
+"""Scope: the invisible cursor over a nested dict of variables.
+
+A scope stands at a path. A module asks its scope for a parameter by name; on ``init`` the scope enters a value there,
+on ``apply`` it hands out the value that it finds. ``push`` gives the scope of a child, one step further down. A scope
+also draws random keys, each belonging to its path, and keeps the names that are taken so that no two things in one
+place share one.
+
+All scopes of a call share a ``Frame``, which owns the variables; a scope itself only knows its path and remembers the
+dicts it has found there. The last section, for transforms, takes a scope's variables out of one frame (``export``), puts
+scopes over them in another (``rebuild``), and brings changed variables back (``publish``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from batiste.core._boxes import AxisMetadata, unbox
+from batiste.core._filters import CollectionFilter, DenyList, in_filter
+from batiste.core._frame import Frame, copy_tree
+from batiste.core._keys import fold_static, hash_parts
+from batiste.core._shapes import check_shape
+from batiste.core._trace import current_trace
+from batiste.core._variable import Variable
+from batiste.errors import (
+    InvalidRngError,
+    InvalidScopeError,
+    JaxTransformError,
+    ModifyScopeVariableError,
+    NameInUseError,
+    ScopeCollectionNotFound,
+    ScopeParamNotFoundError,
+    ScopeVariableNotFoundError,
+    nearest,
+)
+
+if TYPE_CHECKING:
+    from batiste.typing import Key
+
+__all__ = ["Scope"]
+
+_MISSING: Any = object()
+
+
+class Scope:
+    """A cursor at one path of the variables of a call.
+
+    Attributes:
+      frame: what all scopes of the call share.
+      name: the last name of the path, or None at the top.
+      parent: the scope one step up, or None at the top of a frame.
+      path: the names from the outermost module down to here.
+      reservations: the names taken here, each with the collections that take it (None for a child).
+    """
+
+    __slots__ = ("_nodes", "_suffix", "frame", "name", "parent", "path", "reservations")
+
+    def __init__(
+        self, frame: Frame, *, name: str | None = None, parent: Scope | None = None, path: tuple[str, ...] = ()
+    ) -> None:
+        self.frame = frame
+        self.name = name
+        self.parent = parent
+        if parent is None or name is None:
+            self.path = path
+            self._suffix: tuple[str, ...] = ()
+        else:
+            self.path = (*parent.path, name)
+            self._suffix = (*parent._suffix, name)
+        self._nodes: dict[str, Any] = {}
+        self.reservations: dict[str, set[str | None]] = {}
+
+    # --- where it stands
+
+    @property
+    def root(self) -> Scope:
+        """The scope at the top of this frame."""
+        scope = self
+        while scope.parent is not None:
+            scope = scope.parent
+        return scope
+
+    @property
+    def path_text(self) -> str:
+        """The path for people: ``/encoder/Dense_0``."""
+        return "/" + "/".join(self.path)
+
+    @property
+    def is_initializing(self) -> bool:
+        """Whether this call is an ``init``."""
+        return self.frame.initializing
+
+    def push(self, name: str | None = None, prefix: str = "", *, reuse: bool = False) -> Scope:
+        """Return the scope of a child.
+
+        Args:
+          name: the child's name; without one it is ``prefix`` and the first free number.
+          prefix: the beginning of a name that is made up.
+          reuse: whether the name may be taken already, for a second look at the same child.
+
+        Raises:
+          NameInUseError: if the name is taken.
+          InvalidScopeError: if the call has ended.
+        """
+        self.check_open()
+        name = name or self.default_name(prefix)
+        if not reuse or name not in self.reservations:
+            self.reserve(name)
+        return Scope(self.frame, name=name, parent=self)
+
+    def child(
+        self, function: Callable[..., Any], name: str | None = None, prefix: str | None = None
+    ) -> Callable[..., Any]:
+        """Return ``function`` bound to a child scope: it is called with the arguments that follow the scope.
+
+        Args:
+          function: a function whose first argument is a scope.
+          name: the child's name; without one it is the function's name and a number.
+          prefix: the beginning of a name that is made up.
+        """
+        if name is None and prefix is None:
+            prefix = f"{getattr(function, '__name__', type(function).__name__)}_"
+        scope = self.push(name, prefix or "")
+
+        def bound(*args: Any, **kwargs: Any) -> Any:
+            return function(scope.rewound(), *args, **kwargs)
+
+        return bound
+
+    def rewound(self, *, rewind_rngs: bool = False) -> Scope:
+        """Return a scope at the same place with no names taken, for running the same code again.
+
+        Args:
+          rewind_rngs: whether keys are drawn from the beginning, too.
+        """
+        self.check_open()
+        scope = Scope(self.frame, path=self.path)
+        scope.name, scope.parent, scope._suffix, scope._nodes = self.name, self.parent, self._suffix, self._nodes
+        if rewind_rngs:
+            for suffix in [s for s in self.frame.counters if s[: len(self._suffix)] == self._suffix]:
+                del self.frame.counters[suffix]
+        return scope
+
+    def close(self) -> None:
+        """End the call: from now on its scopes refuse to work."""
+        self.frame.is_open = False
+
+    def check_open(self) -> None:
+        """Raise ``InvalidScopeError`` if the call that made this scope has ended."""
+        if not self.frame.is_open:
+            raise InvalidScopeError(path=self.path_text)
+
+    def check_trace(self, action: str) -> None:
+        """Raise ``JaxTransformError`` if JAX is in another transform than when the call began."""
+        if current_trace() != self.frame.trace:
+            raise JaxTransformError(path=self.path_text, action=action)
+
+    # --- names
+
+    def default_name(self, prefix: str) -> str:
+        """Return ``prefix`` with the first number that makes it a free name."""
+        number = 0
+        while f"{prefix}{number}" in self.reservations:
+            number += 1
+        return f"{prefix}{number}"
+
+    def name_reserved(self, name: str, collection: str | None = None) -> bool:
+        """Return whether a variable of ``collection`` (None: a child) may no longer be called ``name``."""
+        held = self.reservations.get(name)
+        return held is not None and (collection is None or None in held or collection in held)
+
+    def reserve(self, name: str, collection: str | None = None) -> None:
+        """Take ``name`` for a child (``collection`` None) or for a variable of a collection.
+
+        One name may be used by variables of different collections.
+
+        Raises:
+          NameInUseError: if it is taken.
+        """
+        held = self.reservations.get(name)
+        if held is None:
+            self.reservations[name] = {collection}
+        elif collection is None or None in held or collection in held:
+            holder = "a child" if None in held else f"a variable of {', '.join(sorted(filter(None, held)))}"
+            kind = "a child" if collection is None else f"a variable of {collection}"
+            raise NameInUseError(kind=kind, name=name, path=self.path_text, holder=holder)
+        else:
+            held.add(collection)
+
+    # --- random keys
+
+    def has_rng(self, name: str) -> bool:
+        """Return whether there is a random stream ``name``."""
+        return name in self.frame.streams
+
+    def make_rng(self, name: str = "params") -> Key:
+        """Return the next key of a stream at this path; streams that were not given fall back to ``params``.
+
+        Raises:
+          InvalidRngError: if neither ``name`` nor ``params`` was given.
+          JaxTransformError: inside a JAX transform that began after the call.
+        """
+        self.check_open()
+        self.check_trace(f"draws a random key from {name!r}")
+        self.frame.events += 1
+        base, number = self.draw(name)
+        return fold_static(base, (*self._suffix, number), self.frame.key_scheme)
+
+    def draw(self, name: str) -> tuple[Key, int]:
+        """Count a draw from a stream; return the stream's base key and the count."""
+        streams = self.frame.streams
+        stream = name
+        base = streams.get(name)
+        if base is None:
+            stream, base = "params", streams.get("params")
+            if base is None:
+                given = ", ".join(map(repr, streams)) or "none"
+                problem = f"it needs the stream {name!r}, and the streams given are: {given}{nearest(name, streams)}"
+                raise InvalidRngError(path=self.path_text, problem=problem)
+        counters = self.frame.counters.get(self._suffix)
+        if counters is None:
+            counters = self.frame.counters[self._suffix] = {}
+        count = counters[stream] = counters.get(stream, 0) + 1
+        return base, count
+
+    # --- variables
+
+    def param(
+        self, name: str, init_fn: Callable[..., Any], *init_args: Any, unbox: bool = True, **init_kwargs: Any
+    ) -> Any:
+        """Return the parameter ``name``: entered on ``init``, handed out on ``apply``.
+
+        Args:
+          name: the parameter's name, within this scope.
+          init_fn: called as ``init_fn(key, *init_args, **init_kwargs)`` when the parameter is entered.
+          *init_args: most often the shape and the dtype.
+          unbox: whether a box (``AxisMetadata``) is taken off.
+          **init_kwargs: keyword arguments for ``init_fn``.
+
+        Returns:
+          The array, or the tree of arrays, that ``init_fn`` makes.
+
+        Raises:
+          ScopeParamNotFoundError: if the variables have no such parameter.
+          ScopeParamShapeError: if they have one of another shape than ``init_fn`` makes.
+          NameInUseError: if the name is taken.
+        """
+        self.check_open()
+        self.reserve(name, "params")
+        node = self._node("params")
+        value = _MISSING if node is None else node.get(name, _MISSING)
+        if value is _MISSING:
+            if not self.frame.is_mutable("params"):
+                raise self._param_missing(name, node)
+            value = self._enter("params", name, init_fn, init_args, init_kwargs, drawn=self.draw("params"))
+        else:
+            check_shape(value, init_fn, init_args, init_kwargs, name=name, path=self.path)
+        return _unboxed(value) if unbox else value
+
+    def variable(
+        self,
+        collection: str,
+        name: str,
+        init_fn: Callable[..., Any] | None = None,
+        *init_args: Any,
+        unbox: bool = True,
+        **init_kwargs: Any,
+    ) -> Variable[Any]:
+        """Return a reference to a variable, which is entered if it is not there and the collection may change.
+
+        Args:
+          collection: the collection's name.
+          name: the variable's name, within this scope.
+          init_fn: called as ``init_fn(*init_args, **init_kwargs)``, without a key, when the variable is entered.
+          *init_args: arguments of ``init_fn``.
+          unbox: whether a box (``AxisMetadata``) is taken off when the value is read.
+          **init_kwargs: keyword arguments of ``init_fn``.
+
+        Raises:
+          ScopeCollectionNotFound: if the collection has nothing for this scope and may not change.
+          ScopeVariableNotFoundError: if the variable is not there and may not be made.
+          NameInUseError: if the name is taken.
+        """
+        self.check_open()
+        self.reserve(name, collection)
+        if not self.has_variable(collection, name):
+            if init_fn is None or not self.frame.is_mutable(collection):
+                raise self._variable_missing(collection, name)
+            self._enter(collection, name, init_fn, init_args, init_kwargs, drawn=None)
+        return Variable(self, collection, name, unbox=unbox)
+
+    def has_variable(self, collection: str, name: str) -> bool:
+        """Return whether the variable is there."""
+        node = self._node(collection)
+        return node is not None and name in node
+
+    def get_variable(self, collection: str, name: str, default: Any = None) -> Any:
+        """Return a variable's value, boxes included, or ``default`` where there is none."""
+        node = self._node(collection)
+        value = default if node is None else node.get(name, default)
+        return copy_tree(value) if type(value) is dict else value  # the caller may change its copy
+
+    def put_variable(self, collection: str, name: str, value: Any) -> None:
+        """Store a value in a collection that may change; nested dicts are merged into what is there.
+
+        Raises:
+          ModifyScopeVariableError: if the collection is not mutable in this call.
+          JaxTransformError: inside a JAX transform that began after the call.
+        """
+        self.check_open()
+        frame = self.frame
+        if not frame.is_mutable(collection):
+            raise ModifyScopeVariableError(
+                path=self.path_text, name=name, collection=collection, mutable=f"mutable={frame.mutable!r}"
+            )
+        self.check_trace(f"writes {name!r} in {collection!r}")
+        frame.events += 1
+        if frame.recorder is not None:
+            frame.recorder.forget((collection, *self._suffix, name))
+        _merge(self.own_node(collection), name, copy_tree(value))
+
+    def is_mutable_collection(self, collection: str) -> bool:
+        """Return whether variables of ``collection`` may change in this call."""
+        return self.frame.is_mutable(collection)
+
+    def is_collection_empty(self, collection: str) -> bool:
+        """Return whether ``collection`` has nothing at or below this scope."""
+        return not self._node(collection)
+
+    def mutable_variables(self) -> dict[str, Any]:
+        """Return what is at and below this scope in the collections that may change."""
+        return self.variables_in(self.frame.mutable)
+
+    def variables_in(self, collection_filter: CollectionFilter = True) -> dict[str, Any]:
+        """Return what is at and below this scope in the collections that ``collection_filter`` accepts."""
+        found: dict[str, Any] = {}
+        for collection in self.frame.variables:
+            if in_filter(collection_filter, collection):
+                node = self._node(collection)
+                if node is not None:
+                    found[collection] = node
+        return found
+
+    def variables(self) -> dict[str, Any]:
+        """Return a copy of every collection at and below this scope, with the same leaves."""
+        return copy_tree(self.variables_in())
+
+    def own_node(self, collection: str) -> dict[str, Any]:
+        """Return this scope's dict in a collection that may change, made if it is not there."""
+        node = self._nodes.get(collection)
+        if node is None:
+            if self.parent is None or self.name is None:
+                node = self.frame.variables.setdefault(collection, {})
+            else:
+                node = self.parent.own_node(collection).setdefault(self.name, {})
+            self._nodes[collection] = node
+        return node
+
+    def _node(self, collection: str) -> Any:
+        """Return this scope's dict in a collection, or None."""
+        node = self._nodes.get(collection)
+        if node is None:
+            parent = self.parent
+            if parent is None:
+                node = self.frame.variables.get(collection)
+            else:
+                above = parent._node(collection)
+                node = None if above is None else above.get(self.name)
+            if node is None or not (type(node) is dict or isinstance(node, Mapping)):
+                return None
+            self._nodes[collection] = node
+        return node
+
+    def _enter(
+        self,
+        collection: str,
+        name: str,
+        init_fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        drawn: tuple[Key, int] | None,
+    ) -> Any:
+        """Make the first value of a variable, and store it. ``drawn`` is the key for it, if it is drawn at all."""
+        self.check_trace(f"makes the variable {name!r} of {collection!r}")
+        frame = self.frame
+        place = (collection, *self._suffix, name)
+        if frame.known is not None and place in frame.known:
+            value = frame.known[place]
+        elif frame.recorder is not None:
+            number = None if drawn is None else hash_parts((*self._suffix, drawn[1]), frame.key_scheme)
+            key = None if drawn is None else drawn[0]
+            value = frame.recorder.enter(frame, place, init_fn, args, kwargs, key=key, number=number)
+        elif drawn is not None:
+            key = fold_static(drawn[0], (*self._suffix, drawn[1]), frame.key_scheme)
+            value = init_fn(key, *args, **kwargs)
+        else:
+            value = init_fn(*args, **kwargs)
+        frame.events += 1
+        self.own_node(collection)[name] = value
+        return value
+
+    def _param_missing(self, name: str, node: Any) -> Exception:
+        if not node:
+            return self._variable_missing("params", name)
+        full = "/".join((*self.path, name))
+        known = ", ".join(sorted(map(str, node)))
+        return ScopeParamNotFoundError(
+            path=self.path_text, name=name, known=known, nearest=nearest(name, map(str, node)), full=f"params/{full}"
+        )
+
+    def _variable_missing(self, collection: str, name: str) -> Exception:
+        node = self._node(collection)
+        if node:
+            known = ", ".join(sorted(map(str, node)))
+            hint = nearest(name, map(str, node))
+            return ScopeVariableNotFoundError(
+                path=self.path_text, name=name, collection=collection, known=known, nearest=hint
+            )
+        top = self.frame.variables
+        return ScopeCollectionNotFound(
+            path=self.path_text,
+            name=name,
+            collection=collection,
+            known="collections " + ", ".join(map(repr, top)) if top else "no collections at all",
+            advice=self._advice(collection),
+        )
+
+    def _advice(self, collection: str) -> str:
+        top = self.frame.variables
+        if collection in top:
+            inside: Any = top[collection]
+            names = ", ".join(sorted(map(str, inside))) if isinstance(inside, Mapping) and inside else "nothing"
+            missing = self.path[0] if self.path else ""
+            guess = nearest(missing, map(str, inside)) if isinstance(inside, Mapping) else ""
+            return (
+                f"{collection!r} holds {names}: initialise the variables with this very blueprint, or rename the "
+                f"entry.{guess}"
+            )
+        if collection == "params" and top and not self.frame.initializing:
+            guess = nearest("params", top)
+            wrapped = "Wrap the parameters: apply({'params': params}, ...); init returns them so wrapped."
+            return f"{wrapped}{guess}"
+        return (
+            f"Pass what init returned whole ({{'params': ..., {collection!r}: ...}}), or let this call make it: "
+            f"mutable=[{collection!r}]."
+        )
+
+    # --- for transforms
+
+    def export(self, collection_filter: CollectionFilter = True) -> dict[str, Any]:
+        """Return copies (of the dicts, not the leaves) of the collections that the filter accepts, from here down."""
+        return copy_tree(self.variables_in(collection_filter))
+
+    def stream_keys(self, rng_filter: CollectionFilter = True) -> dict[str, Key]:
+        """Return the streams that the filter accepts with this scope's path folded in: base keys for a new frame."""
+        frame = self.frame
+        return {
+            name: fold_static(base, self._suffix, frame.key_scheme)
+            for name, base in frame.streams.items()
+            if in_filter(rng_filter, name)
+        }
+
+    def rebuild(
+        self,
+        variables: Mapping[str, Any],
+        streams: dict[str, Key],
+        *,
+        mutable: CollectionFilter,
+        counters: dict[tuple[str, ...], dict[str, int]] | None = None,
+    ) -> Scope:
+        """Return a scope at this path at the top of a frame of its own, for the body of a transform."""
+        frame = Frame(
+            variables,
+            streams,
+            mutable=mutable,
+            initializing=self.frame.initializing,
+            key_scheme=self.frame.key_scheme,
+            counters=counters,
+        )
+        return Scope(frame, path=self.path)
+
+    def publish(self, variables: Mapping[str, Any], *, but: CollectionFilter = False) -> None:
+        """Store what the body of a transform has changed: whole collections from this scope down."""
+        for collection, values in variables.items():
+            if in_filter(DenyList(but), collection):
+                for name, value in values.items():
+                    self.put_variable(collection, name, value)
+
+    def __repr__(self) -> str:
+        return f"Scope({self.path_text!r})"
+
+
+def _unboxed(value: Any) -> Any:
+    """Return ``value`` without its box; arrays pass at once."""
+    if isinstance(value, AxisMetadata) or not hasattr(value, "dtype"):
+        return unbox(value)
+    return value
+
+
+def _merge(node: dict[str, Any], name: str, value: Any) -> None:
+    held = node.get(name)
+    if isinstance(held, dict) and isinstance(value, dict):
+        inner: dict[str, Any] = value
+        for key, item in inner.items():
+            _merge(held, key, item)  # pyright: ignore[reportUnknownArgumentType]
+    else:
+        node[name] = value

@@ -1,0 +1,76 @@
+"""The shape check of ``apply``: a parameter has the shape that its initialiser would make.
+
+The initialiser itself is not run for it. Those of ``batiste.nn.initializers`` say that they make what they are asked
+for (``honours_shape``); any other is traced once per distinct (initialiser, arguments), and remembered where its value
+is known for good.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from batiste.core._boxes import is_axis_metadata, unbox
+from batiste.core._fingerprint import Fingerprint, fingerprint
+from batiste.errors import ScopeParamShapeError
+
+__all__ = ["check_shape"]
+
+
+def check_shape(
+    value: Any,
+    init_fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    name: str,
+    path: tuple[str, ...],
+) -> None:
+    """Raise ``ScopeParamShapeError`` unless ``value`` has the shape that ``init_fn`` makes of these arguments."""
+    if args and not kwargs and getattr(init_fn, "honours_shape", False):
+        shape: Any = args[0]
+        given = getattr(value, "shape", None)
+        if given is None:
+            given = jnp.shape(unbox(value))
+        if given == shape or tuple(given) == tuple(shape):
+            return
+        raise ScopeParamShapeError(name=name, path="/" + "/".join(path), given=tuple(given), expected=tuple(shape))
+    shapes = _shapes(_Call(init_fn, args, kwargs))
+    leaves = [unbox(leaf) for leaf in jax.tree.leaves(value, is_leaf=is_axis_metadata)]
+    for leaf, expected in zip(leaves, shapes, strict=False):
+        given = jnp.shape(leaf)
+        if given != expected:
+            raise ScopeParamShapeError(name=name, path="/" + "/".join(path), given=given, expected=expected)
+
+
+class _Call:
+    """An initialiser with its arguments, equal by value."""
+
+    __slots__ = ("args", "init_fn", "kwargs", "value")
+
+    def __init__(self, init_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.init_fn, self.args, self.kwargs = init_fn, args, kwargs
+        self.value: Fingerprint = fingerprint((init_fn, args, kwargs))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Call) and other.value == self.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        made = jax.eval_shape(lambda: self.init_fn(jax.random.key(0), *self.args, **self.kwargs))
+        return tuple(leaf.shape for leaf in jax.tree.leaves(unbox(made)))
+
+
+def _shapes(call: _Call) -> tuple[tuple[int, ...], ...]:
+    return _known_shapes(call) if call.value.is_by_value else call.shapes()
+
+
+@functools.lru_cache(maxsize=4096)
+def _known_shapes(call: _Call) -> tuple[tuple[int, ...], ...]:
+    return call.shapes()

@@ -1,0 +1,93 @@
+"""The one place that asks JAX where it is in tracing. A new JAX is followed here first."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.core
+import jax.extend.core
+import jax.numpy as jnp
+
+__all__ = ["CONCRETIZATION_ERRORS", "call_jaxpr", "current_trace", "depends_on", "has_tracer", "is_eager", "is_extended", "is_tracer"]
+
+CONCRETIZATION_ERRORS: tuple[type[Exception], ...] = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+"""What JAX raises where a program wants the value of an array that is only a shape in this trace."""
+
+
+def current_trace() -> Any:
+    """Return a value that is equal as long as JAX is in the same trace."""
+    return jax.extend.core.get_opaque_trace_state(convention="flax")
+
+
+def is_tracer(value: Any) -> bool:
+    """Return whether ``value`` stands for an array in a trace."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def has_tracer(tree: Any) -> bool:
+    """Return whether some leaf of ``tree`` is a tracer."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def is_extended(dtype: Any) -> bool:
+    """Return whether ``dtype`` is one of JAX's own element types (a random key), which has no zero."""
+    return jnp.issubdtype(dtype, jax.dtypes.extended)
+
+
+def call_jaxpr(closed_jaxpr: Any, *arguments: Any) -> list[Any]:
+    """Run a closed jaxpr in the trace that is current now."""
+    run: Callable[..., list[Any]] = jax.extend.core.jaxpr_as_fun(closed_jaxpr)
+    return run(*arguments)
+
+
+def depends_on(jaxpr: Any, marks: list[bool]) -> list[bool]:
+    """Return for each output of ``jaxpr`` whether it may depend on an input that is marked.
+
+    Calls and loops are looked into; an operation of another kind makes all its outputs depend on all its inputs.
+    """
+    marked: set[Any] = {var for var, mark in zip(jaxpr.invars, marks, strict=True) if mark}
+
+    def is_marked(atom: Any) -> bool:
+        return not isinstance(atom, jax.extend.core.Literal) and atom in marked
+
+    for equation in jaxpr.eqns:
+        inputs = [is_marked(atom) for atom in equation.invars]
+        if any(inputs):
+            outputs = _equation_depends_on(equation, inputs)
+            marked.update(var for var, mark in zip(equation.outvars, outputs, strict=True) if mark)
+    return [is_marked(atom) for atom in jaxpr.outvars]
+
+
+def _equation_depends_on(equation: Any, marks: list[bool]) -> list[bool]:
+    inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
+    inner = getattr(inner, "jaxpr", inner)
+    if inner is None or len(inner.invars) != len(marks) or len(inner.outvars) != len(equation.outvars):
+        return [True] * len(equation.outvars)
+    if equation.primitive.name != "scan":
+        return depends_on(inner, marks)
+    first, carried = equation.params["num_consts"], equation.params["num_carry"]
+    while True:  # what the carry depends on grows until it is stable
+        outputs = depends_on(inner, marks)
+        grown = [mark or new for mark, new in zip(marks[first : first + carried], outputs, strict=False)]
+        if grown == marks[first : first + carried]:
+            return outputs
+        marks = marks[:first] + grown + marks[first + carried :]
+
+
+@functools.cache
+def _eager_trace() -> Any:
+    with jax.core.eval_context():
+        return current_trace()
+
+
+def is_eager(trace: Any) -> bool:
+    """Return whether a value of ``current_trace`` means that operations are run, not traced."""
+    return trace == _eager_trace()

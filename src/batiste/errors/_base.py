@@ -1,0 +1,66 @@
+"""What every error of batiste is: a class with a code, a message and a hint.
+
+A message has three parts: what was written, why it cannot work, and what to write instead. The first two are the
+class's ``message``, the third is its ``hint``; both are format strings over the keyword arguments that the error is
+raised with, so that the catalogue can be read, tested and documented without a single error being raised.
+
+A new error is a subclass in the file of the package that raises it (``_core.py``, ``_module.py``, ...), with one row in
+``tests/errors/catalogue.py``: the smallest program that triggers it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["BatisteError", "BatisteWarning", "nearest"]
+
+
+class BatisteError(Exception):
+    """The base of every error that batiste raises for a user's mistake.
+
+    Raise a subclass with the keyword arguments that its ``message`` and ``hint`` name; the text is put together when it
+    is printed. Errors pickle back to themselves, so they survive the way out of a worker process.
+
+    Attributes:
+      code: a stable name, ``"package/short-name"``, that the docs and tests use.
+      message: a format string: what was given, and why it cannot work.
+      hint: a format string: what to write instead.
+      context: the keyword arguments of this error, for programs that want to read them.
+    """
+
+    code: ClassVar[str] = "batiste/error"
+    message: ClassVar[str] = "{what}"
+    hint: ClassVar[str] = ""
+
+    def __init__(self, **context: Any) -> None:
+        super().__init__()
+        self.context = context
+
+    def __str__(self) -> str:
+        text = self.message.format(**self.context)
+        hint = self.hint.format(**self.context) if self.hint else ""
+        return f"{text}\n  {hint}\n  [{self.code}]" if hint else f"{text}\n  [{self.code}]"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.context)
+
+
+class BatisteWarning(UserWarning):
+    """The category of every warning that batiste gives, so that it can be filtered as one."""
+
+
+def _rebuild(kind: type[BatisteError], context: dict[str, Any]) -> BatisteError:
+    return kind(**context)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the known name nearest to ``name``, or "" where none is near."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {found[0]!r}?" if found else ""

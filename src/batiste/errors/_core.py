@@ -1,0 +1,149 @@
+"""Errors of scopes: variables that are not there, may not be written, or have another shape; missing streams."""
+
+from __future__ import annotations
+
+from batiste.errors._base import BatisteError
+
+__all__ = [
+    "ApplyScopeInvalidVariablesStructureError",
+    "ApplyScopeInvalidVariablesTypeError",
+    "InvalidFilterError",
+    "InvalidRngError",
+    "InvalidScopeError",
+    "JaxTransformError",
+    "LazyInitError",
+    "ModifyScopeVariableError",
+    "NameInUseError",
+    "ScopeCollectionNotFound",
+    "ScopeParamNotFoundError",
+    "ScopeParamShapeError",
+    "ScopeVariableNotFoundError",
+    "UnknownKeySchemeError",
+]
+
+
+class InvalidFilterError(BatisteError):
+    """A collection filter is none of bool, name, list of names and DenyList."""
+
+    code = "core/invalid-filter"
+    message = "{given!r} is no collection filter."
+    hint = "Give True, False, a collection name, a list of names, or DenyList(names): mutable=['batch_stats']."
+
+
+class InvalidRngError(BatisteError):
+    """A random stream is missing, or what was given for it is no random key."""
+
+    code = "core/invalid-rng"
+    message = "{path} has no random key to draw from: {problem}."
+    hint = "Give one key per stream: rngs={{'params': jax.random.key(0), 'dropout': jax.random.key(1)}}."
+
+
+class UnknownKeySchemeError(BatisteError):
+    """``key_scheme`` is neither ``"linen"`` nor ``"separated"``."""
+
+    code = "core/unknown-key-scheme"
+    message = "key_scheme={given!r} is unknown.{nearest}"
+    hint = "Use 'linen' (Flax Linen's keys, bit for bit) or 'separated' (distinct paths never share a key)."
+
+
+class InvalidScopeError(BatisteError):
+    """A scope is used after the call that made it has ended."""
+
+    code = "core/invalid-scope"
+    message = "{path} is used after the init, apply or transform that bound it has ended."
+    hint = (
+        "A bound module lives only within its call: return arrays from it, not the module; keep the unbound blueprint "
+        "and call apply again."
+    )
+
+
+class JaxTransformError(BatisteError):
+    """A module is used for writing or drawing inside a JAX transform that started after the module was bound."""
+
+    code = "core/jax-transform"
+    message = (
+        "{path} {action} inside a JAX transform (jit, grad, vmap, scan, ...) that was started after the module was "
+        "bound, so the value would leak out of the transform."
+    )
+    hint = "Use the lifted transform of batiste.nn (nn.jit, nn.vmap, nn.scan, nn.remat, ...) around the module."
+
+
+class NameInUseError(BatisteError):
+    """Two children, or a child and a variable, were given one name in the same scope."""
+
+    code = "core/name-in-use"
+    message = "{kind} {name!r} cannot be made in {path}: that name is taken by {holder}."
+    hint = "Give it another name, or drop name= and let batiste number it."
+
+
+class ScopeParamNotFoundError(BatisteError):
+    """``apply`` asks for a parameter that the given variables do not have."""
+
+    code = "core/param-not-found"
+    message = "{path} has no parameter {name!r} in the given variables; there is: {known}.{nearest}"
+    hint = (
+        "Initialise the variables with this very blueprint, or rename the entry: the path should be {full!r}. "
+        "tree.diff(variables, jax.eval_shape(model.init, ...)) lists every difference."
+    )
+
+
+class ScopeCollectionNotFound(BatisteError):
+    """``apply`` asks for a variable of a collection that holds nothing for this module."""
+
+    code = "core/collection-not-found"
+    message = "{path} needs {name!r} from the collection {collection!r}, which has nothing for it; given: {known}."
+    hint = "{advice}"
+
+
+class ScopeVariableNotFoundError(BatisteError):
+    """``apply`` asks for a variable that is not there and may not be made."""
+
+    code = "core/variable-not-found"
+    message = "{path} has no variable {name!r} in the collection {collection!r}; there is: {known}.{nearest}"
+    hint = (
+        "Make it in init, or let this call make it: apply(..., mutable=[{collection!r}]) and give self.variable an "
+        "initialiser."
+    )
+
+
+class ScopeParamShapeError(BatisteError):
+    """A parameter has another shape than its module makes for these inputs."""
+
+    code = "core/param-shape"
+    message = "The parameter {name!r} of {path} has shape {given}, but the module makes it with shape {expected}."
+    hint = "Check the size of the inputs and of the layers, or give the variables that belong to this blueprint."
+
+
+class ModifyScopeVariableError(BatisteError):
+    """A variable is written although its collection is not mutable in this call."""
+
+    code = "core/immutable-collection"
+    message = "{path} writes {name!r} in the collection {collection!r}, which is not mutable in this call ({mutable})."
+    hint = (
+        "Let the call change it and take the new state: "
+        "y, new_state = model.apply(variables, ..., mutable=[{collection!r}])."
+    )
+
+
+class ApplyScopeInvalidVariablesTypeError(BatisteError):
+    """What was given as variables is not a mapping of collections."""
+
+    code = "core/variables-type"
+    message = "apply takes variables as a dict of collections, for example {{'params': {{...}}}}; it was given {given}."
+    hint = "Pass what init returned, or {{'params': params}}."
+
+
+class ApplyScopeInvalidVariablesStructureError(BatisteError):
+    """The variables hold the collection ``params`` twice, one within the other."""
+
+    code = "core/variables-structure"
+    message = "The given variables are wrapped twice: {{'params': {{'params': ...}}}}."
+    hint = "Pass the variables as init returned them, without putting them under 'params' once more."
+
+
+class LazyInitError(BatisteError):
+    """Shapes were given to ``init`` where values are needed."""
+
+    code = "core/lazy-init"
+    message = "{path} cannot be initialised from shapes alone: {reason}."
+    hint = "Give init arrays instead of jax.ShapeDtypeStruct."

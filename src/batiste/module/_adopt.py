@@ -1,0 +1,95 @@
+"""How a bound module takes in the submodules that it holds in fields and in attributes set by ``setup``.
+
+A submodule that was made outside of any module is described but not owned. The module that holds it takes a copy,
+names it after the attribute (``layers`` of a list: ``layers_0``, ``layers_1``; of a dict: ``layers_key``) and binds the
+copy. An original that is held in two places becomes one copy, so what was shared stays shared. A submodule that has a
+parent already is used as it is. Lists become tuples and dicts become new dicts on the way, so that the caller's
+containers are never changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from batiste.module._blueprint import Blueprint
+
+__all__ = ["adopt", "map_modules"]
+
+_PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None), type, np.dtype, type(lambda: None)})
+
+
+def map_modules(function: Any, value: Any, suffix: str = "") -> Any:
+    """Apply ``function(suffix, module)`` to every module in nested containers; other leaves stay as they are."""
+    kind: Any = type(value)
+    if kind in _PLAIN:
+        return value
+    if isinstance(value, Blueprint):
+        return function(suffix, value)
+    if isinstance(value, tuple):
+        items: Any = value
+        mapped = [map_modules(function, item, f"{suffix}_{index}") for index, item in enumerate(items)]
+        return kind(*mapped) if hasattr(kind, "_fields") else tuple(mapped)
+    if isinstance(value, list):
+        elements: Any = value
+        return tuple(map_modules(function, item, f"{suffix}_{index}") for index, item in enumerate(elements))
+    if isinstance(value, Mapping):
+        pairs: Any = value
+        new = {key: map_modules(function, item, f"{suffix}_{key}") for key, item in pairs.items()}
+        return new if kind is dict else _rebuilt(kind, new)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and not jax.tree_util.all_leaves([value]):
+        found = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        changed = {name: map_modules(function, item, f"{suffix}_{name}") for name, item in found.items()}
+        changed = {name: item for name, item in changed.items() if item is not found[name]}
+        return dataclasses.replace(value, **changed) if changed else value
+    return value
+
+
+def adopt(owner: Blueprint, name: str, value: Any) -> Any:
+    """Return ``value`` with every module in it owned by ``owner``, or by whom it had before.
+
+    Args:
+      owner: a bound module.
+      name: the attribute that holds the value; the submodules are named after it.
+      value: a module, or nested containers with modules.
+    """
+    if type(value) in _PLAIN:
+        return value
+    waiting: list[Blueprint] = []
+
+    def take(suffix: str, module: Blueprint) -> Blueprint:
+        if module.parent is None:
+            module = _own_copy(owner, module)
+        if module.name is None:
+            fields = module.__dict__
+            fields["parent"], fields["name"] = owner, f"{name}{suffix}"
+            waiting.append(module)
+        return module
+
+    adopted = map_modules(take, value)
+    for module in waiting:
+        module._attach()
+    return adopted
+
+
+def _own_copy(owner: Blueprint, original: Blueprint) -> Blueprint:
+    """Return this call's copy of a module that was made outside, the same one each time."""
+    scope = owner.scope
+    held: dict[int, Any] = {} if scope is None else scope.frame.adopted
+    pair = held.get(id(original))
+    if pair is None:
+        copied: Any = original
+        pair = (original, copied.clone(name=None))  # the original is kept, so that its id stays its own
+        held[id(original)] = pair
+    return pair[1]
+
+
+def _rebuilt(kind: Any, items: dict[Any, Any]) -> Any:
+    try:
+        return kind(items)
+    except TypeError:  # a mapping that is not made from a dict
+        return items

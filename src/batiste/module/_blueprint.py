@@ -1,0 +1,106 @@
+"""The bare base of modules, and the state of one module instance.
+
+Everything in this package that must know "is this a module?" tests against ``Blueprint``; ``_module.py`` comes last and
+puts the parts together. A module is *unbound* while it has no scope: it is a description and nothing more. It is
+*bound* when it has a scope, which happens inside of ``init``, ``apply`` and ``bind``, and then lives as long as that
+call.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+from batiste.core import Scope
+
+__all__ = ["UNSPECIFIED", "Blueprint", "ModuleState", "Unspecified"]
+
+
+class Unspecified:
+    """The type of ``UNSPECIFIED``: no parent was given, so the module that is being run is taken."""
+
+    def __repr__(self) -> str:
+        return "<the module that is being run>"
+
+    def __copy__(self) -> Unspecified:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Unspecified:
+        return self
+
+    def __reduce__(self) -> str:
+        return "UNSPECIFIED"
+
+
+UNSPECIFIED: Final = Unspecified()
+
+
+class ModuleState:
+    """What one module instance remembers while it is bound.
+
+    Attributes:
+      children: the submodules by name, and the collection of each variable by name.
+      cursors: the next number of an automatic name, by class name.
+      in_setup: whether ``setup`` is running.
+      in_compact: whether a compact method is running.
+      was_called: whether a compact method has run, so that the next run starts with no names taken.
+      is_set_up: whether ``setup`` has run.
+      is_attached: whether construction is complete, so that attributes are frozen.
+      name_scope: the scope of the ``compact_name_scope`` method that is running.
+    """
+
+    __slots__ = (
+        "children",
+        "cursors",
+        "in_compact",
+        "in_setup",
+        "is_attached",
+        "is_set_up",
+        "name_scope",
+        "was_called",
+    )
+
+    def __init__(self) -> None:
+        self.children: dict[str, Any] = {}
+        self.cursors: dict[str, int] = {}
+        self.in_setup = False
+        self.in_compact = False
+        self.was_called = False
+        self.is_set_up = False
+        self.is_attached = False
+        self.name_scope: Scope | None = None
+
+    @property
+    def allows_children(self) -> bool:
+        """Whether submodules and variables may be made now."""
+        return self.in_setup or self.in_compact or not self.is_attached
+
+    def next_name(self, prefix: str) -> str:
+        """Return the next automatic name: the prefix and a number that counts up."""
+        number = self.cursors.get(prefix, 0)
+        self.cursors[prefix] = number + 1
+        return f"{prefix}_{number}"
+
+
+class Blueprint:
+    """The bare base of modules: what each of them has, and nothing that they do.
+
+    Attributes:
+      name: the name within the parent.
+      parent: the module that this one is part of, the scope that it is bound to, or None.
+      scope: the cursor over the variables, or None while the module is unbound.
+      blueprint_names_: the fields that the constructor takes, without name and parent; one tuple a class.
+    """
+
+    name: str | None
+    parent: Blueprint | Scope | Unspecified | None
+    scope: Scope | None = None
+    _state: ModuleState
+    blueprint_names_: ClassVar[tuple[str, ...]] = ()
+
+    def _attach(self) -> None:
+        """Bind this module to the scope that its parent gives."""
+        raise TypeError(type(self).__name__)
+
+    def _set_up(self) -> None:
+        """Run ``setup`` unless it has run."""
+        raise TypeError(type(self).__name__)

@@ -1,0 +1,184 @@
+"""``init``, ``apply`` and ``bind``: from a blueprint and variables to results, through a bound copy.
+
+The blueprint itself is never bound. Each call makes a copy of it that stands at the top of a new scope, runs a method
+on the copy, and forgets it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from batiste.core import CollectionFilter, DenyList, KeyScheme, Scope, check_key_scheme, initialise, open_scope, streams_from
+from batiste.errors import ApplyModuleInvalidMethodError, IncorrectPostInitOverrideError, InvalidInstanceModuleError
+from batiste.module._blueprint import Blueprint
+from batiste.module._context import CURRENT, CaptureFilter, capturing
+from batiste.module._fields import value_of
+from batiste.typing import Rngs, Variables
+
+__all__ = ["INIT_MUTABLE", "Applier", "bound_copy", "init_with", "only_call"]
+
+INIT_MUTABLE = DenyList("intermediates")
+"""What ``init`` makes unless told otherwise: every collection but ``intermediates``."""
+
+
+def only_call(_: Any, method_name: str) -> bool:
+    """Accept the results of ``__call__``: what ``capture_intermediates=True`` stands for."""
+    return method_name == "__call__"
+
+
+def bound_copy(module: Blueprint, scope: Scope) -> Any:
+    """Return a copy of a blueprint that stands at ``scope``.
+
+    Raises:
+      IncorrectPostInitOverrideError: if the blueprint was never made whole.
+    """
+    if "_state" not in module.__dict__:
+        raise IncorrectPostInitOverrideError(path=type(module).__name__)
+    copied: Any = object.__new__(type(module))
+    values = copied.__dict__
+    values.update(module.__dict__)
+    for private in ("_state", "_value", "scope"):
+        values.pop(private, None)
+    values["parent"] = scope
+    copied._begin()
+    copied._attach()
+    return copied
+
+
+def resolve_method(module: Blueprint, method: Any) -> Callable[..., Any]:
+    """Return ``method=`` as a function of the bound module.
+
+    Raises:
+      ApplyModuleInvalidMethodError: if it is neither a name nor a function.
+    """
+    if method is None:
+        return _call
+    if isinstance(method, str):
+        name = method
+        if not callable(getattr(type(module), name, None)):
+            if hasattr(type(module), name):
+                raise ApplyModuleInvalidMethodError(path=type(module).__name__, given=name)
+            getattr(module, name)  # a field, or an error that names the nearest method
+        return lambda bound, *args, **kwargs: getattr(bound, name)(*args, **kwargs)
+    unbound = getattr(method, "__func__", method)
+    if not callable(unbound):
+        raise ApplyModuleInvalidMethodError(path=type(module).__name__, given=method)
+    return unbound
+
+
+def _call(bound: Any, *args: Any, **kwargs: Any) -> Any:
+    return bound(*args, **kwargs)
+
+
+def _capture_filter(capture: bool | CaptureFilter) -> CaptureFilter | None:
+    if capture is True:
+        return only_call
+    return capture or None
+
+
+class Applier:
+    """``module.apply`` as a value: two are equal if their modules are.
+
+    A plain bound method compares its module by identity, and everything that keeps it as a static argument (``jax.jit``,
+    ``TrainState``) would be traced anew for an equal module.
+    """
+
+    __slots__ = ("__weakref__", "module")
+
+    def __init__(self, module: Blueprint) -> None:
+        self.module = module
+
+    def __call__(
+        self,
+        variables: Variables,
+        *args: Any,
+        rngs: Rngs | None = None,
+        method: Any = None,
+        mutable: CollectionFilter = False,
+        capture_intermediates: bool | CaptureFilter = False,
+        key_scheme: KeyScheme = "linen",
+        **kwargs: Any,
+    ) -> Any:
+        module = self.module
+        function = resolve_method(module, method)
+        scope = open_scope(
+            variables, rngs, mutable=mutable, key_scheme=key_scheme, where=type(module).__name__
+        )
+        token = CURRENT.set(None)
+        try:
+            with capturing(_capture_filter(capture_intermediates)):
+                output = function(bound_copy(module, scope), *args, **kwargs)
+        finally:
+            CURRENT.reset(token)
+            scope.close()
+        return output if mutable is False else (output, scope.frame.mutable_variables())
+
+    @property
+    def __self__(self) -> Blueprint:
+        return self.module
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Applier):
+            return NotImplemented
+        return self.module is other.module or value_of(self.module) == value_of(other.module)
+
+    def __hash__(self) -> int:
+        return hash((Applier, value_of(self.module)))
+
+    def __fingerprint__(self) -> Any:
+        return self.module
+
+    def __repr__(self) -> str:
+        return f"<apply of {self.module!r}>"
+
+    @property
+    def __name__(self) -> str:
+        return f"apply_{type(self.module).__name__}"
+
+    def __getstate__(self) -> Any:
+        return self.module
+
+    def __setstate__(self, module: Blueprint) -> None:
+        self.module = module
+
+
+def init_with(
+    module: Blueprint,
+    rngs: Rngs | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    method: Any,
+    mutable: CollectionFilter,
+    capture_intermediates: bool | CaptureFilter,
+    key_scheme: KeyScheme,
+    want_output: bool,
+) -> tuple[Any, dict[str, Any]]:
+    """Initialise a module; return what the method returns (None unless it is wanted) and the variables."""
+    if not isinstance(module, Blueprint):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidInstanceModuleError(call="init", given=repr(module))
+    check_key_scheme(key_scheme)
+    where = type(module).__name__
+    function = resolve_method(module, method)
+    capture = _capture_filter(capture_intermediates)
+
+    def run(scope: Scope, *inner_args: Any, **inner_kwargs: Any) -> Any:
+        token = CURRENT.set(None)
+        try:
+            with capturing(capture):
+                return function(bound_copy(module, scope), *inner_args, **inner_kwargs)
+        finally:
+            CURRENT.reset(token)
+
+    return initialise(
+        functools.wraps(function)(run),
+        streams_from(rngs, where),
+        args,
+        kwargs,
+        mutable=mutable,
+        key_scheme=key_scheme,
+        where=where,
+        want_output=want_output,
+    )

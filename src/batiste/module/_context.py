@@ -1,0 +1,118 @@
+"""What is dynamic: the module that is being run, and who watches method calls. Nothing else in batiste is."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from batiste.module._blueprint import Blueprint
+
+__all__ = [
+    "CURRENT",
+    "WATCH",
+    "CaptureFilter",
+    "InterceptorContext",
+    "NextMethod",
+    "Watch",
+    "capturing",
+    "intercept_methods",
+    "watched",
+]
+
+NextMethod: TypeAlias = Callable[..., Any]
+"""What an interceptor calls, with the method's arguments, to go on."""
+
+CaptureFilter: TypeAlias = Callable[[Any, str], bool]
+"""Says for a module and a method name whether the result is captured."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InterceptorContext:
+    """What an interceptor is told of a method call.
+
+    Attributes:
+      module: the bound module.
+      method_name: the method's name.
+      orig_method: the method without interceptors, bound to the module.
+    """
+
+    module: Any
+    method_name: str
+    orig_method: Callable[..., Any]
+
+
+Interceptor: TypeAlias = Callable[[NextMethod, tuple[Any, ...], dict[str, Any], InterceptorContext], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """Who watches method calls.
+
+    Attributes:
+      interceptors: from the outermost to the innermost.
+      capture: which results are stored in the collection ``intermediates``.
+    """
+
+    interceptors: tuple[Interceptor, ...] = ()
+    capture: CaptureFilter | None = None
+
+
+CURRENT: ContextVar[Blueprint | None] = ContextVar("batiste_current_module", default=None)
+"""The module whose method is being run."""
+
+WATCH: ContextVar[Watch | None] = ContextVar("batiste_watch", default=None)
+"""Who watches method calls; None, the usual case, costs one look-up a call."""
+
+
+@contextlib.contextmanager
+def intercept_methods(interceptor: Interceptor) -> Iterator[None]:
+    """Call ``interceptor`` around every method of every module while the context lasts.
+
+    Args:
+      interceptor: called as ``interceptor(next_method, args, kwargs, context)``; it returns the method's result, most
+        often ``next_method(*args, **kwargs)``. Interceptors nest: the one given last is called last.
+    """
+    watch = WATCH.get() or Watch()
+    token = WATCH.set(dataclasses.replace(watch, interceptors=(*watch.interceptors, interceptor)))
+    try:
+        yield
+    finally:
+        WATCH.reset(token)
+
+
+@contextlib.contextmanager
+def capturing(capture: CaptureFilter | None) -> Iterator[None]:
+    """Store results of methods in ``intermediates`` for one ``apply``; None stops what an outer ``apply`` stores."""
+    watch = WATCH.get()
+    if capture is (watch.capture if watch else None):
+        yield
+        return
+    interceptors = watch.interceptors if watch else ()
+    token = WATCH.set(Watch(interceptors, capture) if interceptors or capture else None)
+    try:
+        yield
+    finally:
+        WATCH.reset(token)
+
+
+def watched(watch: Watch, module: Any, name: str, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Run a method with the interceptors around it, and capture its result if that is asked for."""
+    context = InterceptorContext(module, name, method)
+    call: NextMethod = method
+    for interceptor in reversed(watch.interceptors):
+        call = _around(interceptor, call, context)
+    result = call(*args, **kwargs)
+    if watch.capture is not None and watch.capture(module, name):
+        module.sow("intermediates", name, result)
+    return result
+
+
+def _around(interceptor: Interceptor, inner: NextMethod, context: InterceptorContext) -> NextMethod:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return interceptor(inner, args, kwargs, context)
+
+    return call

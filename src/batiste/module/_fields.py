@@ -1,0 +1,88 @@
+"""The blueprint as a value: which fields it has, when two are equal, and how it is written.
+
+A module class is a dataclass. Two modules are equal if they have the same class, the same field values and the same
+name; lists, dicts and functions among the fields count by what they hold and do. A bound module is equal to itself
+alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from batiste.core import Fingerprint, fingerprint
+from batiste.errors import ReservedModuleAttributeError
+from batiste.module._blueprint import Blueprint
+
+__all__ = ["blueprint_fields", "describe", "make_dataclass", "value_of"]
+
+_OWN = frozenset({"name", "parent"})
+_LINE = 100
+
+
+def make_dataclass(cls: type[Blueprint], *, kw_only: bool) -> None:
+    """Turn a new subclass of Module into a dataclass.
+
+    Raises:
+      ReservedModuleAttributeError: if it defines a name that modules need for themselves.
+    """
+    annotated = cls.__dict__.get("__annotations__", {})
+    taken = sorted((_OWN | {"scope"}) & set(annotated) | {n for n in ("parent", "scope") if n in cls.__dict__})
+    if taken:
+        raise ReservedModuleAttributeError(path=cls.__name__, names=", ".join(map(repr, taken)))
+    own_hash: bool = "__hash__" in cls.__dict__
+    dataclasses.dataclass(eq=False, repr=False, kw_only=kw_only)(cls)
+    if not own_hash and "__eq__" in cls.__dict__:
+        cls.__hash__ = Blueprint.__hash__
+    names = tuple(field.name for field in dataclasses.fields(cls) if field.init and field.name not in _OWN)
+    cls.blueprint_names_ = names
+
+
+def blueprint_fields(module: Blueprint) -> dict[str, Any]:
+    """Return the values that the constructor takes, without name and parent."""
+    values = module.__dict__
+    return {name: values[name] if name in values else getattr(module, name) for name in module.blueprint_names_}
+
+
+def value_of(module: Blueprint) -> Fingerprint:
+    """Return the module's identity by value; from then on the unbound module does not change."""
+    held = module.__dict__.get("_value")
+    if held is None:
+        held = fingerprint(module)
+        module.__dict__["_value"] = held
+    return held
+
+
+def describe(module: Blueprint) -> str:
+    """Return the call that makes the module, without the fields that have their default value."""
+    fields: dict[str, Any] = type(module).__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    shown = [f"{n}={_written(v)}" for n, v in blueprint_fields(module).items() if fields[n].repr and _differs(fields[n], v)]
+    if module.__dict__.get("name") is not None:
+        shown.append(f"name={module.name!r}")
+    line = f"{type(module).__name__}({', '.join(shown)})"
+    if len(line) <= _LINE and "\n" not in line:
+        return line
+    inner = ",\n".join(shown).replace("\n", "\n    ")
+    return f"{type(module).__name__}(\n    {inner},\n)"
+
+
+def _written(value: Any) -> str:
+    if callable(value) and not isinstance(value, Blueprint) and hasattr(value, "__name__"):
+        return str(value.__name__)
+    return repr(value)
+
+
+def _differs(field: dataclasses.Field[Any], value: Any) -> bool:
+    if field.default is not dataclasses.MISSING:
+        default = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    else:
+        return True
+    if value is default:
+        return False
+    try:
+        return not (type(value) is type(default) and fingerprint(value) == fingerprint(default))
+    except TypeError:
+        return True
+

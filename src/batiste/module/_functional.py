@@ -1,0 +1,158 @@
+"""``init`` and ``apply`` for functions of a bound module, and small helpers around modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from batiste.core import CollectionFilter, Scope
+from batiste.errors import CallShareScopeOnUnboundModuleError, MergeParamError
+from batiste.module._blueprint import Blueprint
+from batiste.module._calls import INIT_MUTABLE, Applier, init_with
+from batiste.module._context import CaptureFilter
+from batiste.typing import MutableVariables, Rngs, Variables
+
+__all__ = ["apply", "init", "init_with_output", "merge_param", "share_scope"]
+
+T = TypeVar("T")
+
+
+def apply(
+    fn: Callable[..., Any],
+    module: Blueprint,
+    mutable: CollectionFilter = False,
+    capture_intermediates: bool | CaptureFilter = False,  # noqa: FBT001, FBT002 - Flax Linen's signature
+) -> Callable[..., Any]:
+    """Return the pure function ``(variables, *args, rngs=None, **kwargs)`` that runs ``fn`` on the bound module.
+
+    Args:
+      fn: called as ``fn(bound_module, *args, **kwargs)``.
+      module: the blueprint.
+      mutable: which collections may change; if not False, the result is a pair with them.
+      capture_intermediates: as for ``Module.apply``.
+    """
+
+    def applied(variables: Variables, *args: Any, rngs: Rngs | None = None, **kwargs: Any) -> Any:
+        return Applier(module)(
+            variables,
+            *args,
+            rngs=rngs,
+            method=fn,
+            mutable=mutable,
+            capture_intermediates=capture_intermediates,
+            **kwargs,
+        )
+
+    return applied
+
+
+def init_with_output(
+    fn: Callable[..., Any],
+    module: Blueprint,
+    mutable: CollectionFilter = INIT_MUTABLE,
+    capture_intermediates: bool | CaptureFilter = False,  # noqa: FBT001, FBT002 - Flax Linen's signature
+) -> Callable[..., tuple[Any, MutableVariables]]:
+    """Return the function ``(rngs, *args, **kwargs)`` that makes the variables of ``fn`` and runs it.
+
+    Args:
+      fn: called as ``fn(bound_module, *args, **kwargs)``.
+      module: the blueprint.
+      mutable: which collections are made.
+      capture_intermediates: as for ``Module.init``.
+    """
+
+    def initialised(rngs: Rngs | None, *args: Any, **kwargs: Any) -> tuple[Any, MutableVariables]:
+        return init_with(
+            module,
+            rngs,
+            args,
+            kwargs,
+            method=fn,
+            mutable=mutable,
+            capture_intermediates=capture_intermediates,
+            key_scheme="linen",
+            want_output=True,
+        )
+
+    return initialised
+
+
+def init(
+    fn: Callable[..., Any],
+    module: Blueprint,
+    mutable: CollectionFilter = INIT_MUTABLE,
+    capture_intermediates: bool | CaptureFilter = False,  # noqa: FBT001, FBT002 - Flax Linen's signature
+) -> Callable[..., MutableVariables]:
+    """Return the function ``(rngs, *args, **kwargs)`` that makes the variables of ``fn``; see ``Module.init``.
+
+    Args:
+      fn: called as ``fn(bound_module, *args, **kwargs)``.
+      module: the blueprint.
+      mutable: which collections are made.
+      capture_intermediates: as for ``Module.init``.
+    """
+
+    def initialised(rngs: Rngs | None, *args: Any, **kwargs: Any) -> MutableVariables:
+        return init_with(
+            module,
+            rngs,
+            args,
+            kwargs,
+            method=fn,
+            mutable=mutable,
+            capture_intermediates=capture_intermediates,
+            key_scheme="linen",
+            want_output=False,
+        )[1]
+
+    return initialised
+
+
+def merge_param(name: str, a: T | None, b: T | None) -> T:
+    """Return the one of ``a`` and ``b`` that is not None: an option of the constructor or of the call.
+
+    Raises:
+      MergeParamError: if both or neither are given.
+    """
+    if (a is None) == (b is None):
+        raise MergeParamError(name=name, how="twice" if a is not None else "not at all, where it must be given once")
+    return a if a is not None else b  # pyright: ignore[reportReturnType]
+
+
+def share_scope(module: Blueprint, other: Blueprint, /) -> None:
+    """Let two modules keep their variables in one place, so that wrapping a module changes no path.
+
+    ``module`` takes the place of ``other``, unless ``other`` is part of ``module``: then ``other`` takes the place of
+    ``module``.
+
+    Args:
+      module: most often ``self``, in ``setup``.
+      other: a submodule that ``setup`` has assigned, or a field.
+
+    Raises:
+      CallShareScopeOnUnboundModuleError: if one of them is not bound.
+    """
+    for each in (module, other):
+        if each.scope is None:
+            raise CallShareScopeOnUnboundModuleError(path=type(each).__name__)
+    if _is_within(other.scope, module.scope):
+        _move(other, module.scope)
+    else:
+        _move(module, other.scope)
+
+
+def _is_within(inner: Scope | None, outer: Scope | None) -> bool:
+    while inner is not None:
+        if inner is outer:
+            return True
+        inner = inner.parent
+    return False
+
+
+def _move(module: Blueprint, scope: Scope | None) -> None:
+    """Put a bound module, and what it has made so far, at another scope."""
+    old = module.scope
+    module.__dict__["scope"] = scope
+    for name, child in module._state.children.items():
+        if isinstance(child, Blueprint) and child.scope is not None and child.scope.parent is old and scope is not None:
+            _move(child, scope.push(name, reuse=True))

@@ -1,0 +1,232 @@
+"""Method wrappers: what happens around each method of a module when it is called.
+
+Around every method the module becomes the current one, so that submodules made inside know their parent, and ``setup``
+has run. Around a compact method names are taken from the beginning. Interceptors and captures hook in here, and while
+JAX traces, the method's operations get the module's name, which profilers show.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+
+from batiste.core import Scope
+from batiste.errors import (
+    CallCompactUnboundModuleError,
+    CallSetupUnboundModuleError,
+    DescriptorAttributeError,
+    IncorrectPostInitOverrideError,
+)
+from batiste.module._blueprint import Blueprint, ModuleState
+from batiste.module._context import CURRENT, WATCH, watched
+
+__all__ = ["compact", "compact_name_scope", "nowrap", "wrap_class", "wrap_method_once"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NEVER_WRAPPED = frozenset(
+    {"__init__", "__post_init__", "__eq__", "__hash__", "__repr__", "__getattr__", "__setattr__", "__fingerprint__"}
+)
+
+
+def compact(function: F) -> F:
+    """Mark a method that defines submodules and parameters where it uses them."""
+    function.compact = True  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
+
+def nowrap(function: F) -> F:
+    """Mark a method that is called as it is: it makes nothing, and may be called on unbound modules."""
+    function.nowrap = True  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
+
+def compact_name_scope(function: F) -> F:
+    """Mark a method whose submodules get a level of names of their own, called like the method."""
+    function.compact_name_scope = True  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
+
+def wrap_class(cls: type) -> None:
+    """Wrap the methods and properties that a module class defines itself."""
+    fields = set(getattr(cls, "__dataclass_fields__", {}))
+    for name, attribute in list(vars(cls).items()):
+        if name in _NEVER_WRAPPED or name in fields:
+            continue
+        if inspect.isfunction(attribute):
+            setattr(cls, name, wrap_method_once(attribute))
+        elif isinstance(attribute, functools.cached_property | property) or _is_descriptor(attribute):
+            setattr(cls, name, _Property(attribute))
+
+
+def wrap_method_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``function`` as a module's method, unless it is one already or is marked ``nowrap``."""
+    if hasattr(function, "nowrap") or hasattr(function, "is_wrapped_method"):
+        return function
+    name = getattr(function, "__name__", type(function).__name__)
+    if name == "setup":
+        wrapped = _setup_method(function)
+    elif hasattr(function, "compact"):
+        wrapped = _compact_method(function, name)
+    elif hasattr(function, "compact_name_scope"):
+        wrapped = _name_scope_method(function, name)
+    else:
+        wrapped = _plain_method(function, name)
+    wrapped.is_wrapped_method = True  # pyright: ignore[reportFunctionMemberAccess]
+    return wrapped
+
+
+def _plain_method(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def method(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
+        state = _state_of(self)
+        if not state.is_set_up and self.scope is not None and not state.in_setup:
+            self._set_up()
+        token = CURRENT.set(self)
+        try:
+            return _run(self, function, name, args, kwargs)
+        finally:
+            CURRENT.reset(token)
+
+    return method
+
+
+def _compact_method(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def method(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
+        state = _state_of(self)
+        scope = self.scope
+        if scope is None:
+            raise CallCompactUnboundModuleError(path=type(self).__name__, method=name)
+        if not state.is_set_up and not state.in_setup:
+            self._set_up()
+        is_outermost = not state.in_compact  # a compact method may call that of its base class
+        if is_outermost and state.was_called:
+            self.__dict__["scope"] = scope.rewound()
+        token = CURRENT.set(self)
+        state.in_compact = True
+        try:
+            return _run(self, function, name, args, kwargs)
+        finally:
+            CURRENT.reset(token)
+            if is_outermost:
+                state.in_compact = False
+                state.was_called = True
+                state.cursors = {}
+
+    return method
+
+
+def _name_scope_method(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def method(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
+        state = _state_of(self)
+        scope: Scope | None = self.scope
+        if scope is None:
+            raise CallCompactUnboundModuleError(path=type(self).__name__, method=name)
+        if not state.is_set_up and not state.in_setup:
+            self._set_up()
+        held = (state.in_compact, state.cursors, state.name_scope)
+        token = CURRENT.set(self)
+        state.in_compact, state.cursors = True, {}
+        state.name_scope = (held[2] or scope).push(name, reuse=True)
+        try:
+            return _run(self, function, name, args, kwargs)
+        finally:
+            CURRENT.reset(token)
+            state.in_compact, state.cursors, state.name_scope = held
+
+    return method
+
+
+def _setup_method(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def method(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
+        state = _state_of(self)
+        if self.scope is None:
+            raise CallSetupUnboundModuleError(path=type(self).__name__)
+        is_outermost = not state.in_setup
+        token = CURRENT.set(self)
+        state.in_setup = True
+        try:
+            return function(self, *args, **kwargs)
+        finally:
+            CURRENT.reset(token)
+            if is_outermost:
+                state.in_setup = False
+                state.cursors = {}
+
+    return method
+
+
+def _run(module: Blueprint, function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
+    watch = WATCH.get()
+    if watch is not None and module.scope is not None:
+        function = functools.partial(watched, watch, module, name, functools.partial(function, module))
+        args, kwargs = (args, kwargs), {}
+    else:
+        args = (module, *args)
+    if module.scope is None or not module.scope.frame.is_tracing:
+        return function(*args, **kwargs)
+    suffix = "" if name == "__call__" else f".{name}"
+    with jax.named_scope(f"{module.name or type(module).__name__}{suffix}"):
+        return function(*args, **kwargs)
+
+
+def _state_of(module: Blueprint) -> ModuleState:
+    try:
+        return module._state
+    except AttributeError:
+        raise IncorrectPostInitOverrideError(path=type(module).__name__) from None
+
+
+class _Property:
+    """A property, or another descriptor, of a module: ``setup`` runs before it is read."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.__doc__ = getattr(inner, "__doc__", None)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        if hasattr(self._inner, "__set_name__"):
+            self._inner.__set_name__(owner, name)
+
+    def __get__(self, instance: Blueprint | None, owner: type | None = None) -> Any:
+        if instance is None:
+            return self._inner.__get__(None, owner)
+        state = _state_of(instance)
+        if not state.is_set_up and instance.scope is not None and not state.in_setup:
+            instance._set_up()
+        token = CURRENT.set(instance)
+        try:
+            return self._inner.__get__(instance, owner)
+        except AttributeError as error:
+            raise DescriptorAttributeError(path=type(instance).__name__, reason=error) from error
+        finally:
+            CURRENT.reset(token)
+
+    def __set__(self, instance: Blueprint, value: Any) -> None:
+        self._inner.__set__(instance, value)
+
+    def __delete__(self, instance: Blueprint) -> None:
+        self._inner.__delete__(instance)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_inner":
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+
+def _is_descriptor(attribute: Any) -> bool:
+    return (
+        hasattr(type(attribute), "__get__")
+        and hasattr(type(attribute), "__set__")
+        and not isinstance(attribute, staticmethod | classmethod | type)
+        and not inspect.ismemberdescriptor(attribute)
+        and not inspect.isgetsetdescriptor(attribute)
+        and not isinstance(attribute, _Property)
+    )
