@@ -1,0 +1,54 @@
+# One target a job. Each makes its own virtual environment from nothing but `python3` and `pip`, and installs only what
+# it needs; it does so again when pyproject.toml changes.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+ARGS ?=
+
+PY := $(VENV)/bin/python
+
+.NOTPARALLEL:
+.PHONY: help demo test test-matrix check format bench docs
+
+help:
+	@echo "make demo         train on handwritten digits       (ARGS=\"--data fashion-mnist --data-dir DIR\")"
+	@echo "make test         run the tests                     (ARGS=\"tests/core -k scope\", WORKERS=0)"
+	@echo "make test-matrix  run them on Python 3.11 and 3.12, each with the newest JAX there"
+	@echo "make check        ruff and pyright"
+	@echo "make format       let ruff format and fix"
+	@echo "make bench        print and write the benchmark tables"
+	@echo "make docs         build the documentation into build/docs"
+
+demo: $(VENV)/.stamp-demo
+	$(PY) -m examples.demo $(ARGS)
+
+test: $(VENV)/.stamp-test
+	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
+
+test-matrix:
+	$(PYTHON) scripts/test_matrix.py $(ARGS)
+
+check: $(VENV)/.stamp-check
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m pyright --pythonpath $(PY)
+
+format: $(VENV)/.stamp-check
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+bench: $(VENV)/.stamp-bench
+	$(PY) -m benchmarks $(ARGS)
+
+docs: $(VENV)/.stamp-docs
+	$(PY) -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "build/docs/index.html"
+
+$(VENV)/bin/python:
+	$(PYTHON) scripts/make_venv.py $(VENV)
+
+$(VENV)/.stamp-%: pyproject.toml | $(VENV)/bin/python
+	@echo "installing batiste[$*] into $(VENV)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	@touch $@

@@ -1,0 +1,38 @@
+"""How the documentation is built: MyST pages, and a reference made from each public package's ``__all__``.
+
+``make docs`` treats every warning as an error, so a docstring that does not parse, or a page that no other page leads
+to, stops the build.
+"""
+
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import reference_pages  # noqa: E402 - it lies beside this file, which is on the path only now
+
+project = "batiste"
+author = "the batiste authors"
+copyright = "the batiste authors"  # noqa: A001 - Sphinx's own name
+release = version = installed_version("batiste")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+exclude_patterns: list[str] = []
+html_theme = "furo"
+html_title = f"batiste {release}"
+
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+napoleon_use_rtype = False
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+
+def setup(app: Sphinx) -> None:
+    """Write the pages of the reference before Sphinx reads the sources."""
+    app.connect("config-inited", lambda *_: reference_pages.write(HERE.parent / "src", HERE / "reference" / "api"))

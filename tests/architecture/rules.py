@@ -1,0 +1,316 @@
+"""The rules of the house, each a function from source files to a list of problems in words.
+
+`LAYERS` is the table of arrows. What each rule forbids is in its docstring; `test_rules.py` proves that each can fail.
+"""
+
+import ast
+import graphlib
+import types
+import typing
+from collections.abc import Iterable, Sequence
+
+from tests.architecture.source import LIBRARY, SourceFile, assigned, exported, is_ours, top_level, walk
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("errors", "typing", "dtypes", "tree", "struct"),
+    ("core",),
+    ("module",),
+    ("lift",),
+    ("nn",),
+    ("shard",),
+    ("checkpoint",),
+    ("train",),
+    ("plan", "diagnose"),
+    ("cli", "compat", "testing"),
+)
+"""The packages from the lowest to the highest, in a layer from left to right: each imports only what is before it."""
+
+LONGEST_FILE = 600
+LONGEST_FUNCTION = 80
+
+FROZEN = frozenset({"MappingProxyType", "frozenset", "tuple"})
+MUTABLE = frozenset(
+    {
+        "ChainMap", "Counter", "OrderedDict", "SimpleNamespace", "UserDict", "UserList", "WeakKeyDictionary", "WeakSet",
+        "WeakValueDictionary", "bytearray", "count", "cycle", "defaultdict", "deque", "dict", "fromkeys", "list",
+        "local", "set",
+    }
+)  # fmt: skip
+DISPLAYS = (ast.Dict, ast.List, ast.Set, ast.DictComp, ast.ListComp, ast.SetComp, ast.GeneratorExp)
+
+
+def upward_imports(files: Iterable[SourceFile]) -> list[str]:
+    """Forbid a package to import one that is not before it in `LAYERS`, and packages that are not in it."""
+    order = [package for layer in LAYERS for package in layer]
+    problems = []
+    for file in files:
+        if file.owner == "":  # the top: nothing imports it, and it may name everything
+            continue
+        if file.owner not in order:
+            problems.append(f"{file.module}: {file.owner!r} is not in the table of layers")
+            continue
+        for found in file.imports():
+            parts = f"{found.module}.{found.name}".split(".") if found.module == LIBRARY else found.module.split(".")
+            if parts[1] not in order[: order.index(file.owner) + 1]:
+                problems.append(f"{file.at(found.line)}: {file.owner} may not import {parts[1]}, which is not below it")
+    return problems
+
+
+def import_cycles(files: Sequence[SourceFile]) -> list[str]:
+    """Forbid files that import each other in a circle, be it only for their types."""
+    known = {file.module for file in files}
+    graph = {}
+    for file in files:
+        wanted = (f"{found.module}.{found.name}" for found in file.imports())
+        graph[file.module] = [name if name in known else name.rpartition(".")[0] for name in wanted]
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return [" -> ".join(error.args[1])]
+    return []
+
+
+def self_imports(file: SourceFile) -> list[str]:
+    """Forbid `import batiste...`, `from batiste import ...` and relative imports.
+
+    The library's own `__init__.py` may say `from batiste import nn`, to make the package at hand.
+    """
+    problems = []
+    for node, _ in walk(file.tree):
+        if isinstance(node, ast.ImportFrom) and node.level > 0:
+            problems.append(f"{file.at(node.lineno)}: write the package's full name, not a relative one")
+    return problems + [
+        f"{file.at(found.line)}: write `from {LIBRARY}.package import name`"
+        for found in file.imports()
+        if found.name is None or (found.module == LIBRARY and file.module != LIBRARY)
+    ]
+
+
+def foreign_privates(file: SourceFile) -> list[str]:
+    """Forbid to import a private file of another folder, or a private name from a public package."""
+    problems = []
+    for found in file.imports():
+        parts = found.module.split(".")
+        private = next((place for place, part in enumerate(parts) if part.startswith("_")), None)
+        if private is not None:
+            home = ".".join(parts[:private])
+            if not f"{file.folder}.".startswith(f"{home}."):
+                problems.append(f"{file.at(found.line)}: {found.module} is private to {home}")
+        elif (found.name or "").startswith("_") and not f"{file.folder}.".startswith(f"{found.module}."):
+            problems.append(f"{file.at(found.line)}: {found.name} is private to {found.module}")
+    return problems
+
+
+def local_imports(file: SourceFile) -> list[str]:
+    """Forbid to import the library inside a function, `importlib.import_module("batiste...")` included."""
+    problems = [
+        f"{file.at(found.line)}: {found.module} is imported inside a function"
+        for found in file.imports()
+        if found.inside
+    ]
+    for node, _ in walk(file.tree):
+        if isinstance(node, ast.Call) and last_name(node.func) in {"import_module", "__import__"} and node.args:
+            first = node.args[0]
+            if isinstance(first, ast.Constant) and isinstance(first.value, str) and is_ours(first.value):
+                problems.append(f"{file.at(node.lineno)}: {first.value} is imported by its name")
+    return problems
+
+
+def asserts(file: SourceFile) -> list[str]:
+    """Forbid `assert`: under `python -O` it is not there."""
+    return [f"{file.at(node.lineno)}: assert" for node, _ in walk(file.tree) if isinstance(node, ast.Assert)]
+
+
+def private_jax(file: SourceFile) -> list[str]:
+    """Forbid JAX's private names, `jax.interpreters` and `jaxlib`, whether imported or reached by attribute."""
+    aliases: dict[str, str] = {}
+    used: list[tuple[int, str]] = []
+    for node, _ in walk(file.tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                aliases[alias.asname or alias.name.split(".")[0]] = (
+                    alias.name if alias.asname else alias.name.split(".")[0]
+                )
+                used.append((node.lineno, alias.name))
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            for alias in node.names:
+                aliases[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                used.append((node.lineno, f"{node.module}.{alias.name}"))
+    for node, _ in walk(file.tree):
+        if isinstance(node, ast.Attribute):
+            root, _, rest = dotted(node).partition(".")
+            used.append((node.lineno, f"{aliases.get(root, '')}.{rest}"))
+    private = {line: name for line, name in sorted(used) if is_private_jax(name)}  # the longest name of a line
+    return [f"{file.at(line)}: {name} is not public" for line, name in private.items()]
+
+
+def is_private_jax(name: str) -> bool:
+    """Say whether a dotted name is one of JAX's that is not for others."""
+    root, *parts = name.split(".")
+    if root == "jaxlib":
+        return True
+    hidden = any(part.startswith("_") and not part.startswith("__") for part in parts)
+    return root == "jax" and (hidden or parts[:1] == ["interpreters"])
+
+
+def dotted(node: ast.expr) -> str:
+    """Return `a.b.c` for a chain of attributes on a name, and "" for one on anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        before = dotted(node.value)
+        return before and f"{before}.{node.attr}"
+    return ""
+
+
+def last_name(node: ast.expr) -> str:
+    """Return the last part of the name of what is called."""
+    if isinstance(node, ast.Subscript):  # dict[str, int]()
+        node = node.value
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def mutable_globals(file: SourceFile) -> list[str]:
+    """Forbid module-level values that can change, and `global`; a ContextVar may live in a `_context.py`."""
+    problems = []
+    for statement in top_level(file.tree.body):
+        names, value = assigned(statement)
+        if names == ["__all__"] or value is None:
+            continue
+        what = changeable(value)
+        if what == "ContextVar" and file.module.endswith("._context"):
+            continue
+        if what is not None:
+            problems.append(f"{file.at(statement.lineno)}: {', '.join(names)} is a module-level {what}")
+    for node, _ in walk(file.tree):
+        if isinstance(node, ast.Global):
+            problems.append(f"{file.at(node.lineno)}: global {', '.join(node.names)}")
+    return problems
+
+
+def changeable(value: ast.expr, *, frozen: bool = False) -> str | None:
+    """Name what in a value can change: a display or a container, but not what stands directly in a frozen one."""
+    if isinstance(value, DISPLAYS) and not frozen:
+        return type(value).__name__.lower()
+    if isinstance(value, ast.Call):
+        called = last_name(value.func)
+        if called == "ContextVar" or (called in MUTABLE and not frozen):
+            return called
+        parts = list(value.args) if called in FROZEN or frozen else []
+        return next(filter(None, (changeable(part, frozen=called in FROZEN) for part in parts)), None)
+    if isinstance(value, ast.Dict):
+        parts = list(value.values)
+    elif isinstance(value, ast.List | ast.Set | ast.Tuple):
+        parts = list(value.elts)
+    elif isinstance(value, ast.DictComp):
+        parts = [value.value]
+    elif isinstance(value, ast.ListComp | ast.SetComp | ast.GeneratorExp):
+        parts = [value.elt]
+    elif isinstance(value, ast.IfExp):
+        parts = [value.body, value.orelse]
+    elif isinstance(value, ast.BoolOp):
+        parts = list(value.values)
+    elif isinstance(value, ast.BinOp):
+        parts = [value.left, value.right]
+    elif isinstance(value, ast.NamedExpr | ast.Starred):
+        parts = [value.value]
+    else:
+        parts = []
+    return next(filter(None, map(changeable, parts)), None)
+
+
+def missing_docstrings(file: SourceFile) -> list[str]:
+    """Ask a docstring of every file, and of its public functions and classes."""
+    problems = [] if ast.get_docstring(file.tree) else [f"{file.at(1)}: the file has no docstring"]
+    for statement in top_level(file.tree.body):
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            overload = any(last_name(decorator) == "overload" for decorator in statement.decorator_list)
+            if not statement.name.startswith("_") and not overload and not ast.get_docstring(statement):
+                problems.append(f"{file.at(statement.lineno)}: {statement.name} has no docstring")
+    return problems
+
+
+def undocumented_constants(files: Iterable[SourceFile]) -> list[str]:
+    """Ask a docstring, on the line below, of every constant and type alias that a public file offers.
+
+    `other_name = name` is a second name of what is explained elsewhere, and needs none.
+    """
+    offered = set()
+    for file in filter(is_public, files):
+        listed = exported(file) or []
+        offered |= {(file.module, name) for name in listed}
+        offered |= {(found.module, found.name) for found in file.imports() if found.name in listed}
+    problems = []
+    for file in files:
+        statements = list(top_level(file.tree.body))
+        for statement, after in zip(statements, [*statements[1:], None], strict=True):
+            said = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            alias = isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Name | ast.Attribute)
+            names = [] if said or alias else assigned(statement)[0]
+            wanted = [name for name in names if (file.module, name) in offered and name != "__all__"]
+            problems += [f"{file.at(statement.lineno)}: {name} has no docstring below it" for name in wanted]
+    return problems
+
+
+def undocumented_methods(kind: type) -> list[str]:
+    """Ask a docstring, its own or inherited, of every public method and property of a public class."""
+    described = (types.FunctionType, classmethod, staticmethod, property)
+    return [
+        f"{kind.__module__}: {kind.__qualname__}.{name} has no docstring"
+        for name, member in vars(kind).items()
+        if not name.startswith("_")
+        and isinstance(member, described)
+        and not any(getattr(vars(base).get(name), "__doc__", None) for base in kind.__mro__)
+    ]
+
+
+def oversized(file: SourceFile) -> list[str]:
+    """Forbid files above 600 lines and functions above 80."""
+    lines = len(file.text.splitlines())
+    problems = [f"{file.module}: {lines} lines; {LONGEST_FILE} at most"] if lines > LONGEST_FILE else []
+    for node, _ in walk(file.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > LONGEST_FUNCTION:
+                problems.append(f"{file.at(node.lineno)}: {node.name} has {lines} lines; {LONGEST_FUNCTION} at most")
+    return problems
+
+
+def exports(file: SourceFile, module: types.ModuleType) -> list[str]:
+    """Ask a sorted `__all__` of a public file, equal to the public names that can be imported from it.
+
+    A package's `__init__.py` is a table of contents, so whatever it binds counts, except its own submodules: they are
+    bound by being imported. In a file that defines things itself, the names that it imports do not count. A type
+    variable is never an export.
+    """
+    listed = exported(file)
+    if listed is None:
+        return [f"{file.module}: no __all__"]
+    problems = [] if listed == sorted(set(listed)) else [f"{file.module}: __all__ is not sorted, or names one twice"]
+    problems += [
+        f"{file.module}: {name} is in __all__ and cannot be imported" for name in listed if not hasattr(module, name)
+    ]
+    bound = vars(module) if file.is_package else defined(file)
+    for name in bound:
+        value = getattr(module, name, None)
+        submodule = isinstance(value, types.ModuleType) and value.__name__ == f"{file.module}.{name}"
+        future = name == "annotations" and type(value).__module__ == "__future__"
+        unlisted = name not in listed and not name.startswith("_")
+        if unlisted and not submodule and not future and not isinstance(value, typing.TypeVar | typing.ParamSpec):
+            problems.append(f"{file.module}: {name} is public and not in __all__")
+    return problems
+
+
+def defined(file: SourceFile) -> list[str]:
+    """Return the names that a file defines itself."""
+    names = []
+    for statement in top_level(file.tree.body):
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.append(statement.name)
+        names += assigned(statement)[0]
+    return names
+
+
+def is_public(file: SourceFile) -> bool:
+    """Say whether users import from a file."""
+    return not any(part.startswith("_") for part in file.module.split("."))

@@ -1,0 +1,55 @@
+"""What every test runs under: stricter rules than users have, on the CPU, the same twice.
+
+- An operation that broadcasts arrays of different rank raises. Broadcasting by rank is how a bias of the wrong shape
+  goes unnoticed, so the library never relies on it. Programs written for users (the seed, the docs, the examples) may,
+  and run under the `users_rules` fixture.
+- Implicit promotion between dtypes can be made an error by the `strict_dtypes` fixture; it is not the rule everywhere
+  because Optax's own arithmetic relies on it.
+- Eight CPU devices stand for a mesh.
+- Warnings are errors (`pyproject.toml`), and Hypothesis draws the same examples in every run.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported, and for the programs that tests start
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile("batiste", deadline=None, derandomize=True, max_examples=50, print_blob=True)
+hypothesis.settings.load_profile("batiste")
+
+FreshPython = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def users_rules() -> Iterator[None]:
+    """Run a test as a user's program would: rank promotion as JAX has it by default."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture
+def strict_dtypes() -> Iterator[None]:
+    """Make implicit promotion between two dtypes an error."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def fresh_python() -> FreshPython:
+    """Return a function that runs source text in a new interpreter, whose warnings are errors too."""
+
+    def run(source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "error", "-c", source, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return run

@@ -1,0 +1,98 @@
+"""The programs in the README, the docs and the docstrings run.
+
+Every ```python block of a Markdown file is executed, in order, in one namespace per file; the files that a program
+writes go to a temporary folder. A block marked `python no-run` is only compiled, and `ONLY_COMPILED` counts each.
+"""
+
+import doctest
+import importlib
+import io
+import re
+import traceback
+from collections import Counter
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from docs import reference_pages
+from tests.markdown import execute, program, python_blocks
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src"
+
+ONLY_COMPILED: MappingProxyType[str, int] = MappingProxyType({})
+"""How many blocks of which file are not run: each needs its reason in the text above it."""
+
+
+def markdown_files() -> dict[str, str]:
+    """Return the text of the README and of every page of the docs, by its path in the repository."""
+    paths = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+
+
+PROGRAMS = {name: text for name, text in markdown_files().items() if python_blocks(text)}
+
+
+@pytest.mark.usefixtures("users_rules")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_blocks_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with program("page") as module:
+        for block in python_blocks(PROGRAMS[name]):
+            execute(block, name, module)
+
+
+def test_exceptions_are_counted():
+    found = Counter(name for name, text in PROGRAMS.items() for block in python_blocks(text) if not block.runs)
+    assert dict(found) == dict(ONLY_COMPILED)
+
+
+def test_blocks_share_a_namespace_and_errors_name_their_line():
+    page = "```python\nx = 1\n```\n\n- item\n\n  ```python\n  y = x + 1\n  ```\n\n```python\nraise KeyError(y)\n```\n"
+    first, second, third = python_blocks(page)
+    with program("page") as module:
+        execute(first, "page.md", module)
+        execute(second, "page.md", module)
+        assert module.y == 2
+        with pytest.raises(KeyError) as raised:
+            execute(third, "page.md", module)
+    last = traceback.extract_tb(raised.tb)[-1]
+    assert (last.filename, last.lineno) == ("page.md", 12)
+
+
+def test_other_languages_and_nested_fences_are_not_programs():
+    page = "```text\nx =\n```\n\n````markdown\n```python\nx =\n```\n````\n\n```pythonic\nx =\n```\n"
+    assert python_blocks(page) == []
+
+
+def test_a_block_marked_no_run_is_compiled_only():
+    (block,) = python_blocks("```python no-run\nraise SystemExit\n```\n")
+    (broken,) = python_blocks("```python no-run\nx =\n```\n")
+    with program("page") as module:
+        execute(block, "page.md", module)
+        with pytest.raises(SyntaxError):
+            execute(broken, "page.md", module)
+
+
+@pytest.mark.parametrize("name", tuple(reference_pages.public_modules(SOURCE)))
+def test_reference_has_every_public_name(name):
+    page = reference_pages.page(SOURCE, name)
+    missing = [public for public in importlib.import_module(name).__all__ if not re.search(rf"\b{public}\b", page)]
+    assert missing == []
+
+
+@pytest.mark.usefixtures("users_rules")
+def test_docstring_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    report = io.StringIO()
+    failed = 0
+    for path in sorted((SOURCE / "batiste").rglob("*.py")):
+        if ">>> " not in path.read_text(encoding="utf-8"):
+            continue
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        module = importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+        for example in doctest.DocTestFinder(exclude_empty=True).find(module):
+            failed += runner.run(example, out=report.write).failed
+    assert failed == 0, report.getvalue()
