@@ -1,0 +1,86 @@
+"""How many numbers a tree holds, and how many bytes.
+
+``count`` and ``bytes`` are totals, of the whole tree or of what matches; ``totals`` has a row for each prefix. Shapes
+suffice: abstract and lazy arrays are counted without being read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from batiste.errors import TreeValueError
+from batiste.tree._leaves import check_arrays, nbytes_of, shape_of
+from batiste.tree._paths import flatten
+from batiste.tree._patterns import Patterns, as_patterns
+
+__all__ = ["Total", "bytes", "count", "totals"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Total:
+    """How much is beneath one prefix.
+
+    Attributes:
+      leaves: the number of arrays.
+      count: the number of elements in them.
+      bytes: the number of bytes of these elements.
+    """
+
+    leaves: int
+    count: int
+    bytes: int
+
+
+def count(tree: Any, patterns: Patterns | None = None) -> int:
+    """Return the number of elements in the leaves, or in those that match one of the patterns.
+
+    Raises:
+      NotAnArrayError: if a leaf is not an array; the error lists all.
+    """
+    return _total(_chosen(tree, patterns)).count
+
+
+def bytes(tree: Any, patterns: Patterns | None = None) -> int:  # noqa: A001 - `tree.bytes` beside `tree.count`
+    """Return the number of bytes of the leaves, or of those that match one of the patterns.
+
+    Raises:
+      NotAnArrayError: if a leaf is not an array; the error lists all.
+    """
+    return _total(_chosen(tree, patterns)).bytes
+
+
+def totals(tree: Any, depth: int = 1, patterns: Patterns | None = None) -> dict[str, Total]:
+    """Return a total for each prefix of ``depth`` levels, in JAX's order.
+
+    Args:
+      tree: any pytree of arrays.
+      depth: how many levels a prefix has; a leaf with fewer is a row of its own. 0 is the whole tree.
+      patterns: count only the leaves that match one of these.
+
+    Raises:
+      NotAnArrayError: if a leaf is not an array; the error lists all.
+      TreeValueError: if ``depth`` is negative.
+    """
+    if depth < 0:
+        raise TreeValueError(argument="depth", value=depth, reason="there is no such level", cure="Levels begin at 0.")
+    groups: dict[str, dict[str, Any]] = {}
+    for path, leaf in _chosen(tree, patterns).items():
+        prefix = "/".join(path.split("/")[:depth])
+        groups.setdefault(prefix, {})[path] = leaf
+    return {prefix: _total(leaves) for prefix, leaves in groups.items()}
+
+
+def _chosen(tree: Any, patterns: Patterns | None) -> dict[str, Any]:
+    leaves = flatten(tree)
+    if patterns is not None:
+        compiled = as_patterns(patterns)
+        leaves = {path: leaf for path, leaf in leaves.items() if any(pattern.matches(path) for pattern in compiled)}
+    check_arrays(leaves, "counting")
+    return leaves
+
+
+def _total(leaves: dict[str, Any]) -> Total:
+    elements = sum(math.prod(shape_of(leaf)) for leaf in leaves.values())
+    return Total(len(leaves), elements, sum(nbytes_of(leaf) for leaf in leaves.values()))

@@ -1,0 +1,222 @@
+"""Low-rank adapters on parameters that stay as they are.
+
+An adapter of a kernel ``W [in..., out...]`` is a pair ``a [in..., rank]`` and ``b [rank, out...]``; what the model
+sees is ``W + alpha / rank * a @ b``. ``lora_init`` draws a tree of such pairs for the kernels that a pattern names;
+``lora_merge`` puts them into the parameters, for good, or as a view inside a loss function that is differentiated by
+the adapters alone. The adapters are a tree of their own, nested as the parameters are, and are trained, saved and sent
+around alone::
+
+    adapters = lora_init(key, params, "**/attn/*/kernel", rank=8, alpha=16.0, inputs={"**/out/kernel": 2, "**": 1})
+    loss = lambda adapters: model_loss(lora_merge(params, adapters), batch)
+
+Which axes of a kernel are inputs cannot be told from a shape of more than two axes (``[d, heads, head_dim]`` of a
+query, ``[heads, head_dim, d]`` of an output projection), so ``inputs`` says it. Leading axes of stacked layers are
+not part of the kernel: ``stacked`` counts them, each layer has its own pair, and inside a scan a slice of the
+adapters fits a slice of the parameters. ``lora_merge`` reads all of this from the shapes.
+
+Where ``alpha`` is given to ``lora_init`` it is a third leaf beside each pair, so that saved adapters are complete. It
+gets no gradient; keep weight decay from it with ``label(adapters, {"**/alpha": "frozen"}, default="train")``.
+
+Source: Hu et al. 2021, LoRA, https://arxiv.org/abs/2106.09685.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from batiste.errors import AdapterMismatchError, AdapterTargetError, AmbiguousKernelError, TreeValueError
+from batiste.tree._containers import take_apart
+from batiste.tree._lazy import LazyArray
+from batiste.tree._leaves import dtype_of, is_array, is_floating, leaf_text, shape_of
+from batiste.tree._paths import flatten, unflatten
+from batiste.tree._patterns import PatternLike, Patterns, as_patterns, check_matched, first_match
+from batiste.typing import Array, ArrayLike, DTypeLike, Key
+
+__all__ = ["lora_init", "lora_merge"]
+
+
+def lora_init(
+    key: Key,
+    params: Any,
+    patterns: Patterns,
+    rank: int,
+    *,
+    alpha: float | None = None,
+    dtype: DTypeLike | None = None,
+    inputs: int | Mapping[PatternLike, int] | None = None,
+    stacked: int | Mapping[PatternLike, int] = 0,
+) -> Any:
+    """Return adapters for the kernels that match: ``a`` drawn with variance ``1 / fan_in``, ``b`` zero.
+
+    The draw for a kernel depends on the key and on its path alone, not on what else matches.
+
+    Args:
+      key: a random key.
+      params: a tree of parameters; abstract and lazy ones are good enough.
+      patterns: which kernels get an adapter.
+      rank: the rank of each adapter.
+      alpha: the numerator of the scale ``alpha / rank``, saved beside each pair; where not given, the scale is
+        ``lora_merge``'s matter.
+      dtype: of the adapters; the kernel's where not given.
+      inputs: how many axes of a kernel are inputs, for all or by pattern; needed for kernels of more than two axes.
+      stacked: how many leading axes are layers, for all or by pattern.
+
+    Returns:
+      Nested dicts as the parameters are, with ``{"a": [layers..., in..., rank], "b": [layers..., rank, out...]}``, and
+      ``"alpha": [layers...]`` where it was given, in the place of each kernel.
+
+    Raises:
+      UnmatchedPatternError: if a pattern matches no path.
+      AdapterTargetError: if a leaf is not a floating array of at least two axes; the error lists all.
+      AmbiguousKernelError: if a kernel has more than two axes and ``inputs`` does not say how to split them.
+      TreeValueError: if the rank is not positive.
+    """
+    if rank < 1:
+        raise TreeValueError(argument="rank", value=rank, reason="it must be positive", cure="Give a small number: 8.")
+    leaves = flatten(params)
+    compiled = as_patterns(patterns)
+    check_matched(compiled, list(leaves), unmatched="error")
+    chosen = {path: leaf for path, leaf in leaves.items() if any(pattern.matches(path) for pattern in compiled)}
+    splits = _splits(chosen, inputs, stacked)
+    adapters: dict[str, Any] = {}
+    for path, split in splits.items():
+        kind = dtype_of(chosen[path]) if dtype is None else jnp.dtype(dtype)
+        own_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        deviation = 1 / math.sqrt(max(1, math.prod(split.inputs)))
+        drawn = jax.random.normal(own_key, (*split.layers, *split.inputs, rank), kind)
+        prefix = f"{path}/" if path else ""
+        adapters[f"{prefix}a"] = drawn * jnp.asarray(deviation, kind)
+        adapters[f"{prefix}b"] = jnp.zeros((*split.layers, rank, *split.outputs), kind)
+        if alpha is not None:
+            adapters[f"{prefix}alpha"] = jnp.full(split.layers, alpha, jnp.float32)
+    return unflatten(adapters)
+
+
+def lora_merge(params: Any, adapters: Any, *, alpha: float | ArrayLike | None = None) -> Any:
+    """Return the parameters with ``W + alpha / rank * a @ b`` in the place of each adapted kernel ``W``.
+
+    Works inside ``jit``, ``grad``, ``vmap`` and ``scan``. A lazy kernel stays lazy.
+
+    Args:
+      params: a tree of parameters.
+      adapters: what ``lora_init`` returned for it, or a part of that.
+      alpha: overrides the ``alpha`` in the adapters; where neither is given it is the rank, so that the scale is one.
+
+    Returns:
+      A tree of the structure of ``params``; merged kernels keep their dtype, all other leaves are the same objects.
+
+    Raises:
+      AdapterMismatchError: if adapters have no kernel, half of a pair, or shapes that do not fit; the error lists all.
+    """
+    leaves = flatten(params)
+    pairs = _pairs(flatten(adapters))
+    _check_fit(leaves, pairs)
+    merged = {
+        path: _merged(leaves[path], pair, alpha) if (pair := pairs.get(path)) else leaves[path] for path in leaves
+    }
+    return take_apart(params)[1](merged.values())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Split:
+    """The axes of a kernel."""
+
+    layers: tuple[int, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def _splits(
+    kernels: Mapping[str, Any],
+    inputs: int | Mapping[PatternLike, int] | None,
+    stacked: int | Mapping[PatternLike, int],
+) -> dict[str, _Split]:
+    """How the axes of each kernel are shared out between layers, inputs and outputs."""
+    inputs_of, layers_of = _by_path(inputs, kernels), _by_path(stacked, kernels)
+    found: dict[str, _Split] = {}
+    unfit: list[str] = []
+    unclear: list[str] = []
+    for path, leaf in kernels.items():
+        shape = shape_of(leaf)
+        layers = layers_of.get(path, 0)
+        axes = len(shape) - layers
+        if not is_array(leaf) or not is_floating(leaf) or axes < 2:
+            unfit.append(f"  {path}: {leaf_text(leaf)}" + (f" with {layers} axes of layers" if layers else ""))
+            continue
+        count = inputs_of.get(path, 1 if axes == 2 else 0)
+        if 0 < count < axes:
+            middle = layers + count
+            found[path] = _Split(shape[:layers], shape[layers:middle], shape[middle:])
+        else:
+            unclear.append(f"  {path}: {leaf_text(leaf)}" + (f", not {count} inputs" if count else ""))
+    if unfit:
+        raise AdapterTargetError(count=len(unfit), lines="\n".join(unfit))
+    if unclear:
+        raise AmbiguousKernelError(count=len(unclear), lines="\n".join(unclear))
+    return found
+
+
+def _by_path(value: int | Mapping[PatternLike, int] | None, paths: Mapping[str, Any]) -> dict[str, int]:
+    if value is None:
+        return {}
+    return dict.fromkeys(paths, value) if isinstance(value, int) else first_match(value, paths, unmatched="error")
+
+
+def _pairs(adapters: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for path, leaf in adapters.items():
+        kernel, _, part = path.rpartition("/")
+        found.setdefault(kernel, {})[part] = leaf
+    return found
+
+
+def _check_fit(leaves: Mapping[str, Any], pairs: Mapping[str, dict[str, Any]]) -> None:
+    lines: list[str] = []
+    for path, pair in pairs.items():
+        if path not in leaves:
+            lines.append(f"  {path}: the parameters have no such leaf")
+        elif not {"a", "b"} <= set(pair) <= {"a", "b", "alpha"}:
+            lines.append(f"  {path}: an adapter is `a`, `b` and perhaps `alpha`, and this has {', '.join(pair)}")
+        elif not _fits(shape_of(leaves[path]), {part: shape_of(leaf) for part, leaf in pair.items()}):
+            shapes = ", ".join(f"{part} {leaf_text(leaf)}" for part, leaf in pair.items())
+            lines.append(f"  {path}: {leaf_text(leaves[path])} with {shapes}")
+    if lines:
+        raise AdapterMismatchError(lines="\n".join(lines))
+
+
+def _fits(kernel: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    a, b = shapes["a"], shapes["b"]
+    layers = len(a) + len(b) - 2 - len(kernel)
+    if layers < 0 or min(len(a), len(b)) < layers + 2:
+        return False
+    shared = a[:layers] == b[:layers] == kernel[:layers] and a[-1] == b[layers]
+    return shared and shapes.get("alpha", ()) in ((), kernel[:layers]) and kernel == (*a[:-1], *b[layers + 1 :])
+
+
+def _merged(kernel: Any, pair: Mapping[str, Any], alpha: float | ArrayLike | None) -> Any:
+    if isinstance(kernel, jax.ShapeDtypeStruct):
+        return kernel
+    if isinstance(kernel, LazyArray):
+        return kernel.map(lambda array: np.asarray(_added(array, pair, alpha)))
+    return _added(kernel, pair, alpha)
+
+
+def _added(kernel: Any, pair: Mapping[str, Any], alpha: float | ArrayLike | None) -> Array:
+    base, a, b = jnp.asarray(kernel), jnp.asarray(pair["a"]), jnp.asarray(pair["b"])
+    wide = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), base.dtype)
+    layers, rank = base.shape[: a.ndim + b.ndim - 2 - base.ndim], a.shape[-1]
+    left = a.astype(wide).reshape(*layers, -1, rank)  # [layers..., in, rank]
+    right = b.astype(wide).reshape(*layers, rank, -1)  # [layers..., rank, out]
+    change = (left @ right).reshape(base.shape)
+    numerator = pair.get("alpha", rank) if alpha is None else alpha
+    scale = jax.lax.stop_gradient(jnp.asarray(numerator, wide)) / rank
+    scale = scale.reshape(*scale.shape, *(1,) * (base.ndim - scale.ndim))
+    return (base.astype(wide) + scale * change).astype(base.dtype)
