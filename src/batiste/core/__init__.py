@@ -21,11 +21,11 @@ from batiste.core._filters import (
     union_filters,
 )
 from batiste.core._fingerprint import Fingerprint, fingerprint
-from batiste.core._frame import Frame
+from batiste.core._frame import Frame, copy_tree
 from batiste.core._functional import apply, init, open_scope
 from batiste.core._initialise import initialise
-from batiste.core._keys import KeyScheme, check_key_scheme, fold_static, hash_parts, is_key, streams_from
-from batiste.core._scope import Scope
+from batiste.core._keys import KeyScheme, check_key_scheme, fold_numbers, hash_parts, is_key, streams_from
+from batiste.core._scope import Scope, Start, Streams
 from batiste.core._trace import current_trace, has_tracer, is_tracer
 from batiste.core._variable import Variable
 
@@ -37,14 +37,17 @@ __all__ = [
     "Frame",
     "KeyScheme",
     "Scope",
+    "Start",
+    "Streams",
     "Variable",
     "add_axis",
     "apply",
     "check_key_scheme",
+    "copy_tree",
     "current_trace",
     "filter_to_set",
     "fingerprint",
-    "fold_static",
+    "fold_numbers",
     "group_collections",
     "has_tracer",
     "hash_parts",

@@ -5,7 +5,7 @@ different things, and ``jax.jit`` traces twice. ``fingerprint`` gives a hashable
 exactly when nothing that they can compute with differs:
 
 * plain values by type and value (so that ``1``, ``1.0`` and ``True`` differ);
-* containers and dataclasses by what they hold;
+* containers and dataclasses by what they hold, dicts in their order;
 * functions by their code, defaults, closure and the globals they name;
 * partials and bound methods by their parts; small NumPy arrays by their bytes.
 
@@ -17,8 +17,11 @@ stand for the object in a cache that outlives a call.
 from __future__ import annotations
 
 import dataclasses
+import dis
 import enum
 import functools
+import itertools
+import sys
 import types
 from collections.abc import Hashable, Mapping, Set
 from typing import Any
@@ -29,7 +32,7 @@ import numpy as np
 
 __all__ = ["Fingerprint", "fingerprint"]
 
-_PLAIN = (int, float, complex, str, bytes, bool, type(None), type(Ellipsis), slice, range, np.dtype)
+_PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None), type(Ellipsis), slice, range})
 _TRUSTED = frozenset({"jax", "numpy", "ml_dtypes", "optax", "batiste", "math", "functools", "operator", "builtins"})
 _SMALL_ARRAY_BYTES = 1 << 16
 
@@ -78,24 +81,38 @@ def fingerprint(value: Any) -> Fingerprint:
     """Return the identity of ``value`` by value.
 
     Args:
-      value: any object: a number, a container, a dataclass, a function, a partial, an optimiser.
+      value: any object: a number, a container, a dataclass, a function, a partial, an optimiser. A class can say what
+        its instances count by with a method ``__fingerprint__``, and with ``fingerprint_by_place = True`` that one
+        instance in two places differs from two equal ones.
 
     Returns:
       A hashable that equals the fingerprint of another object if and only if nothing that either can compute with is
       known to differ.
     """
     walk = _Walk()
-    key = walk.key(value)
-    return Fingerprint(key, is_by_value=walk.is_by_value, has_tracer=walk.has_tracer)
+    return Fingerprint(walk.result(value), is_by_value=walk.is_by_value, has_tracer=walk.has_tracer)
 
 
 class _Walk:
-    """One walk over an object and what it holds."""
+    """One walk over an object and what it holds.
+
+    Every compound value becomes a node: a tuple of plain values and of the numbers of nodes met before. Equal nodes have
+    one number, so that what is held in many places (functions that name functions that name functions) is written, and
+    compared, once.
+    """
 
     def __init__(self) -> None:
         self.is_by_value = True
         self.has_tracer = False
+        self._numbers: dict[Hashable, int] = {}
+        self._done: dict[int, tuple[Any, int]] = {}  # by identity, with the object itself to keep it alive
+        self._places: dict[int, int] = {}  # how many objects that count by their place came before
         self._open: dict[int, int] = {}  # objects on the way down, for cycles
+        self._lowest = sys.maxsize  # the highest object on the way down that what is being walked leads back to
+
+    def result(self, value: Any) -> Hashable:
+        top = self.key(value)
+        return (top, tuple(self._numbers))
 
     def key(self, value: Any) -> Hashable:
         kind: Any = type(value)
@@ -103,21 +120,39 @@ class _Walk:
             return (kind, repr(value)) if kind in (float, complex, slice) else (kind, value)
         mark = self._open.get(id(value))
         if mark is not None:
+            self._lowest = min(self._lowest, mark)
             return ("cycle", mark)
-        self._open[id(value)] = len(self._open)
+        done = self._done.get(id(value))
+        if done is not None:
+            return done[1]
+        depth = self._open[id(value)] = len(self._open)
+        lowest, self._lowest = self._lowest, sys.maxsize
         try:
-            return self._compound(value, kind)
+            node = self._compound(value, kind)
         finally:
             del self._open[id(value)]
+        number = self._numbers.setdefault(node, len(self._numbers))
+        if self._lowest >= depth:  # it leads back to nothing above it, so it is the same wherever it is met
+            self._done[id(value)] = (value, number)
+            self._lowest = sys.maxsize
+        self._lowest = min(lowest, self._lowest)
+        return number
 
-    def _compound(self, value: Any, kind: type) -> Hashable:
+    def _compound(self, value: Any, kind: Any) -> Hashable:
         if isinstance(value, jax.core.Tracer):
             self.has_tracer = True
             return self._identity(value)
         custom = getattr(kind, "__fingerprint__", None)
         if custom is not None and not isinstance(value, type):
-            return (kind, self.key(custom(value)))
-        if isinstance(value, type | types.BuiltinFunctionType | types.ModuleType | enum.Enum | np.ufunc):
+            by_place = getattr(kind, "fingerprint_by_place", False)
+            place = self._places.setdefault(id(value), len(self._places)) if by_place else None
+            return (kind, place, self.key(custom(value)))
+        if isinstance(value, types.BuiltinFunctionType):
+            owner: Any = value.__self__
+            if not (owner is None or isinstance(owner, types.ModuleType | type)):
+                self.is_by_value = False  # a method of an object that may change: rng.normal
+            return _ByIdentity(value)
+        if isinstance(value, type | types.ModuleType | enum.Enum | np.ufunc):
             return _ByIdentity(value)
         if isinstance(value, types.FunctionType):
             return self._function(value)
@@ -131,7 +166,7 @@ class _Walk:
             return container
         if isinstance(value, np.ndarray | np.generic | jax.Array):
             return self._array(value, kind)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if dataclasses.is_dataclass(value):
             return (kind, *(self.key(getattr(value, f.name, None)) for f in dataclasses.fields(value) if f.compare))
         return self._other(value, kind)
 
@@ -139,20 +174,30 @@ class _Walk:
         if isinstance(value, tuple | list):
             items: Any = value
             return (kind, *map(self.key, items))
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping):  # its order counts: a program may walk over it
             pairs: Any = value.items()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-            return (kind, frozenset((self.key(k), self.key(v)) for k, v in pairs))
+            return (kind, *((self.key(k), self.key(v)) for k, v in pairs))
         if isinstance(value, Set):
             members: Any = value
-            return (kind, frozenset(map(self.key, members)))
+            return (kind, frozenset(map(self._apart, members)))
         return None
 
+    def _apart(self, value: Any) -> Hashable:
+        """Return a key that does not depend on what was walked before: the order of a set is no part of it."""
+        walk = _Walk()
+        key = walk.result(value)
+        self.is_by_value &= walk.is_by_value
+        self.has_tracer |= walk.has_tracer
+        return key
+
     def _array(self, value: Any, kind: type) -> Hashable:
-        is_data = isinstance(value, np.ndarray | np.generic) or (
+        is_numpy = isinstance(value, np.ndarray | np.generic)
+        is_data = is_numpy or (
             value.is_fully_addressable and not jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)
         )
         if is_data and value.nbytes <= _SMALL_ARRAY_BYTES and value.dtype != np.dtype(object):
-            return (kind, value.shape, value.dtype, np.asarray(value).tobytes())
+            how = None if is_numpy else (value.weak_type, value.sharding)
+            return (kind, value.shape, value.dtype, np.asarray(value).tobytes(), how)
         return self._identity(value)
 
     def _function(self, function: types.FunctionType) -> Hashable:
@@ -171,11 +216,14 @@ class _Walk:
         names = function.__globals__
         if str(names.get("__name__", "")).partition(".")[0] in _TRUSTED:
             return _ByIdentity(names)
-        return (_ByIdentity(names), *(self._global(names[name]) for name in _names(code) if name in names))
+        mentioned = [name for name in _names(code) if name in names]
+        if any(names[name] is np for name in mentioned) and _uses_numpy_random(code, names):
+            self.is_by_value = False
+        return (_ByIdentity(names), *(self._global(names[name]) for name in mentioned))
 
     def _global(self, value: Any) -> Hashable:
         if isinstance(value, types.ModuleType):
-            if value.__name__.partition(".")[0] not in _TRUSTED:
+            if value.__name__.partition(".")[0] not in _TRUSTED or value is np.random:
                 self.is_by_value = False
             return _ByIdentity(value)
         return self.key(value)
@@ -183,8 +231,11 @@ class _Walk:
     def _other(self, value: Any, kind: type) -> Hashable:
         if callable(value) and hasattr(value, "__wrapped__") and kind.__module__.partition(".")[0] in {"jax", "jaxlib"}:
             return (kind, self.key(value.__wrapped__))  # a jitted or custom-derivative function
-        if kind.__hash__ is not object.__hash__ and kind.__module__.partition(".")[0] in _TRUSTED | {"jaxlib"}:
+        hashes_by_value = kind.__hash__ not in (None, object.__hash__)
+        if hashes_by_value and kind.__module__.partition(".")[0] in _TRUSTED | {"jaxlib"}:
             return (kind, value)
+        if kind.__module__.partition(".")[0] == "optax":  # objects of optax are options with methods: MultiSteps
+            return (kind, self.key(vars(value)))
         return self._identity(value)
 
     def _identity(self, value: Any) -> Hashable:
@@ -199,3 +250,13 @@ def _names(code: types.CodeType) -> list[str]:
         if isinstance(constant, types.CodeType):
             found.update(_names(constant))
     return sorted(found)
+
+
+def _uses_numpy_random(code: types.CodeType, names: dict[str, Any]) -> bool:
+    """Return whether the code reads ``np.random``, whose functions return something else each time."""
+    steps = list(dis.get_instructions(code))
+    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return any(
+        step.argval == "random" and before.opname == "LOAD_GLOBAL" and names.get(before.argval) is np
+        for before, step in itertools.pairwise(steps)
+    ) or any(_uses_numpy_random(each, names) for each in inner)

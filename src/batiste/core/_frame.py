@@ -33,6 +33,9 @@ class Frame:
       recorder: notes initial values instead of computing them, during the abstract pass of ``init``.
       known: values that this pass hands out instead of running their initialisers, by path.
       counters: how often a path has drawn from a stream.
+      written: the places that were written in this frame, in order.
+      is_rehearsal: whether this frame only finds out which variables are made, and with which first values.
+      created: the first values that a rehearsal made, by place.
       adopted: the modules that were taken in from outside, by the identity of the original.
       events: counts draws and writes, so that code can be seen to have had an effect.
       is_open: whether the call is still running.
@@ -44,9 +47,11 @@ class Frame:
         "_decided",
         "adopted",
         "counters",
+        "created",
         "events",
         "initializing",
         "is_open",
+        "is_rehearsal",
         "is_tracing",
         "key_scheme",
         "known",
@@ -55,6 +60,7 @@ class Frame:
         "streams",
         "trace",
         "variables",
+        "written",
     )
 
     def __init__(
@@ -68,6 +74,7 @@ class Frame:
         recorder: Recorder | None = None,
         known: Mapping[tuple[str, ...], Any] | None = None,
         counters: dict[tuple[str, ...], dict[str, int]] | None = None,
+        is_rehearsal: bool = False,
     ) -> None:
         self._decided: dict[str, bool] = {}
         self.mutable = mutable
@@ -81,6 +88,9 @@ class Frame:
         self.recorder = recorder
         self.known = known
         self.counters: dict[tuple[str, ...], dict[str, int]] = {} if counters is None else counters
+        self.written: dict[tuple[str, ...], None] = {}
+        self.created: dict[tuple[str, ...], Any] = {}
+        self.is_rehearsal = is_rehearsal
         self.adopted: dict[int, Any] = {}
         self.events = 0
         self.is_open = True

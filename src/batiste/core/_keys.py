@@ -17,7 +17,7 @@ Keys may be typed (``jax.random.key``) or raw (``jax.random.PRNGKey``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -27,7 +27,7 @@ import numpy as np
 from batiste.errors import InvalidRngError, UnknownKeySchemeError, nearest
 from batiste.typing import Array, Key
 
-__all__ = ["KeyScheme", "check_key_scheme", "fold_static", "hash_parts", "is_key", "streams_from"]
+__all__ = ["KeyScheme", "check_key_scheme", "fold_numbers", "hash_parts", "is_key", "streams_from"]
 
 KeyScheme: TypeAlias = Literal["linen", "separated"]
 
@@ -53,11 +53,12 @@ def hash_parts(parts: tuple[str | int, ...], scheme: KeyScheme) -> int:
     return int.from_bytes(digest.digest()[:4], "big")
 
 
-def fold_static(key: Key, parts: tuple[str | int, ...], scheme: KeyScheme) -> Key:
-    """Fold a path and a count into ``key``; no parts leave it as it is."""
-    if not parts:
-        return key
-    return jax.random.fold_in(key, np.uint32(hash_parts(parts, scheme)))
+def fold_numbers(key: Key, numbers: Sequence[int] | Array) -> Key:
+    """Fold 32-bit numbers, Python's or an array ``uint32[n]``, into ``key`` one after the other."""
+    for index in range(len(numbers)):
+        number = numbers[index]
+        key = jax.random.fold_in(key, np.uint32(number) if isinstance(number, int) else number)
+    return key
 
 
 def check_key_scheme(scheme: str) -> None:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from batiste.core._fingerprint import Fingerprint, fingerprint
+from batiste.core._keys import fold_numbers
 from batiste.core._trace import call_jaxpr, current_trace, is_extended, is_tracer
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from batiste.typing import Key
 
 __all__ = ["Place", "Recorder", "replace_places"]
+
+Drawn: TypeAlias = "tuple[Key, tuple[int, ...]]"
+"""A base key, and the numbers to fold into it."""
 
 Place: TypeAlias = tuple[str, ...]
 """The collection, the path and the name of a variable."""
@@ -56,6 +60,15 @@ class _Noted:
         rest = iter(arrays)
         return jax.tree.unflatten(self.treedef, [next(rest) if leaf is None else leaf[0] for leaf in self.leaves])
 
+    def is_like(self, other: _Noted) -> bool:
+        """Return whether the other trace, of an equal initialiser, is the same program."""
+        return (
+            self.is_pure
+            and str(self.closed_jaxpr.jaxpr) == str(other.closed_jaxpr.jaxpr)
+            and fingerprint((self.closed_jaxpr.consts, self.leaves))
+            == fingerprint((other.closed_jaxpr.consts, other.leaves))
+        )
+
     @property
     def is_constant(self) -> bool:
         return all(leaf is not None for leaf in self.leaves)
@@ -76,21 +89,21 @@ class _Call:
     def __hash__(self) -> int:
         return hash(self.value)
 
-    def __call__(self, key: Key | None, number: Any) -> Any:
+    def __call__(self, key: Key | None, numbers: Any) -> Any:
         if key is None:
             return self.init_fn(*self.args, **self.kwargs)
-        return self.init_fn(jax.random.fold_in(key, number), *self.args, **self.kwargs)
+        return self.init_fn(fold_numbers(key, numbers), *self.args, **self.kwargs)
 
-    def arrays(self, key: Key | None, number: Any) -> list[Any]:
-        return [leaf for leaf in jax.tree.leaves(self(key, number)) if is_tracer(leaf)]
+    def arrays(self, key: Key | None, numbers: Any) -> list[Any]:
+        return [leaf for leaf in jax.tree.leaves(self(key, numbers)) if is_tracer(leaf)]
 
 
 class Recorder:
     """Notes the initial values of one abstract pass."""
 
     def __init__(self) -> None:
-        self._noted: dict[tuple[Fingerprint, bool], _Noted] = {}
-        self._entries: dict[Place, tuple[_Noted, Key | None, int | None]] = {}
+        self._noted: dict[tuple[Fingerprint, int], list[_Noted]] = {}
+        self._entries: dict[Place, tuple[_Noted, Drawn | None]] = {}
         self._stand_ins: dict[Any, tuple[Any, Any]] = {}
 
     def enter(
@@ -101,8 +114,7 @@ class Recorder:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         *,
-        key: Key | None,
-        number: int | None,
+        drawn: Drawn | None,
     ) -> Any:
         """Note an initial value, and return what stands for it in this pass.
 
@@ -112,22 +124,23 @@ class Recorder:
           init_fn: the initialiser.
           args: its arguments after the key.
           kwargs: its keyword arguments.
-          key: the base key of its stream; None if the initialiser takes no key.
-          number: what is folded into the key.
+          drawn: the base key of its stream and the numbers to fold into it; None if the initialiser takes no key.
         """
         call = _Call(init_fn, args, kwargs)
-        index = (call.value, key is None)
-        noted = None if call.value.has_tracer else self._noted.get(index)
-        if noted is None:
-            noted = _trace(call, frame, key, number)
-            if noted.is_pure:
-                self._noted[index] = noted
+        alike = self._noted.setdefault((call.value, 0 if drawn is None else len(drawn[1])), [])
+        if alike and call.value.is_by_value:
+            noted = alike[0]
+        else:  # what is not known by value may have a state (np.random), so it is traced again
+            traced = _trace(call, frame, drawn)
+            noted = next((held for held in alike if traced.is_like(held)), traced)
+            if noted is traced and traced.is_pure:
+                alike.append(traced)
         if noted.is_constant:
             return noted.fill([])
         if not noted.is_pure:
-            return noted.fill(call_jaxpr(noted.closed_jaxpr, *_operands(key, number)))
-        self._entries[place] = (noted, key, number)
-        return noted.fill(self._stand_in(noted, key, number))
+            return noted.fill(call_jaxpr(noted.closed_jaxpr, *_operands(drawn)))
+        self._entries[place] = (noted, drawn)
+        return noted.fill(self._stand_in(noted, drawn))
 
     def forget(self, place: Place) -> None:
         """Note that the variable is written again in this pass, so that its first value is not its last."""
@@ -146,29 +159,30 @@ class Recorder:
             the program small; outside of one it would double the memory.
         """
         made: dict[Place, Any] = dict.fromkeys(self._entries)
-        groups: dict[tuple[int, int], list[Place]] = {}
-        for place, (noted, key, _) in self._entries.items():
-            groups.setdefault((id(noted), id(key)), []).append(place)
+        groups: dict[tuple[int, int | None], list[Place]] = {}
+        for place, (noted, drawn) in self._entries.items():
+            groups.setdefault((id(noted), None if drawn is None else id(drawn[0])), []).append(place)
         for places in groups.values():
-            noted, key, _ = self._entries[places[0]]
-            numbers = [self._entries[place][2] for place in places]
+            noted, first = self._entries[places[0]]
             draw = _drawer(noted)
-            if grouped and key is not None and len(places) > 1:
-                stacked = jax.vmap(draw, in_axes=(None, 0))(key, np.array(numbers, np.uint32))
+            operands = [_operands(self._entries[place][1]) for place in places]
+            if grouped and first is not None and len(places) > 1:
+                numbers = np.stack([numbers for _, numbers in operands])
+                stacked = jax.vmap(draw, in_axes=(None, 0))(first[0], numbers)
                 for index, place in enumerate(places):
                     made[place] = noted.fill([array[index] for array in stacked])
             else:
-                for place, number in zip(places, numbers, strict=True):
-                    made[place] = noted.fill(draw(key, None if number is None else np.uint32(number)))
+                for place, each in zip(places, operands, strict=True):
+                    made[place] = noted.fill(draw(*(each or (None, None))))
         return made
 
-    def _stand_in(self, noted: _Noted, key: Key | None, number: int | None) -> list[Any]:
+    def _stand_in(self, noted: _Noted, drawn: Drawn | None) -> list[Any]:
         """Return arrays of the shapes that the initialiser makes, in the trace that is current now."""
         avals = noted.closed_jaxpr.out_avals
         if any(aval.weak_type if hasattr(aval, "weak_type") else False for aval in avals) or any(
             is_extended(aval.dtype) for aval in avals
         ):
-            return call_jaxpr(noted.closed_jaxpr, *_operands(key, number))
+            return call_jaxpr(noted.closed_jaxpr, *_operands(drawn))
         arrays: list[Any] = []
         trace = current_trace()
         for aval in avals:
@@ -179,11 +193,11 @@ class Recorder:
         return arrays
 
 
-def _operands(key: Key | None, number: int | None) -> tuple[Any, ...]:
-    return () if key is None else (key, np.uint32(number or 0))
+def _operands(drawn: Drawn | None) -> tuple[Any, ...]:
+    return () if drawn is None else (drawn[0], np.array(drawn[1], np.uint32))
 
 
-def _trace(call: _Call, frame: Frame, key: Key | None, number: int | None) -> _Noted:
+def _trace(call: _Call, frame: Frame, drawn: Drawn | None) -> _Noted:
     """Trace an initialiser once and see what it depends on."""
     shape: list[Any] = []
     before = frame.events
@@ -193,7 +207,7 @@ def _trace(call: _Call, frame: Frame, key: Key | None, number: int | None) -> _N
         shape.extend((treedef, tuple(None if is_tracer(leaf) else (leaf,) for leaf in leaves)))
         return [leaf for leaf in leaves if is_tracer(leaf)]
 
-    closed_jaxpr = jax.make_jaxpr(run)(*_operands(key, number))
+    closed_jaxpr = jax.make_jaxpr(run)(*_operands(drawn))
     is_pure = frame.events == before and not any(map(is_tracer, closed_jaxpr.consts))
     return _Noted(call, closed_jaxpr, shape[0], shape[1], is_pure)
 
@@ -202,12 +216,12 @@ def _drawer(noted: _Noted) -> Callable[[Key | None, Any], list[Any]]:
     """Return the program that draws: kept for good if the initialiser is known by value, else for this call."""
     if noted.call.value.is_by_value:
         return functools.partial(_draw, noted.call)
-    return jax.jit(lambda key, number: call_jaxpr(noted.closed_jaxpr, *(() if key is None else (key, number))))
+    return jax.jit(lambda key, numbers: call_jaxpr(noted.closed_jaxpr, *(() if key is None else (key, numbers))))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _draw(call: _Call, key: Key | None, number: Any) -> list[Any]:
-    return call.arrays(key, number)
+def _draw(call: _Call, key: Key | None, numbers: Any) -> list[Any]:
+    return call.arrays(key, numbers)
 
 
 def replace_places(variables: Mapping[str, Any], made: Mapping[Place, Any], prefix: Place = ()) -> dict[str, Any]:

@@ -6,19 +6,20 @@ also draws random keys, each belonging to its path, and keeps the names that are
 place share one.
 
 All scopes of a call share a ``Frame``, which owns the variables; a scope itself only knows its path and remembers the
-dicts it has found there. The last section, for transforms, takes a scope's variables out of one frame (``export``), puts
-scopes over them in another (``rebuild``), and brings changed variables back (``publish``).
+dicts it has found there. The last section is for transforms, which take a scope's variables out of one frame
+(``export``), stand over them in another (``rebuild``), and bring changed variables back (``publish``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from batiste.core._boxes import AxisMetadata, unbox
-from batiste.core._filters import CollectionFilter, DenyList, in_filter
+from batiste.core._filters import CollectionFilter, in_filter
 from batiste.core._frame import Frame, copy_tree
-from batiste.core._keys import fold_static, hash_parts
+from batiste.core._keys import fold_numbers, hash_parts
+from batiste.core._missing import missing_variable
 from batiste.core._shapes import check_shape
 from batiste.core._trace import current_trace
 from batiste.core._variable import Variable
@@ -28,16 +29,19 @@ from batiste.errors import (
     JaxTransformError,
     ModifyScopeVariableError,
     NameInUseError,
-    ScopeCollectionNotFound,
-    ScopeParamNotFoundError,
-    ScopeVariableNotFoundError,
     nearest,
 )
 
 if TYPE_CHECKING:
     from batiste.typing import Key
 
-__all__ = ["Scope"]
+__all__ = ["Scope", "Start", "Streams"]
+
+Streams: TypeAlias = dict[str, tuple["Key", tuple[int, ...]]]
+"""For each random stream its base key, and the numbers that are folded into it before those of a draw."""
+
+Start: TypeAlias = tuple[Streams, tuple[str, ...]]
+"""Where keys of a scope begin: its streams, and the path that is folded into them."""
 
 _MISSING: Any = object()
 
@@ -53,20 +57,20 @@ class Scope:
       reservations: the names taken here, each with the collections that take it (None for a child).
     """
 
-    __slots__ = ("_nodes", "_suffix", "frame", "name", "parent", "path", "reservations")
+    __slots__ = ("_key_path", "_nodes", "_streams", "frame", "name", "parent", "path", "reservations")
 
-    def __init__(
-        self, frame: Frame, *, name: str | None = None, parent: Scope | None = None, path: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, frame: Frame, *, name: str | None = None, parent: Scope | None = None) -> None:
         self.frame = frame
         self.name = name
         self.parent = parent
         if parent is None or name is None:
-            self.path = path
-            self._suffix: tuple[str, ...] = ()
+            self.path: tuple[str, ...] = ()
+            self._key_path: tuple[str, ...] = ()
+            self._streams: Streams = {stream: (key, ()) for stream, key in frame.streams.items()}
         else:
             self.path = (*parent.path, name)
-            self._suffix = (*parent._suffix, name)
+            self._key_path = (*parent._key_path, name)
+            self._streams = parent._streams
         self._nodes: dict[str, Any] = {}
         self.reservations: dict[str, set[str | None]] = {}
 
@@ -134,10 +138,10 @@ class Scope:
           rewind_rngs: whether keys are drawn from the beginning, too.
         """
         self.check_open()
-        scope = Scope(self.frame, path=self.path)
-        scope.name, scope.parent, scope._suffix, scope._nodes = self.name, self.parent, self._suffix, self._nodes
+        scope = Scope(self.frame, name=self.name, parent=self.parent)
+        scope._key_path, scope._streams, scope._nodes = self._key_path, self._streams, self._nodes
         if rewind_rngs:
-            for suffix in [s for s in self.frame.counters if s[: len(self._suffix)] == self._suffix]:
+            for suffix in [s for s in self.frame.counters if s[: len(self.path)] == self.path]:
                 del self.frame.counters[suffix]
         return scope
 
@@ -187,11 +191,15 @@ class Scope:
         else:
             held.add(collection)
 
+    def release(self, name: str) -> None:
+        """Give back a name, for code that runs once more."""
+        self.reservations.pop(name, None)
+
     # --- random keys
 
     def has_rng(self, name: str) -> bool:
         """Return whether there is a random stream ``name``."""
-        return name in self.frame.streams
+        return name in self._streams
 
     def make_rng(self, name: str = "params") -> Key:
         """Return the next key of a stream at this path; streams that were not given fall back to ``params``.
@@ -203,25 +211,25 @@ class Scope:
         self.check_open()
         self.check_trace(f"draws a random key from {name!r}")
         self.frame.events += 1
-        base, number = self.draw(name)
-        return fold_static(base, (*self._suffix, number), self.frame.key_scheme)
+        return fold_numbers(*self.draw(name))
 
-    def draw(self, name: str) -> tuple[Key, int]:
-        """Count a draw from a stream; return the stream's base key and the count."""
-        streams = self.frame.streams
-        stream = name
-        base = streams.get(name)
-        if base is None:
-            stream, base = "params", streams.get("params")
-            if base is None:
-                given = ", ".join(map(repr, streams)) or "none"
-                problem = f"it needs the stream {name!r}, and the streams given are: {given}{nearest(name, streams)}"
+    def draw(self, name: str) -> tuple[Key, tuple[int, ...]]:
+        """Count a draw from a stream; return the stream's base key and the numbers to fold into it."""
+        held = self._streams.get(name)
+        if held is None:
+            held = self._streams.get("params")
+            if held is None:
+                given = ", ".join(map(repr, self._streams)) or "none"
+                guess = nearest(name, self._streams)
+                problem = f"it needs the stream {name!r}, and the streams given are: {given}{guess}"
                 raise InvalidRngError(path=self.path_text, problem=problem)
-        counters = self.frame.counters.get(self._suffix)
+            name = "params"
+        counters = self.frame.counters.get(self.path)
         if counters is None:
-            counters = self.frame.counters[self._suffix] = {}
-        count = counters[stream] = counters.get(stream, 0) + 1
-        return base, count
+            counters = self.frame.counters[self.path] = {}
+        count = counters[name] = counters.get(name, 0) + 1
+        base, numbers = held
+        return base, (*numbers, hash_parts((*self._key_path, count), self.frame.key_scheme))
 
     # --- variables
 
@@ -251,7 +259,7 @@ class Scope:
         value = _MISSING if node is None else node.get(name, _MISSING)
         if value is _MISSING:
             if not self.frame.is_mutable("params"):
-                raise self._param_missing(name, node)
+                raise self._missing("params", name)
             value = self._enter("params", name, init_fn, init_args, init_kwargs, drawn=self.draw("params"))
         else:
             check_shape(value, init_fn, init_args, init_kwargs, name=name, path=self.path)
@@ -285,7 +293,7 @@ class Scope:
         self.reserve(name, collection)
         if not self.has_variable(collection, name):
             if init_fn is None or not self.frame.is_mutable(collection):
-                raise self._variable_missing(collection, name)
+                raise self._missing(collection, name)
             self._enter(collection, name, init_fn, init_args, init_kwargs, drawn=None)
         return Variable(self, collection, name, unbox=unbox)
 
@@ -315,8 +323,10 @@ class Scope:
             )
         self.check_trace(f"writes {name!r} in {collection!r}")
         frame.events += 1
-        if frame.recorder is not None:
-            frame.recorder.forget((collection, *self._suffix, name))
+        place = (collection, *self.path, name)
+        frame.written[place] = None
+        if frame.recorder is not None and not frame.is_rehearsal:
+            frame.recorder.forget(place)
         _merge(self.own_node(collection), name, copy_tree(value))
 
     def is_mutable_collection(self, collection: str) -> bool:
@@ -379,72 +389,29 @@ class Scope:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         *,
-        drawn: tuple[Key, int] | None,
+        drawn: tuple[Key, tuple[int, ...]] | None,
     ) -> Any:
         """Make the first value of a variable, and store it. ``drawn`` is the key for it, if it is drawn at all."""
         self.check_trace(f"makes the variable {name!r} of {collection!r}")
         frame = self.frame
-        place = (collection, *self._suffix, name)
+        place = (collection, *self.path, name)
         if frame.known is not None and place in frame.known:
             value = frame.known[place]
         elif frame.recorder is not None:
-            number = None if drawn is None else hash_parts((*self._suffix, drawn[1]), frame.key_scheme)
-            key = None if drawn is None else drawn[0]
-            value = frame.recorder.enter(frame, place, init_fn, args, kwargs, key=key, number=number)
+            value = frame.recorder.enter(frame, place, init_fn, args, kwargs, drawn=drawn)
         elif drawn is not None:
-            key = fold_static(drawn[0], (*self._suffix, drawn[1]), frame.key_scheme)
-            value = init_fn(key, *args, **kwargs)
+            value = init_fn(fold_numbers(*drawn), *args, **kwargs)
         else:
             value = init_fn(*args, **kwargs)
         frame.events += 1
+        frame.written[place] = None
+        if frame.is_rehearsal:
+            frame.created[place] = value
         self.own_node(collection)[name] = value
         return value
 
-    def _param_missing(self, name: str, node: Any) -> Exception:
-        if not node:
-            return self._variable_missing("params", name)
-        full = "/".join((*self.path, name))
-        known = ", ".join(sorted(map(str, node)))
-        return ScopeParamNotFoundError(
-            path=self.path_text, name=name, known=known, nearest=nearest(name, map(str, node)), full=f"params/{full}"
-        )
-
-    def _variable_missing(self, collection: str, name: str) -> Exception:
-        node = self._node(collection)
-        if node:
-            known = ", ".join(sorted(map(str, node)))
-            hint = nearest(name, map(str, node))
-            return ScopeVariableNotFoundError(
-                path=self.path_text, name=name, collection=collection, known=known, nearest=hint
-            )
-        top = self.frame.variables
-        return ScopeCollectionNotFound(
-            path=self.path_text,
-            name=name,
-            collection=collection,
-            known="collections " + ", ".join(map(repr, top)) if top else "no collections at all",
-            advice=self._advice(collection),
-        )
-
-    def _advice(self, collection: str) -> str:
-        top = self.frame.variables
-        if collection in top:
-            inside: Any = top[collection]
-            names = ", ".join(sorted(map(str, inside))) if isinstance(inside, Mapping) and inside else "nothing"
-            missing = self.path[0] if self.path else ""
-            guess = nearest(missing, map(str, inside)) if isinstance(inside, Mapping) else ""
-            return (
-                f"{collection!r} holds {names}: initialise the variables with this very blueprint, or rename the "
-                f"entry.{guess}"
-            )
-        if collection == "params" and top and not self.frame.initializing:
-            guess = nearest("params", top)
-            wrapped = "Wrap the parameters: apply({'params': params}, ...); init returns them so wrapped."
-            return f"{wrapped}{guess}"
-        return (
-            f"Pass what init returned whole ({{'params': ..., {collection!r}: ...}}), or let this call make it: "
-            f"mutable=[{collection!r}]."
-        )
+    def _missing(self, collection: str, name: str) -> Exception:
+        return missing_variable(self.frame.variables, collection, self.path, name, path=self.path)
 
     # --- for transforms
 
@@ -452,40 +419,44 @@ class Scope:
         """Return copies (of the dicts, not the leaves) of the collections that the filter accepts, from here down."""
         return copy_tree(self.variables_in(collection_filter))
 
-    def stream_keys(self, rng_filter: CollectionFilter = True) -> dict[str, Key]:
-        """Return the streams that the filter accepts with this scope's path folded in: base keys for a new frame."""
-        frame = self.frame
-        return {
-            name: fold_static(base, self._suffix, frame.key_scheme)
-            for name, base in frame.streams.items()
-            if in_filter(rng_filter, name)
-        }
+    @property
+    def start(self) -> Start:
+        """The streams at this scope, and the part of its path that keys depend on beside them."""
+        return self._streams, self._key_path
 
-    def rebuild(
-        self,
-        variables: Mapping[str, Any],
-        streams: dict[str, Key],
-        *,
-        mutable: CollectionFilter,
-        counters: dict[tuple[str, ...], dict[str, int]] | None = None,
-    ) -> Scope:
-        """Return a scope at this path at the top of a frame of its own, for the body of a transform."""
-        frame = Frame(
-            variables,
-            streams,
-            mutable=mutable,
-            initializing=self.frame.initializing,
-            key_scheme=self.frame.key_scheme,
-            counters=counters,
-        )
-        return Scope(frame, path=self.path)
+    def rebuild(self, frame: Frame, starts: Mapping[tuple[str, ...], Start]) -> Scope:
+        """Return the scope at this path in another frame.
 
-    def publish(self, variables: Mapping[str, Any], *, but: CollectionFilter = False) -> None:
-        """Store what the body of a transform has changed: whole collections from this scope down."""
-        for collection, values in variables.items():
-            if in_filter(DenyList(but), collection):
-                for name, value in values.items():
-                    self.put_variable(collection, name, value)
+        Args:
+          frame: the frame.
+          starts: for some paths, the streams there.
+        """
+        scope = Scope(frame)
+        for name in (None, *self.path):
+            if name is not None:
+                scope = Scope(frame, name=name, parent=scope)
+            if scope.path in starts:
+                scope._streams, scope._key_path = starts[scope.path]
+        return scope
+
+    def publish(self, written: Mapping[tuple[str, ...], Any], *, as_made: bool = False) -> None:
+        """Store what the body of a transform wrote: values by collection, path from the top and name.
+
+        Args:
+          written: the values.
+          as_made: whether the values are first ones, as the recorder of ``init`` has noted them.
+        """
+        root = self.root
+        for place, value in written.items():
+            collection, *path, name = place
+            scope = root
+            for step in path:
+                scope = Scope(self.frame, name=step, parent=scope)
+            if as_made:
+                scope.own_node(collection)[name] = value
+                self.frame.written[place] = None
+            else:
+                scope.put_variable(collection, name, value)
 
     def __repr__(self) -> str:
         return f"Scope({self.path_text!r})"

@@ -80,7 +80,7 @@ class ScopeParamNotFoundError(BatisteError):
     """``apply`` asks for a parameter that the given variables do not have."""
 
     code = "core/param-not-found"
-    message = "{path} has no parameter {name!r} in the given variables; there is: {known}.{nearest}"
+    message = "{path} has no parameter {name!r} in the given variables; {held}.{nearest}"
     hint = (
         "Initialise the variables with this very blueprint, or rename the entry: the path should be {full!r}. "
         "tree.diff(variables, jax.eval_shape(model.init, ...)) lists every difference."
@@ -99,7 +99,7 @@ class ScopeVariableNotFoundError(BatisteError):
     """``apply`` asks for a variable that is not there and may not be made."""
 
     code = "core/variable-not-found"
-    message = "{path} has no variable {name!r} in the collection {collection!r}; there is: {known}.{nearest}"
+    message = "{path} has no variable {name!r} in the collection {collection!r}; {held}.{nearest}"
     hint = (
         "Make it in init, or let this call make it: apply(..., mutable=[{collection!r}]) and give self.variable an "
         "initialiser."

@@ -1,25 +1,30 @@
 """Modules: blueprints of neural networks, bound to variables by a scope for the length of a call."""
 
-from batiste.module._blueprint import UNSPECIFIED, Blueprint
+from batiste.module._adopt import map_modules
+from batiste.module._blueprint import UNSPECIFIED, Blueprint, ModuleState
 from batiste.module._calls import INIT_MUTABLE, Applier
 from batiste.module._context import InterceptorContext, intercept_methods
+from batiste.module._fields import blueprint_fields
 from batiste.module._functional import apply, init, init_with_output, merge_param, share_scope
 from batiste.module._module import Module
 from batiste.module._wrap import compact, compact_name_scope, nowrap, wrap_method_once
 
 __all__ = [
-    "INIT_MUTABLE",
-    "UNSPECIFIED",
     "Applier",
     "Blueprint",
+    "INIT_MUTABLE",
     "InterceptorContext",
     "Module",
+    "ModuleState",
+    "UNSPECIFIED",
     "apply",
+    "blueprint_fields",
     "compact",
     "compact_name_scope",
     "init",
     "init_with_output",
     "intercept_methods",
+    "map_modules",
     "merge_param",
     "nowrap",
     "share_scope",

@@ -23,8 +23,15 @@ __all__ = ["adopt", "map_modules"]
 _PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None), type, np.dtype, type(lambda: None)})
 
 
-def map_modules(function: Any, value: Any, suffix: str = "") -> Any:
-    """Apply ``function(suffix, module)`` to every module in nested containers; other leaves stay as they are."""
+def map_modules(function: Any, value: Any, suffix: str = "", *, freeze: bool = True) -> Any:
+    """Apply ``function(suffix, module)`` to every module in nested containers; other leaves stay as they are.
+
+    Args:
+      function: what to put in the place of a module.
+      value: a module, or nested containers.
+      suffix: how far inside of the containers ``value`` is: ``_0_key``.
+      freeze: whether lists become tuples.
+    """
     kind: Any = type(value)
     if kind in _PLAIN:
         return value
@@ -32,18 +39,20 @@ def map_modules(function: Any, value: Any, suffix: str = "") -> Any:
         return function(suffix, value)
     if isinstance(value, tuple):
         items: Any = value
-        mapped = [map_modules(function, item, f"{suffix}_{index}") for index, item in enumerate(items)]
+        names: Any = getattr(kind, "_fields", None) or range(len(items))
+        mapped = [map_modules(function, item, f"{suffix}_{name}", freeze=freeze) for name, item in zip(names, items, strict=True)]
         return kind(*mapped) if hasattr(kind, "_fields") else tuple(mapped)
     if isinstance(value, list):
         elements: Any = value
-        return tuple(map_modules(function, item, f"{suffix}_{index}") for index, item in enumerate(elements))
+        listed = [map_modules(function, item, f"{suffix}_{index}", freeze=freeze) for index, item in enumerate(elements)]
+        return tuple(listed) if freeze else listed
     if isinstance(value, Mapping):
         pairs: Any = value
-        new = {key: map_modules(function, item, f"{suffix}_{key}") for key, item in pairs.items()}
+        new = {key: map_modules(function, item, f"{suffix}_{key}", freeze=freeze) for key, item in pairs.items()}
         return new if kind is dict else _rebuilt(kind, new)
     if dataclasses.is_dataclass(value) and not isinstance(value, type) and not jax.tree_util.all_leaves([value]):
         found = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
-        changed = {name: map_modules(function, item, f"{suffix}_{name}") for name, item in found.items()}
+        changed = {name: map_modules(function, item, f"{suffix}_{name}", freeze=freeze) for name, item in found.items()}
         changed = {name: item for name, item in changed.items() if item is not found[name]}
         return dataclasses.replace(value, **changed) if changed else value
     return value

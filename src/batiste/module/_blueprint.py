@@ -8,6 +8,7 @@ call.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 from batiste.core import Scope
@@ -45,17 +46,19 @@ class ModuleState:
       was_called: whether a compact method has run, so that the next run starts with no names taken.
       is_set_up: whether ``setup`` has run.
       is_attached: whether construction is complete, so that attributes are frozen.
-      name_scope: the scope of the ``compact_name_scope`` method that is running.
+      assigned: the attributes that ``setup`` has set.
+      reuses_names: whether ``setup`` runs once more, so that the names it takes are taken already.
     """
 
     __slots__ = (
+        "assigned",
         "children",
         "cursors",
         "in_compact",
         "in_setup",
         "is_attached",
         "is_set_up",
-        "name_scope",
+        "reuses_names",
         "was_called",
     )
 
@@ -67,7 +70,13 @@ class ModuleState:
         self.was_called = False
         self.is_set_up = False
         self.is_attached = False
-        self.name_scope: Scope | None = None
+        self.assigned: set[str] = set()
+        self.reuses_names = False
+
+    @property
+    def takes_names_again(self) -> bool:
+        """Whether the names that are being taken may be taken already."""
+        return self.in_setup and self.reuses_names
 
     @property
     def allows_children(self) -> bool:
@@ -89,6 +98,7 @@ class Blueprint:
       parent: the module that this one is part of, the scope that it is bound to, or None.
       scope: the cursor over the variables, or None while the module is unbound.
       blueprint_names_: the fields that the constructor takes, without name and parent; one tuple a class.
+      lifted_from_: the class that a lifted transform has made this class from.
     """
 
     name: str | None
@@ -96,6 +106,7 @@ class Blueprint:
     scope: Scope | None = None
     _state: ModuleState
     blueprint_names_: ClassVar[tuple[str, ...]] = ()
+    lifted_from_: ClassVar[type[Blueprint] | None] = None
 
     def _attach(self) -> None:
         """Bind this module to the scope that its parent gives."""
@@ -103,4 +114,8 @@ class Blueprint:
 
     def _set_up(self) -> None:
         """Run ``setup`` unless it has run."""
+        raise TypeError(type(self).__name__)
+
+    def _name_scope(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what runs ``function`` of this module as the child ``name``."""
         raise TypeError(type(self).__name__)

@@ -10,7 +10,17 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from batiste.core import CollectionFilter, DenyList, KeyScheme, Scope, check_key_scheme, initialise, open_scope, streams_from
+from batiste.core import (
+    CollectionFilter,
+    DenyList,
+    KeyScheme,
+    Scope,
+    check_key_scheme,
+    initialise,
+    open_scope,
+    streams_from,
+    union_filters,
+)
 from batiste.errors import ApplyModuleInvalidMethodError, IncorrectPostInitOverrideError, InvalidInstanceModuleError
 from batiste.module._blueprint import Blueprint
 from batiste.module._context import CURRENT, CaptureFilter, capturing
@@ -72,10 +82,13 @@ def _call(bound: Any, *args: Any, **kwargs: Any) -> Any:
     return bound(*args, **kwargs)
 
 
-def _capture_filter(capture: bool | CaptureFilter) -> CaptureFilter | None:
-    if capture is True:
-        return only_call
-    return capture or None
+def _captures(
+    capture: bool | CaptureFilter, mutable: CollectionFilter
+) -> tuple[CaptureFilter | None, CollectionFilter]:
+    """Return the filter of what is captured, and ``mutable`` with the collection that captures go to."""
+    if not capture:
+        return None, mutable
+    return only_call if capture is True else capture, union_filters(mutable, "intermediates")
 
 
 class Applier:
@@ -103,12 +116,13 @@ class Applier:
     ) -> Any:
         module = self.module
         function = resolve_method(module, method)
+        capture, mutable = _captures(capture_intermediates, mutable)
         scope = open_scope(
             variables, rngs, mutable=mutable, key_scheme=key_scheme, where=type(module).__name__
         )
         token = CURRENT.set(None)
         try:
-            with capturing(_capture_filter(capture_intermediates)):
+            with capturing(capture):
                 output = function(bound_copy(module, scope), *args, **kwargs)
         finally:
             CURRENT.reset(token)
@@ -162,7 +176,7 @@ def init_with(
     check_key_scheme(key_scheme)
     where = type(module).__name__
     function = resolve_method(module, method)
-    capture = _capture_filter(capture_intermediates)
+    capture, mutable = _captures(capture_intermediates, mutable)
 
     def run(scope: Scope, *inner_args: Any, **inner_kwargs: Any) -> Any:
         token = CURRENT.set(None)

@@ -8,15 +8,17 @@ alone.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 from batiste.core import Fingerprint, fingerprint
 from batiste.errors import ReservedModuleAttributeError
 from batiste.module._blueprint import Blueprint
 
-__all__ = ["blueprint_fields", "describe", "make_dataclass", "value_of"]
+__all__ = ["blueprint_fields", "compared_values", "describe", "make_dataclass", "value_of"]
 
 _OWN = frozenset({"name", "parent"})
+_UNCOMPARED = frozenset({"_state", "_value", "name", "parent", "scope"})
 _LINE = 100
 
 
@@ -26,14 +28,15 @@ def make_dataclass(cls: type[Blueprint], *, kw_only: bool) -> None:
     Raises:
       ReservedModuleAttributeError: if it defines a name that modules need for themselves.
     """
-    annotated = cls.__dict__.get("__annotations__", {})
+    annotated: dict[str, Any] = cls.__dict__.get("__annotations__", {})
+    if "name" in annotated and cls.__dict__.get("name") is None:  # said once more, which Flax allows
+        del annotated["name"]
+        if "name" in cls.__dict__:
+            del cls.name
     taken = sorted((_OWN | {"scope"}) & set(annotated) | {n for n in ("parent", "scope") if n in cls.__dict__})
     if taken:
         raise ReservedModuleAttributeError(path=cls.__name__, names=", ".join(map(repr, taken)))
-    own_hash: bool = "__hash__" in cls.__dict__
     dataclasses.dataclass(eq=False, repr=False, kw_only=kw_only)(cls)
-    if not own_hash and "__eq__" in cls.__dict__:
-        cls.__hash__ = Blueprint.__hash__
     names = tuple(field.name for field in dataclasses.fields(cls) if field.init and field.name not in _OWN)
     cls.blueprint_names_ = names
 
@@ -42,6 +45,25 @@ def blueprint_fields(module: Blueprint) -> dict[str, Any]:
     """Return the values that the constructor takes, without name and parent."""
     values = module.__dict__
     return {name: values[name] if name in values else getattr(module, name) for name in module.blueprint_names_}
+
+
+def compared_values(module: Blueprint) -> tuple[tuple[str, Any], ...]:
+    """Return what the blueprint computes with, by name: its fields, and whatever else its construction has set.
+
+    Fields with ``compare=False`` are left out, and so is what a cached property keeps.
+    """
+    fields: dict[str, Any] = type(module).__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    values = module.__dict__ if module.scope is None else blueprint_fields(module)
+    return tuple(
+        (name, value)
+        for name, value in sorted(values.items())
+        if name not in _UNCOMPARED
+        and (fields[name].compare if name in fields else not _is_property(type(module), name))
+    )
+
+
+def _is_property(kind: type, name: str) -> bool:
+    return hasattr(type(inspect.getattr_static(kind, name, None)), "__set__")
 
 
 def value_of(module: Blueprint) -> Fingerprint:

@@ -8,8 +8,9 @@ scope, and the methods below are the ways to do so.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar, cast, dataclass_transform, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, cast, dataclass_transform, overload
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +33,8 @@ from batiste.module._adopt import adopt, map_modules
 from batiste.module._blueprint import UNSPECIFIED, Blueprint, ModuleState, Unspecified
 from batiste.module._calls import INIT_MUTABLE, Applier, bound_copy, init_with
 from batiste.module._context import CURRENT, CaptureFilter, InterceptorContext, intercept_methods
-from batiste.module._fields import blueprint_fields, describe, make_dataclass, value_of
-from batiste.module._wrap import wrap_class
+from batiste.module._fields import blueprint_fields, compared_values, describe, make_dataclass, value_of
+from batiste.module._wrap import compact, wrap_class
 from batiste.typing import Key, MutableVariables, Rngs, Variables
 
 __all__ = ["Module"]
@@ -138,7 +139,9 @@ class Module(Blueprint):
         if self.name is None:
             self.__dict__["name"] = state.next_name(type(self).__name__)
         name = cast("str", self.name)
-        scope = state.name_scope or scope
+        if state.takes_names_again:
+            state.children[name] = self
+            return scope.push(name, reuse=True)
         if scope.name_reserved(name):
             raise NameInUseError(
                 kind="a submodule", name=name, path=_where(parent), holder=_holder(state.children.get(name))
@@ -151,6 +154,17 @@ class Module(Blueprint):
         if type(self).setup is not Module.setup:
             self.setup()
         state.is_set_up = True
+
+    def _name_scope(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        current, state, scope = CURRENT.get(), self._state, self._bound(name)
+        if isinstance(current, CompactNameScope) and current.name == name and current.owner_fn() is self:
+            return functools.partial(function, self)  # the method of the base class
+        held = state.children.get(name)
+        if scope.name_reserved(name) and not isinstance(held, CompactNameScope):
+            raise NameInUseError(kind="a name scope", name=name, path=_where(self), holder=_holder(held))
+        made = CompactNameScope(function, lambda: self, parent=scope.push(name, reuse=True), name=name)
+        state.children[name] = made
+        return made
 
     def __setattr__(self, name: str, value: Any) -> None:
         state: ModuleState | None = self.__dict__.get("_state")
@@ -169,6 +183,7 @@ class Module(Blueprint):
         elif name in self.blueprint_names_:
             raise SetAttributeInModuleSetupError(path=_where(self), name=name)
         else:
+            state.assigned.add(name)
             object.__setattr__(self, name, adopt(self, name, value))
 
     def __getattr__(self, name: str) -> Any:
@@ -190,6 +205,7 @@ class Module(Blueprint):
         state: ModuleState | None = self.__dict__.get("_state")
         if state is not None and self.scope is not None and not (state.is_set_up or state.in_setup):
             self._set_up()
+        return list(super().__dir__())
 
     # --- as a value
 
@@ -203,12 +219,10 @@ class Module(Blueprint):
     def __hash__(self) -> int:
         return hash(value_of(self))
 
+    fingerprint_by_place: ClassVar[bool] = True
+
     def __fingerprint__(self) -> Any:
-        if self.scope is None:
-            value_of_nested = self.__dict__.get("_value")
-            if value_of_nested is not None:
-                return value_of_nested
-        return (self.name, self.scope, tuple(blueprint_fields(self).items()))
+        return (self.name, self.scope, *compared_values(self))
 
     def __repr__(self) -> str:
         return describe(self)
@@ -252,7 +266,7 @@ class Module(Blueprint):
                     seen[id(module)] = module.clone(_deep_clone=True, _reset_names=_reset_names, **more)
                 return seen[id(module)]
 
-            values = {n: v if n == "parent" else map_modules(copy_inner, v) for n, v in values.items()}
+            values = {n: v if n == "parent" else map_modules(copy_inner, v, freeze=False) for n, v in values.items()}
         return type(self)(**values)
 
     def copy(
@@ -461,7 +475,7 @@ class Module(Blueprint):
         Args:
           rngs: as for ``init``.
           *args: as for ``init``.
-          show_repeated: whether a module that is called again is listed again, as ``path_1``, ``path_2``.
+          show_repeated: taken as Flax takes it; a module that is called again has the path that it had.
           mutable: as for ``init``.
           **kwargs: as for ``init``.
         """
@@ -469,11 +483,8 @@ class Module(Blueprint):
 
         def note(next_method: Any, inner: Any, keywords: Any, context: InterceptorContext) -> Any:
             path = "/".join(context.module.path)
-            if path not in found:
+            if path not in found and context.method_name != "setup":
                 found[path] = context.module.clone(_deep_clone=True, _reset_names=True, name=None)
-            elif show_repeated:
-                number = sum(1 for known in found if known == path or known.rpartition("_")[0] == path)
-                found[f"{path}_{number}"] = context.module.clone(_deep_clone=True, _reset_names=True, name=None)
             return next_method(*inner, **keywords)
 
         with intercept_methods(note):
@@ -551,7 +562,9 @@ class Module(Blueprint):
         return found
 
     def _check_free(self, scope: Scope, name: str, collection: str) -> None:
-        if scope.name_reserved(name, collection):
+        if self._state.takes_names_again:
+            scope.release(name)
+        elif scope.name_reserved(name, collection):
             kind = "a parameter" if collection == "params" else f"a variable of {collection!r}"
             raise NameInUseError(
                 kind=kind, name=name, path=_where(self), holder=_holder(self._state.children.get(name))
@@ -659,3 +672,20 @@ def _holder(child: Any) -> str:
 
 
 dataclasses.dataclass(eq=False, repr=False)(Module)
+
+
+class CompactNameScope(Module):
+    """What a ``compact_name_scope`` method runs in: a child without variables of its own, called like the method.
+
+    Attributes:
+      fn: the method.
+      owner_fn: returns the module that the method belongs to.
+    """
+
+    fn: Callable[..., Any]
+    owner_fn: Callable[[], Module]
+
+    @compact
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the method."""
+        return self.fn(self.owner_fn(), *args, **kwargs)

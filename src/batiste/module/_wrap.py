@@ -29,7 +29,25 @@ __all__ = ["compact", "compact_name_scope", "nowrap", "wrap_class", "wrap_method
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NEVER_WRAPPED = frozenset(
-    {"__init__", "__post_init__", "__eq__", "__hash__", "__repr__", "__getattr__", "__setattr__", "__fingerprint__"}
+    {
+        "__init__",
+        "__post_init__",
+        "__eq__",
+        "__hash__",
+        "__repr__",
+        "__getattr__",
+        "__setattr__",
+        "__fingerprint__",
+        "__getattribute__",
+        "__delattr__",
+        "__dir__",
+        "__getstate__",
+        "__setstate__",
+        "__reduce__",
+        "__reduce_ex__",
+        "__copy__",
+        "__deepcopy__",
+    }
 )
 
 
@@ -69,98 +87,79 @@ def wrap_method_once(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
     name = getattr(function, "__name__", type(function).__name__)
     if name == "setup":
-        wrapped = _setup_method(function)
+        run = _run_setup
     elif hasattr(function, "compact"):
-        wrapped = _compact_method(function, name)
+        run = _run_compact
     elif hasattr(function, "compact_name_scope"):
-        wrapped = _name_scope_method(function, name)
+        run = _run_name_scope
     else:
-        wrapped = _plain_method(function, name)
-    wrapped.is_wrapped_method = True  # pyright: ignore[reportFunctionMemberAccess]
-    return wrapped
+        run = _run_plain
 
-
-def _plain_method(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    # All that it does is in `run`, which pickles by its name: cloudpickle takes the methods of local classes apart, and
+    # a ContextVar among the globals that they name would not pickle.
     @functools.wraps(function)
     def method(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
-        state = _state_of(self)
-        if not state.is_set_up and self.scope is not None and not state.in_setup:
-            self._set_up()
-        token = CURRENT.set(self)
-        try:
-            return _run(self, function, name, args, kwargs)
-        finally:
-            CURRENT.reset(token)
+        return run(self, function, name, args, kwargs)
 
+    method.is_wrapped_method = True  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
     return method
 
 
-def _compact_method(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def method(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
-        state = _state_of(self)
-        scope = self.scope
-        if scope is None:
-            raise CallCompactUnboundModuleError(path=type(self).__name__, method=name)
-        if not state.is_set_up and not state.in_setup:
-            self._set_up()
-        is_outermost = not state.in_compact  # a compact method may call that of its base class
-        if is_outermost and state.was_called:
-            self.__dict__["scope"] = scope.rewound()
-        token = CURRENT.set(self)
-        state.in_compact = True
-        try:
-            return _run(self, function, name, args, kwargs)
-        finally:
-            CURRENT.reset(token)
-            if is_outermost:
-                state.in_compact = False
-                state.was_called = True
-                state.cursors = {}
-
-    return method
+def _run_plain(self: Blueprint, function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
+    state = _state_of(self)
+    if not state.is_set_up and self.scope is not None and not state.in_setup:
+        self._set_up()
+    token = CURRENT.set(self)
+    try:
+        return _run(self, function, name, args, kwargs)
+    finally:
+        CURRENT.reset(token)
 
 
-def _name_scope_method(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def method(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
-        state = _state_of(self)
-        scope: Scope | None = self.scope
-        if scope is None:
-            raise CallCompactUnboundModuleError(path=type(self).__name__, method=name)
-        if not state.is_set_up and not state.in_setup:
-            self._set_up()
-        held = (state.in_compact, state.cursors, state.name_scope)
-        token = CURRENT.set(self)
-        state.in_compact, state.cursors = True, {}
-        state.name_scope = (held[2] or scope).push(name, reuse=True)
-        try:
-            return _run(self, function, name, args, kwargs)
-        finally:
-            CURRENT.reset(token)
-            state.in_compact, state.cursors, state.name_scope = held
+def _run_compact(self: Blueprint, function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
+    state = _state_of(self)
+    scope = self.scope
+    if scope is None:
+        raise CallCompactUnboundModuleError(path=type(self).__name__, method=name)
+    if not state.is_set_up and not state.in_setup:
+        self._set_up()
+    is_outermost = not state.in_compact  # a compact method may call that of its base class
+    if is_outermost and state.was_called:
+        self.__dict__["scope"] = scope.rewound()
+    token = CURRENT.set(self)
+    state.in_compact = True
+    try:
+        return _run(self, function, name, args, kwargs)
+    finally:
+        CURRENT.reset(token)
+        if is_outermost:
+            state.in_compact = False
+            state.was_called = True
+            state.cursors = {}
 
-    return method
+
+def _run_name_scope(self: Blueprint, function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
+    state = _state_of(self)
+    if self.scope is None:
+        raise CallCompactUnboundModuleError(path=type(self).__name__, method=name)
+    if not state.is_set_up and not state.in_setup:
+        self._set_up()
+    return self._name_scope(name, function)(*args, **kwargs)
 
 
-def _setup_method(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def method(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
-        state = _state_of(self)
-        if self.scope is None:
-            raise CallSetupUnboundModuleError(path=type(self).__name__)
-        is_outermost = not state.in_setup
-        token = CURRENT.set(self)
-        state.in_setup = True
-        try:
-            return function(self, *args, **kwargs)
-        finally:
-            CURRENT.reset(token)
-            if is_outermost:
-                state.in_setup = False
-                state.cursors = {}
-
-    return method
+def _run_setup(self: Blueprint, function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
+    state = _state_of(self)
+    if self.scope is None:
+        raise CallSetupUnboundModuleError(path=type(self).__name__)
+    held = (state.in_setup, state.cursors)  # setup may run in the midst of a compact method, or call its base
+    token = CURRENT.set(self)
+    if not state.in_setup:
+        state.in_setup, state.cursors = True, {}
+    try:
+        return _run(self, function, "setup", args, kwargs)
+    finally:
+        CURRENT.reset(token)
+        state.in_setup, state.cursors = held
 
 
 def _run(module: Blueprint, function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:

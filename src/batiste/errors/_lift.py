@@ -1,0 +1,62 @@
+"""Errors of lifted transforms: what is lifted, how axes are named, and what a body may write."""
+
+from __future__ import annotations
+
+from batiste.errors._base import BatisteError
+
+__all__ = [
+    "BranchVariablesError",
+    "LiftAxisSizeError",
+    "LoopVariableError",
+    "MixedCallsError",
+    "TransformTargetError",
+    "TransformedModuleError",
+]
+
+
+class TransformTargetError(BatisteError, TypeError):
+    """A lifted transform is given something that is neither a Module class nor a function."""
+
+    code = "lift/target"
+    message = "{transform} lifts a Module class or a function whose first argument is a module; it was given {given}."
+    hint = "Lift the class, {transform}(Dense, ...)(features), or a function, {transform}(lambda module, x: ...)(module, x)."
+
+
+class TransformedModuleError(BatisteError, TypeError):
+    """The function that a lifted transform made is called without a bound module."""
+
+    code = "lift/no-module"
+    message = "{transform}({function}) is called with {given} where it needs a bound module as its first argument."
+    hint = "Call it inside of a compact method or setup, with self or a submodule first: {transform}(fn)(self, x)."
+
+
+class MixedCallsError(BatisteError):
+    """Modules of different ``init`` or ``apply`` calls are lifted together."""
+
+    code = "lift/mixed-calls"
+    message = "{transform} is given modules that belong to different calls of init or apply: {paths}."
+    hint = "Pass modules of one call; give variables of the other call as arrays."
+
+
+class LiftAxisSizeError(BatisteError, ValueError):
+    """The extent of the lifted axis is unknown, or differs between inputs."""
+
+    code = "lift/axis-size"
+    message = "{transform} over {path} finds {problem}."
+    hint = "{advice}"
+
+
+class LoopVariableError(BatisteError):
+    """The body of a loop writes a variable that the loop does not carry or stack."""
+
+    code = "lift/loop-variable"
+    message = "The body of {transform} over {path} writes {names}, which the loop shares between its steps."
+    hint = "Name the collection in {options}, or write the variable before the loop."
+
+
+class BranchVariablesError(BatisteError):
+    """The branches of a conditional write different variables."""
+
+    code = "lift/branches"
+    message = "The branches of {transform} over {path} write different variables: {names} in some but not in all."
+    hint = "Let every branch write the same variables; on init, call each branch's module once before the conditional."

@@ -1,0 +1,176 @@
+"""``cond``, ``switch`` and ``while_loop`` over functions of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import jax
+
+from batiste.core import CollectionFilter
+from batiste.errors import BranchVariablesError, LoopVariableError
+from batiste.lift._region import Region
+from batiste.module import wrap_method_once
+
+__all__ = ["cond", "switch", "while_loop"]
+
+C = TypeVar("C")
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+
+def cond(
+    pred: Any,
+    true_fun: Callable[..., C],
+    false_fun: Callable[..., C],
+    mdl: Any,
+    *operands: Any,
+    variables: CollectionFilter = True,
+    rngs: CollectionFilter = True,
+) -> C:
+    """Run one of two functions of a module, as ``jax.lax.cond`` does.
+
+    Args:
+      pred: a boolean scalar.
+      true_fun: called as ``true_fun(mdl, *operands)`` if it is true.
+      false_fun: called likewise if it is false.
+      mdl: a bound module.
+      *operands: the arguments after the module.
+      variables: the collections that are seen inside.
+      rngs: the random streams that are seen inside.
+
+    Raises:
+      BranchVariablesError: if the functions write different variables.
+    """
+    return _choose("cond", pred, [true_fun, false_fun], mdl, operands, variables, rngs)
+
+
+def switch(
+    index: Any,
+    branches: Sequence[Callable[..., C]],
+    mdl: Any,
+    *operands: Any,
+    variables: CollectionFilter = True,
+    rngs: CollectionFilter = True,
+) -> C:
+    """Run the function at ``index``, as ``jax.lax.switch`` does.
+
+    Args:
+      index: an integer scalar; one that is out of range is clamped.
+      branches: each called as ``branch(mdl, *operands)``.
+      mdl: a bound module.
+      *operands: the arguments after the module.
+      variables: the collections that are seen inside.
+      rngs: the random streams that are seen inside.
+
+    Raises:
+      BranchVariablesError: if the functions write different variables.
+    """
+    return _choose("switch", index, list(branches), mdl, operands, variables, rngs)
+
+
+def _choose(
+    name: str,
+    choice: Any,
+    branches: list[Callable[..., Any]],
+    mdl: Any,
+    operands: tuple[Any, ...],
+    variables: CollectionFilter,
+    rngs: CollectionFilter,
+) -> Any:
+    functions = [wrap_method_once(branch) for branch in branches]
+    region = Region(name, branches[0], (mdl, operands), [variables], [rngs])
+    places: list[set[Any]] = []
+
+    def body(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(groups: Any, streams: Any, *inputs: Any) -> Any:
+            output, written = region.run(function, groups, streams, (mdl, *inputs), {})
+            places.append(set(written[0]))
+            return output, written
+
+        return run
+
+    bodies = [body(function) for function in functions]
+    arguments = (region.groups, region.streams, *operands)
+    try:
+        if name == "cond":
+            output, written = jax.lax.cond(choice, *bodies, *arguments)
+        else:
+            output, written = jax.lax.switch(choice, bodies, *arguments)
+    except TypeError:
+        odd = set().union(*places) - set.intersection(*places) if places else set()
+        if not odd:
+            raise
+        names = ", ".join(sorted("/".join(place) for place in odd))
+        raise BranchVariablesError(transform=name, path=region.path, names=names) from None
+    region.finish(written)
+    return output
+
+
+def while_loop(
+    cond_fn: Callable[[Any, C], Any],
+    body_fn: Callable[[Any, C], C],
+    mdl: Any,
+    init: C,
+    carry_variables: CollectionFilter = False,
+    broadcast_variables: CollectionFilter = True,
+    split_rngs: Mapping[CollectionFilter, bool] = _NOTHING,
+) -> C:
+    """Run ``body_fn(mdl, state)`` as long as ``cond_fn(mdl, state)`` is true, as ``jax.lax.while_loop`` does.
+
+    On ``init`` the body is run once beforehand, so that its variables are made.
+
+    Args:
+      cond_fn: returns a boolean scalar; it may read variables.
+      body_fn: returns the next state, of the same shapes; it may change carried variables.
+      mdl: a bound module.
+      init: the first state.
+      carry_variables: collections that the body may change.
+      broadcast_variables: collections that it may only read.
+      split_rngs: for random streams, whether every step draws its own numbers. Streams that are not named are not seen
+        inside.
+
+    Raises:
+      LoopVariableError: if the body makes a variable.
+    """
+    test, function = wrap_method_once(cond_fn), wrap_method_once(body_fn)
+    filters = [carry_variables, broadcast_variables]
+    region = Region("while_loop", body_fn, (mdl,), filters, list(split_rngs), mutable=[True, False])
+    region.rehearse(function, (mdl, init), {}, keep=[True, True])
+    marks = list(split_rngs.values())
+    shared = region.groups[1]
+
+    def keys_of(streams: Any) -> tuple[Any, Any]:
+        """Return the keys that are left for later steps, and those of this step."""
+        pairs = [
+            (jax.tree.map(lambda k: jax.random.split(k)[0], g), jax.tree.map(lambda k: jax.random.split(k)[1], g))
+            if mark
+            else (g, g)
+            for g, mark in zip(streams, marks, strict=True)
+        ]
+        return tuple(left for left, _ in pairs), tuple(used for _, used in pairs)
+
+    def go_on(state: Any) -> Any:
+        carried, streams, value = state
+        return region.run(test, (carried, shared), streams, (mdl, value), {}, mutable=False)[0]
+
+    def step(state: Any) -> Any:
+        carried, streams, value = state
+        left, used = keys_of(streams)
+        value, written = region.run(function, (carried, shared), used, (mdl, value), {})
+        made = [place for place in written[0] if not _is_there(region, carried, place)]
+        if made:
+            names = ", ".join("/".join(place) for place in made)
+            raise LoopVariableError(
+                transform="while_loop", path=region.path, names=names,
+                options="carry_variables, and call body_fn once before the loop on init",
+            )
+        return region.whole(0, (carried,), written), left, value
+
+    carried, _, value = jax.lax.while_loop(go_on, step, (region.groups[0], region.streams, init))
+    region.finish((region.changes(carried), {}))
+    return value
+
+
+def _is_there(region: Region, group: Any, place: tuple[str, ...]) -> bool:
+    return place in region.changes(group)

@@ -1,0 +1,238 @@
+"""``remat``, ``remat_scan``, ``jit`` and ``named_call``: transforms that change how a module runs, not what it gives.
+
+On ``init`` nothing runs that could be recomputed or compiled, so the body is passed through as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import jax
+
+from batiste.core import CollectionFilter
+from batiste.lift._axes import AxisSpec, is_array_like, static_args
+from batiste.lift._region import Region, from_keys, to_keys
+from batiste.lift._scan import scan
+from batiste.lift._target import Methods, lifted
+
+__all__ = ["checkpoint", "jit", "named_call", "remat", "remat_scan"]
+
+Target = TypeVar("Target")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Remat:
+    variables: CollectionFilter
+    rngs: CollectionFilter
+    prevent_cse: bool
+    static_argnums: tuple[int, ...]
+    policy: Callable[..., bool] | None
+
+
+def remat(
+    target: Target,
+    variables: CollectionFilter = True,
+    rngs: CollectionFilter = True,
+    concrete: bool = False,
+    prevent_cse: bool = True,
+    static_argnums: int | tuple[int, ...] = (),
+    policy: Callable[..., bool] | None = None,
+    methods: Methods = None,
+    *,
+    keep_name: bool = False,
+) -> Target:
+    """Return a module, or a function of a module, whose intermediates are recomputed for the gradient.
+
+    Chen and others, "Training Deep Nets with Sublinear Memory Cost" (2016), https://arxiv.org/abs/1604.06174.
+
+    Args:
+      target: a Module class, or a function whose first argument is a module.
+      variables: the collections that are seen inside.
+      rngs: the random streams that are seen inside.
+      concrete: accepted for Flax's signature; Python values pass as they are in any case.
+      prevent_cse: whether the compiler is kept from undoing the recomputation; not needed inside of ``scan``.
+      static_argnums: arguments that are constants of the program, counted with the module as 0. Python numbers, flags
+        and strings need not be named: they always are.
+      policy: which intermediates are kept, as for ``jax.checkpoint``.
+      methods: the methods of a class; by default ``__call__``.
+      keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
+    """
+    del concrete
+    numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
+    options = _Remat(variables, rngs, prevent_cse, numbers, policy)
+    return lifted("checkpoint", target, _run_remat, options, methods=methods, keep_name=keep_name)
+
+
+checkpoint = remat
+
+
+def _run_remat(options: _Remat, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    transform = functools.partial(jax.checkpoint, prevent_cse=options.prevent_cse, policy=options.policy)
+    return _run_whole("remat", transform, options, options.static_argnums, (), function, args, kwargs)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Jit:
+    variables: CollectionFilter
+    rngs: CollectionFilter
+    static_argnums: tuple[int, ...]
+    static_argnames: tuple[str, ...]
+
+
+def jit(
+    target: Target,
+    variables: CollectionFilter = True,
+    rngs: CollectionFilter = True,
+    static_argnums: int | Iterable[int] = (),
+    static_argnames: str | Iterable[str] = (),
+    donate_argnums: int | Iterable[int] = (),
+    device: Any = None,
+    backend: str | None = None,
+    methods: Methods = None,
+    *,
+    keep_name: bool = False,
+) -> Target:
+    """Return a module, or a function of a module, that is compiled as a part of its own.
+
+    Args:
+      target: a Module class, or a function whose first argument is a module.
+      variables: the collections that are seen inside.
+      rngs: the random streams that are seen inside.
+      static_argnums: arguments that are constants of the program, counted with the module as 0. Python flags and
+        strings need not be named.
+      static_argnames: keyword arguments that are constants of the program.
+      donate_argnums: accepted for Flax's signature; inside of a program JAX decides what is reused.
+      device: accepted for Flax's signature; JAX places a program where its arguments are.
+      backend: likewise.
+      methods: the methods of a class; by default ``__call__``.
+      keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
+    """
+    del donate_argnums, device, backend
+    numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
+    names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
+    options = _Jit(variables, rngs, numbers, names)
+    return lifted("jit", target, _run_jit, options, methods=methods, keep_name=keep_name)
+
+
+def _run_jit(options: _Jit, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return _run_whole(
+        "jit", jax.jit, options, options.static_argnums, options.static_argnames, function, args, kwargs
+    )
+
+
+def _run_whole(
+    name: str,
+    transform: Callable[..., Any],
+    options: _Remat | _Jit,
+    numbers: tuple[int, ...],
+    names: tuple[str, ...],
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Run a function of modules within a transform that takes all variables alike."""
+    region = Region(name, function, (args, kwargs), [options.variables], [options.rngs])
+    starts = region.fold_streams(options.rngs) if name == "jit" else None
+    if region.frame.recorder is not None:
+        return region.run_in_place(function, args, kwargs, starts=starts)
+    fixed = {number % len(args) for number in numbers if -len(args) <= number < len(args)}
+    fixed |= {index for index, value in enumerate(args) if not _has_arrays(value)}
+    moving = [value for index, value in enumerate(args) if index not in fixed]
+    moving_kwargs = {n: v for n, v in kwargs.items() if n not in names and _has_arrays(v)}
+    fixed_kwargs = {n: v for n, v in kwargs.items() if n not in moving_kwargs}
+    arrays, fill = static_args((moving, moving_kwargs))
+
+    def body(groups: Any, streams: Any, folded: Any, arrays: list[Any]) -> Any:
+        moved, moved_kwargs = fill(arrays)
+        rest = iter(moved)
+        whole = tuple(value if index in fixed else next(rest) for index, value in enumerate(args))
+        starts = None if folded is None else from_keys(folded)
+        return region.run(function, groups, streams, whole, moved_kwargs | fixed_kwargs, starts=starts)
+
+    folded = None if starts is None else to_keys(starts)
+    output, written = transform(body)(region.groups, region.streams, folded, arrays)
+    region.finish(written)
+    return output
+
+
+def _has_arrays(value: Any) -> bool:
+    return any(map(is_array_like, jax.tree.leaves(value)))
+
+
+_ALL: Mapping[Any, Any] = MappingProxyType({True: 0})
+_SPLIT: Mapping[Any, Any] = MappingProxyType({True: True})
+
+
+def remat_scan(
+    target: Target,
+    lengths: Sequence[int] | None = (),
+    policy: Callable[..., bool] | None = None,
+    variable_broadcast: CollectionFilter = False,
+    variable_carry: CollectionFilter = False,
+    variable_axes: Mapping[CollectionFilter, AxisSpec] = _ALL,
+    split_rngs: Mapping[CollectionFilter, bool] = _SPLIT,
+) -> Target:
+    """Return a module that is run ``prod(lengths)`` times on its own result, in nested loops that recompute.
+
+    Memory grows with the sum of the lengths, not with their product.
+
+    Args:
+      target: a Module class, or a function of a module, with one input of the shape of its result.
+      lengths: the number of steps of each loop, from the outermost.
+      policy: which intermediates are kept, as for ``jax.checkpoint``.
+      variable_broadcast: collections that every step shares.
+      variable_carry: collections that each step hands on.
+      variable_axes: collections that are stacked; by default all, along the first axis.
+      split_rngs: whether every step draws its own random numbers; by default of every stream.
+    """
+    from_class = isinstance(target, type)
+    options: dict[str, Any] = {
+        "variable_broadcast": variable_broadcast,
+        "variable_carry": variable_carry,
+        "variable_axes": variable_axes,
+        "split_rngs": split_rngs,
+    }
+
+    def once(function: Callable[..., Any]) -> Callable[..., Any]:
+        def body(module: Any, carry: Any, *_: Any) -> Any:
+            return function(module, carry), None
+
+        return body
+
+    def looped(function: Callable[..., Any], sizes: Sequence[int]) -> Callable[..., Any]:
+        for size in reversed(sizes):
+            inner: Any = remat(function, policy=policy, prevent_cse=False)
+            loop: Any = scan(once(inner), length=size, **options)
+
+            def function(module: Any, carry: Any, loop: Any = loop) -> Any:
+                return loop(module, carry)[0]
+
+        return function
+
+    sizes = tuple(lengths or ())
+    if not from_class:
+        return looped(target, sizes)  # pyright: ignore[reportReturnType, reportArgumentType]
+    return lifted("remat_scan", target, _run_remat_scan, _RematScan(looped, sizes))  # pyright: ignore[reportReturnType]
+
+
+@dataclasses.dataclass(frozen=True)
+class _RematScan:
+    looped: Callable[..., Any]
+    sizes: tuple[int, ...]
+
+
+def _run_remat_scan(
+    options: _RematScan, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    module, *inputs = args
+    return options.looped(lambda mdl, carry: function(mdl, carry, **kwargs), options.sizes)(module, *inputs)
+
+
+def named_call(class_fn: Target, force: bool = True) -> Target:
+    """Return ``class_fn`` as it is: the methods of modules have their names in profiles anyway."""
+    del force
+    return class_fn

@@ -1,0 +1,137 @@
+"""What a lifted transform is put on: a Module class, a function of a module, or a method.
+
+A transform is written once, as a function ``run(options, function, args, kwargs)`` over a function whose first argument
+is a bound module. ``lifted`` makes of it
+
+* of a class, a subclass whose methods run so: submodules made in them belong to the body of the transform. The class is
+  called like the transform and the original, ``ScanBlock``, as in Flax Linen, and automatic names follow; with
+  ``keep_name=True`` it keeps the original's name, and paths are the same with and without the transform;
+* of a function, or of a method in a class body, a function that takes a bound module first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from batiste.core import Fingerprint, fingerprint
+from batiste.errors import CallCompactUnboundModuleError, TransformTargetError
+from batiste.module import Blueprint, compact, wrap_method_once
+
+__all__ = ["Methods", "Run", "lifted"]
+
+Target = TypeVar("Target")
+Methods: TypeAlias = None | str | Iterable[str] | Mapping[str, Mapping[str, Any]]
+"""The methods that are lifted: names, or a mapping from names to options of their own; by default ``__call__``."""
+
+
+class Run(Protocol):
+    """A lifted transform: runs ``function``, whose first argument is a module, within a JAX transform."""
+
+    def __call__(
+        self, options: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], /
+    ) -> Any:
+        """Return the result of the transformed function."""
+        ...
+
+
+def lifted(
+    name: str, target: Target, run: Run, options: Any, *, methods: Methods = None, keep_name: bool = False
+) -> Target:
+    """Return ``target`` with a transform around it.
+
+    Args:
+      name: the transform's name, for messages and for class names.
+      target: a Module class, or a function of a module.
+      run: the transform.
+      options: what ``run`` is given: a dataclass.
+      methods: the methods of a class that are lifted.
+      keep_name: whether a class keeps its name.
+
+    Raises:
+      TransformTargetError: if the target is neither a Module class nor a function.
+    """
+    if isinstance(target, type) and issubclass(target, Blueprint):
+        chosen: dict[str, Any] = {}
+        if isinstance(methods, Mapping):
+            chosen = {method: dataclasses.replace(options, **more) for method, more in methods.items()}
+        else:
+            names = ("__call__",) if methods is None else (methods,) if isinstance(methods, str) else methods
+            chosen = dict.fromkeys(names, options)
+        prefix = "" if keep_name else name.capitalize()
+        recipe = _Recipe(name, target, run, chosen, prefix)
+        made: Any = _known_class(recipe) if recipe.value.is_by_value else recipe.make()
+        return made
+    if callable(target) and not isinstance(target, Blueprint | type):
+        function: Any = _lifted_function(target, run, options)
+        return function
+    raise TransformTargetError(transform=name, given=f"an object of type {type(target).__name__}")
+
+
+class _Recipe:
+    """How to make a lifted class; equal recipes make one class."""
+
+    def __init__(self, name: str, target: type[Blueprint], run: Run, methods: dict[str, Any], prefix: str) -> None:
+        self.name, self.target, self.run, self.methods, self.prefix = name, target, run, methods, prefix
+        self.value: Fingerprint = fingerprint((name, target, methods, prefix))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Recipe) and other.value == self.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def make(self) -> type[Blueprint]:
+        base: Any = self.target
+        space: dict[str, Any] = {
+            method: _lifted_method(getattr(base, method), self.run, options)
+            for method, options in self.methods.items()
+        }
+        space |= {"lifted_from_": base, "__module__": base.__module__, "__doc__": base.__doc__}
+        space["__qualname__"] = f"{self.prefix}{base.__qualname__}"
+        return type(base)(f"{self.prefix}{base.__name__}", (base,), space)
+
+
+@functools.lru_cache(maxsize=1024)
+def _known_class(recipe: _Recipe) -> type[Blueprint]:
+    return recipe.make()
+
+
+def _lifted_method(method: Callable[..., Any], run: Run, options: Any) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
+        if self.scope is None:
+            raise CallCompactUnboundModuleError(path=type(self).__name__, method=method.__name__)
+        return run(options, method, (self, *args), kwargs)
+
+    call.is_wrapped_method = True  # pyright: ignore[reportFunctionMemberAccess]
+    return call
+
+
+def _lifted_function(function: Callable[..., Any], run: Run, options: Any) -> Callable[..., Any]:
+    before: tuple[Any, ...] = ()
+    if inspect.ismethod(function) and isinstance(function.__self__, Blueprint):
+        before, function = (function.__self__,), function.__func__
+
+    @functools.wraps(function, updated=())
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return run(options, _inner(), (*before, *args), kwargs)
+
+    @functools.cache
+    def _inner() -> Callable[..., Any]:
+        if hasattr(call, "compact") and not hasattr(function, "is_wrapped_method"):
+
+            @functools.wraps(function)
+            def marked(*args: Any, **kwargs: Any) -> Any:
+                return function(*args, **kwargs)
+
+            return wrap_method_once(compact(marked))
+        return wrap_method_once(function)
+
+    if hasattr(function, "compact"):
+        compact(call)
+    call.is_wrapped_method = True  # pyright: ignore[reportFunctionMemberAccess]
+    return call

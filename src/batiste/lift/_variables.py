@@ -1,0 +1,140 @@
+"""``map_variables``, ``add_metadata_axis`` and ``fold_rngs``: what a module sees in the place of its variables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from batiste.core import CollectionFilter, add_axis, remove_axis
+from batiste.lift._axes import In, Out, VariableAxes, in_axis
+from batiste.lift._region import Region
+from batiste.lift._target import Methods, lifted
+
+__all__ = ["add_metadata_axis", "fold_rngs", "map_variables"]
+
+Target = TypeVar("Target")
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+
+def _same(variables: Any) -> Any:
+    return variables
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    mapped: CollectionFilter
+    map_in: Callable[..., Any]
+    map_out: Callable[..., Any]
+    init: bool
+    mutable: bool
+    rngs: CollectionFilter
+    variables: CollectionFilter
+
+
+def map_variables(
+    target: Target,
+    mapped_collections: CollectionFilter = True,
+    trans_in_fn: Callable[..., Any] = _same,
+    trans_out_fn: Callable[..., Any] = _same,
+    init: bool = False,
+    mutable: bool = False,
+    rngs: CollectionFilter = True,
+    variables: CollectionFilter = True,
+    methods: Methods = None,
+    *,
+    keep_name: bool = False,
+) -> Target:
+    """Return a module, or a function of a module, that sees some of its variables through a function.
+
+    Args:
+      target: a Module class, or a function whose first argument is a module.
+      mapped_collections: the collections that are mapped.
+      trans_in_fn: called with them, by collection from the module down; returns what the module sees.
+      trans_out_fn: called with what the module has made or changed; returns what is stored.
+      init: whether variables that are not there are made by the module, and mapped outwards.
+      mutable: whether the module may change the mapped collections.
+      rngs: the random streams that are seen inside.
+      variables: the other collections that are seen inside.
+      methods: the methods of a class; by default ``__call__``.
+      keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
+    """
+    options = _Options(mapped_collections, trans_in_fn, trans_out_fn, init, mutable, rngs, variables)
+    return lifted("map_variables", target, _run_map, options, methods=methods, keep_name=keep_name)
+
+
+def _run_map(options: _Options, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    may_change = options.mutable or options.init
+    region = Region(
+        "map_variables", function, (args, kwargs), [options.mapped, options.variables], [options.rngs],
+        mutable=[may_change, True],
+    )
+    if options.init and region.frame.initializing:
+        region.rehearse(function, args, kwargs, keep=[True, True])
+        if options.map_out is not _same:
+            region.store(tuple(map(options.map_out, region.groups[0])))
+    seen = tuple(map(options.map_in, region.groups[0]))
+    output, (changed, *written) = region.run(function, (seen, *region.groups[1:]), region.streams, args, kwargs)
+    if changed:
+        stored = map(options.map_out, region.whole(0, (seen,), (changed,)))
+        changed = region.changes(tuple(stored))
+    region.finish((changed, *written))
+    return output
+
+
+def add_metadata_axis(
+    target: Target,
+    variable_axes: VariableAxes = _NOTHING,
+    metadata_params: Mapping[Any, Any] = _NOTHING,
+    methods: Methods = None,
+) -> Target:
+    """Return a module whose boxes are told of an axis as ``vmap`` and ``scan`` would tell them; arrays stay as they are.
+
+    Args:
+      target: a Module class, or a function whose first argument is a module.
+      variable_axes: for collections, the axis that comes.
+      metadata_params: told to the boxes.
+      methods: the methods of a class; by default ``__call__``.
+    """
+    for collection_filter, axis in variable_axes.items():
+        number = in_axis(axis)
+        if number is None or isinstance(axis, In | Out):
+            continue
+        target = map_variables(
+            target,
+            collection_filter,
+            lambda tree, a=number: remove_axis(tree, a, dict(metadata_params)),
+            lambda tree, a=number: add_axis(tree, a, dict(metadata_params)),
+            mutable=True,
+            init=True,
+            methods=methods,
+        )
+    return target
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fold:
+    variables: CollectionFilter
+    rngs: CollectionFilter
+
+
+def fold_rngs(target: Target, variables: CollectionFilter = True, rngs: CollectionFilter = True) -> Target:
+    """Return a module whose streams have their path folded in beforehand.
+
+    Args:
+      target: a Module class, or a function whose first argument is a module.
+      variables: the collections that are seen inside.
+      rngs: the random streams that are seen inside.
+    """
+    return lifted("fold_rngs", target, _run_fold, _Fold(variables, rngs))
+
+
+def _run_fold(options: _Fold, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    region = Region("fold_rngs", function, (args, kwargs), [options.variables], [options.rngs])
+    starts = region.fold_streams(options.rngs)
+    if region.frame.recorder is not None:
+        return region.run_in_place(function, args, kwargs, starts=starts)
+    output, written = region.run(function, region.groups, region.streams, args, kwargs, starts=starts)
+    region.finish(written)
+    return output
