@@ -25,6 +25,7 @@ from batiste.core._frame import Frame, copy_tree
 from batiste.core._functional import apply, init, open_scope
 from batiste.core._initialise import initialise
 from batiste.core._keys import KeyScheme, check_key_scheme, fold_numbers, hash_parts, is_key, streams_from
+from batiste.core._recorder import Drawn, Recorder
 from batiste.core._scope import Scope, Start, Streams
 from batiste.core._trace import current_trace, has_tracer, is_tracer
 from batiste.core._variable import Variable
@@ -33,9 +34,11 @@ __all__ = [
     "AxisMetadata",
     "CollectionFilter",
     "DenyList",
+    "Drawn",
     "Fingerprint",
     "Frame",
     "KeyScheme",
+    "Recorder",
     "Scope",
     "Start",
     "Streams",

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from batiste.core._recorder import Recorder
     from batiste.typing import Key
 
-__all__ = ["Frame", "copy_tree"]
+__all__ = ["Frame", "HasEffects", "copy_tree"]
+
+
+class HasEffects(BaseException):
+    """An initialiser that is only looked at draws a key, or makes or writes a variable. Never leaves the core."""
 
 
 class Frame:
@@ -37,7 +41,7 @@ class Frame:
       is_rehearsal: whether this frame only finds out which variables are made, and with which first values.
       created: the first values that a rehearsal made, by place.
       adopted: the modules that were taken in from outside, by the identity of the original.
-      events: counts draws and writes, so that code can be seen to have had an effect.
+      is_noting: whether an initialiser is only looked at, so that it may not draw, write or make anything.
       is_open: whether the call is still running.
       trace: the trace that JAX was in when the call began.
       is_tracing: whether operations of the call are traced rather than run.
@@ -48,8 +52,8 @@ class Frame:
         "adopted",
         "counters",
         "created",
-        "events",
         "initializing",
+        "is_noting",
         "is_open",
         "is_rehearsal",
         "is_tracing",
@@ -92,7 +96,7 @@ class Frame:
         self.created: dict[tuple[str, ...], Any] = {}
         self.is_rehearsal = is_rehearsal
         self.adopted: dict[int, Any] = {}
-        self.events = 0
+        self.is_noting = False
         self.is_open = True
         self.trace = current_trace()
         self.is_tracing = not is_eager(self.trace)

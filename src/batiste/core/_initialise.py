@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import operator
 import warnings
 from collections.abc import Callable, Mapping
@@ -28,7 +29,14 @@ from batiste.core._frame import Frame
 from batiste.core._keys import KeyScheme
 from batiste.core._recorder import Place, Recorder, replace_places
 from batiste.core._scope import Scope
-from batiste.core._trace import CONCRETIZATION_ERRORS, depends_on, has_tracer
+from batiste.core._trace import (
+    CONCRETIZATION_ERRORS,
+    call_jaxpr,
+    depends_on,
+    has_tracer,
+    is_extended,
+    without_unused,
+)
 from batiste.errors import BatisteWarning, LazyInitError
 from batiste.typing import Key
 
@@ -113,12 +121,11 @@ def initialise(
     fixed = tuple(None if _is_array(leaf) else (leaf,) for leaf in leaves)
     arrays = tuple(leaf for leaf in leaves if _is_array(leaf))
     request = _Request(run, arrays, fixed, treedef, streams, mutable, key_scheme, where)
-    recorder = Recorder()
+    recorder = Recorder(streams.values())
     try:
-        variables = _abstract_pass(request, recorder)
+        variables, late = _abstract_pass(request, recorder)
     except CONCRETIZATION_ERRORS as error:
         return _run_for_real(request, error)
-    late = _late_places(variables, recorder)
     made = recorder.make(grouped=has_tracer(streams))
     if want_output:
         return _replay(request, made)
@@ -131,67 +138,77 @@ def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
 
 
-def _abstract_pass(request: _Request, recorder: Recorder) -> dict[str, Any]:
-    """Trace the model; return its variables with stand-ins for arrays."""
-    kept: list[Frame] = []
+def _abstract_pass(request: _Request, recorder: Recorder) -> tuple[dict[str, Any], list[Place]]:
+    """Trace the model; return its variables, with None for arrays, and the places whose values were not noted."""
+    kept: list[tuple[dict[str, Any], list[Place]]] = []
 
     def trace(arrays: tuple[Any, ...]) -> None:
         frame = request.frame(recorder=recorder)
         request.play(frame, arrays)
-        kept.append(frame)
+        late: list[Place] = []
+        kept.append((_outline(frame.mutable_variables(), recorder, late), late))
+        recorder.end_pass()  # no tracer outlives its trace
 
     jax.eval_shape(trace, request.arrays)
-    return kept[0].mutable_variables()
+    return kept[0]
 
 
-def _late_places(variables: Mapping[str, Any], recorder: Recorder, prefix: Place = ()) -> list[Place]:
-    """Return the places whose values are known in the pass only: they were not noted, or were written again."""
-    late: list[Place] = []
+def _outline(variables: Mapping[str, Any], recorder: Recorder, late: list[Place], prefix: Place = ()) -> dict[str, Any]:
+    """Return ``variables`` with None where ``make`` or a second pass has the value; add the latter places to ``late``."""
+    outline: dict[str, Any] = {}
     for name, value in variables.items():
         place = (*prefix, name)
         if recorder.has_noted(place):
-            continue
-        if isinstance(value, Mapping):
+            outline[name] = None
+        elif isinstance(value, Mapping):
             inner: Any = value
-            late += _late_places(inner, recorder, place)
+            outline[name] = _outline(inner, recorder, late, place)
         elif has_tracer(value):
             late.append(place)
-    return late
+            outline[name] = None
+        else:
+            outline[name] = value
+    return outline
 
 
 def _compute(request: _Request, made: dict[Place, Any], late: list[Place]) -> dict[Place, Any]:
-    """Compute the values at ``late`` in one compiled program whose other results are dropped."""
+    """Compute the values at ``late`` in one compiled program, from which all that only the result needs is dropped."""
+    leaves, treedef = jax.tree.flatten(made)
+    known = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]  # beside them, numbers and text stay as they are
 
-    def replay(known: dict[Place, Any], arrays: tuple[Any, ...], streams: dict[str, Key]) -> list[Any]:
-        frame = request.frame(known=known, streams=streams)
+    def replay(known: list[Any], arrays: tuple[Any, ...], streams: dict[str, Key]) -> list[Any]:
+        rest = iter(known)
+        filled = [next(rest) if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
+        frame = request.frame(known=jax.tree.unflatten(treedef, filled), streams=streams)
         request.play(frame, arrays)
         return [functools.reduce(operator.getitem, place, frame.variables) for place in late]
 
+    closed_jaxpr, shapes = jax.make_jaxpr(replay, return_shape=True)(known, request.arrays, request.streams)
+    closed_jaxpr = without_unused(closed_jaxpr)
     arrays = request.arrays
     if request.has_shapes:
-        _check_independent(request, replay, made, late)
-        shapes, arrays = arrays, ()
-
-        def replay_without(known: dict[Place, Any], _: tuple[Any, ...], streams: dict[str, Key]) -> list[Any]:
-            return replay(known, tuple(jnp.zeros(a.shape, a.dtype) for a in shapes), streams)
-
-        values = jax.jit(replay_without)(made, arrays, request.streams)
-    else:
-        values = jax.jit(replay)(made, arrays, request.streams)
-    return dict(zip(late, values, strict=True))
+        _check_independent(request, closed_jaxpr.jaxpr, len(known), late, shapes)
+        arrays = tuple(_zeros(array) for array in arrays)
+    program = jax.jit(functools.partial(call_jaxpr, closed_jaxpr))
+    values = program(*jax.tree.leaves((known, arrays, request.streams)))
+    return dict(zip(late, jax.tree.unflatten(jax.tree.structure(shapes), values), strict=True))
 
 
-def _check_independent(
-    request: _Request, replay: Callable[..., list[Any]], made: dict[Place, Any], late: list[Place]
-) -> None:
+def _zeros(array: Any) -> Any:
+    """Return what stands for an input that only its shape is known of."""
+    if not isinstance(array, jax.ShapeDtypeStruct):
+        return array
+    if is_extended(array.dtype):
+        return jax.random.split(jax.random.key(0), array.shape)
+    return jnp.zeros(array.shape, array.dtype)
+
+
+def _check_independent(request: _Request, jaxpr: Any, before: int, late: list[Place], shapes: list[Any]) -> None:
     """Raise ``LazyInitError`` if a value at ``late`` depends on an input of which only the shape is known."""
-    closed_jaxpr, shape = jax.make_jaxpr(replay, return_shape=True)(made, request.arrays, request.streams)
-    before = len(jax.tree.leaves(made))
-    count = len(closed_jaxpr.jaxpr.invars)
     is_shape = [isinstance(array, jax.ShapeDtypeStruct) for array in request.arrays]
-    marks = [False] * before + is_shape + [False] * (count - before - len(is_shape))
-    depends = iter(depends_on(closed_jaxpr.jaxpr, marks))
-    for place, value in zip(late, shape, strict=True):
+    marks = [False] * before + is_shape + [False] * (len(jaxpr.invars) - before - len(is_shape))
+    depends = iter(depends_on(jaxpr, marks))
+    for place, value in zip(late, shapes, strict=True):
         if any([next(depends) for _ in jax.tree.leaves(value)]):
             name = "/".join(place)
             raise LazyInitError(path=request.where, reason=f"the value of {name!r} is computed from the inputs")
@@ -217,6 +234,16 @@ def _run_for_real(request: _Request, error: Exception) -> tuple[Any, dict[str, A
         f"{request.where}.init ran the whole model, since it looks at values in Python while it is traced ({reason}). "
         "Mark such inputs as Python values, or use jnp.where and jax.lax.cond, and init will only make variables.",
         BatisteWarning,
-        stacklevel=4,
+        stacklevel=_depth_in_library(),
     )
     return output, frame.mutable_variables()
+
+
+def _depth_in_library() -> int:
+    """Return how many calls of this library, or of JAX, lie between here and the user's own line."""
+    depth = 1
+    frame = inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in {"batiste", "jax"}:
+        frame = frame.f_back
+        depth += 1
+    return depth - 1

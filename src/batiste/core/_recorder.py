@@ -13,22 +13,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from batiste.core._boxes import add_axis
 from batiste.core._fingerprint import Fingerprint, fingerprint
+from batiste.core._frame import Frame, HasEffects
 from batiste.core._keys import fold_numbers
 from batiste.core._trace import call_jaxpr, current_trace, is_extended, is_tracer
 
 if TYPE_CHECKING:
-    from batiste.core._frame import Frame
     from batiste.typing import Key
 
-__all__ = ["Place", "Recorder", "replace_places"]
+__all__ = ["Drawn", "Place", "Recorder", "replace_places"]
 
 Drawn: TypeAlias = "tuple[Key, tuple[int, ...]]"
 """A base key, and the numbers to fold into it."""
@@ -49,7 +50,7 @@ class _Noted:
       is_pure: whether it depends on its arguments and its key alone.
     """
 
-    call: _Call
+    call: _Call | _StackedCall
     closed_jaxpr: Any
     treedef: Any
     leaves: tuple[Any, ...]
@@ -98,13 +99,51 @@ class _Call:
         return [leaf for leaf in jax.tree.leaves(self(key, numbers)) if is_tracer(leaf)]
 
 
-class Recorder:
-    """Notes the initial values of one abstract pass."""
+class _StackedCall:
+    """An initialiser run once for every entry of a new axis; equal by value.
 
-    def __init__(self) -> None:
+    Attributes:
+      inner: the initialiser.
+      axis: where the new axis is.
+      size: its extent.
+      before: how many of the numbers are folded into the key before it is split; None if all entries share a key.
+    """
+
+    __slots__ = ("axis", "before", "inner", "size", "value")
+
+    def __init__(self, inner: _Call | _StackedCall, axis: int, size: int, before: int | None) -> None:
+        self.inner, self.axis, self.size, self.before = inner, axis, size, before
+        self.value: Fingerprint = fingerprint((_StackedCall, inner.value, axis, size, before))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _StackedCall) and other.value == self.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def arrays(self, key: Key | None, numbers: Any) -> list[Any]:
+        if key is None or self.before is None:
+            once = [jnp.expand_dims(array, self.axis) for array in self.inner.arrays(key, numbers)]
+            return [jnp.repeat(array, self.size, self.axis) for array in once]
+        keys = jax.random.split(fold_numbers(key, numbers[: self.before]), self.size)
+        rest = numbers[self.before :]
+        return jax.vmap(lambda each: self.inner.arrays(each, rest), out_axes=self.axis)(keys)
+
+
+class Recorder:
+    """Notes the initial values of one abstract pass.
+
+    Attributes:
+      keys: the keys that will be there when values are made; what is drawn from another key cannot be noted.
+    """
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self.keys = tuple(keys)
+        self._key_ids = frozenset(map(id, self.keys))
         self._noted: dict[tuple[Fingerprint, int], list[_Noted]] = {}
         self._entries: dict[Place, tuple[_Noted, Drawn | None]] = {}
         self._stand_ins: dict[Any, tuple[Any, Any]] = {}
+        self._stacked: dict[Any, _Noted] = {}
 
     def enter(
         self,
@@ -132,15 +171,54 @@ class Recorder:
             noted = alike[0]
         else:  # what is not known by value may have a state (np.random), so it is traced again
             traced = _trace(call, frame, drawn)
+            if traced is None:
+                return call(*(_operands(drawn) or (None, None)))
             noted = next((held for held in alike if traced.is_like(held)), traced)
             if noted is traced and traced.is_pure:
                 alike.append(traced)
         if noted.is_constant:
             return noted.fill([])
-        if not noted.is_pure:
+        if not noted.is_pure or not (drawn is None or id(drawn[0]) in self._key_ids):
             return noted.fill(call_jaxpr(noted.closed_jaxpr, *_operands(drawn)))
         self._entries[place] = (noted, drawn)
         return noted.fill(self._stand_in(noted, drawn))
+
+    def enter_stacked(
+        self,
+        place: Place,
+        inner: Recorder,
+        origins: Mapping[int, Drawn],
+        *,
+        axis: int,
+        size: int,
+        metadata: Mapping[Any, Any],
+    ) -> Any:
+        """Note for a variable of a mapped or looped body that every entry of a new axis has its own initial value.
+
+        Args:
+          place: the collection and the path of the variable.
+          inner: the recorder of one pass of the body, which has noted the variable.
+          origins: for keys that the body got by a split, by identity: the key that was split, and what was folded into
+            it first.
+          axis: where the new axis is.
+          size: its extent.
+          metadata: told to boxes about the axis.
+        """
+        noted, drawn = inner.noted(place)
+        before: int | None = None
+        if drawn is not None and id(drawn[0]) in origins:
+            key, first = origins[id(drawn[0])]
+            drawn, before = (key, (*first, *drawn[1])), len(first)
+        index = (noted.call.value, axis, size, before, tuple(metadata.items()), 0 if drawn is None else len(drawn[1]))
+        stacked = self._stacked.get(index)
+        if stacked is None or not noted.call.value.is_by_value:
+            stacked = self._stacked[index] = _stack(noted, drawn, axis, size, before, metadata)
+        self._entries[place] = (stacked, drawn)
+        return stacked.fill(self._stand_in(stacked, drawn))
+
+    def noted(self, place: Place) -> tuple[_Noted, Drawn | None]:
+        """Return what is noted of a variable."""
+        return self._entries[place]
 
     def forget(self, place: Place) -> None:
         """Note that the variable is written again in this pass, so that its first value is not its last."""
@@ -150,6 +228,11 @@ class Recorder:
     def has_noted(self, place: Place) -> bool:
         """Return whether the value at ``place`` is noted, so that ``make`` will return it."""
         return place in self._entries
+
+    def end_pass(self) -> None:
+        """Forget what was of use in the pass alone."""
+        self._stand_ins.clear()
+        self._noted.clear()
 
     def make(self, *, grouped: bool) -> dict[Place, Any]:
         """Return every noted value by place, in the order in which they were entered.
@@ -197,19 +280,36 @@ def _operands(drawn: Drawn | None) -> tuple[Any, ...]:
     return () if drawn is None else (drawn[0], np.array(drawn[1], np.uint32))
 
 
-def _trace(call: _Call, frame: Frame, drawn: Drawn | None) -> _Noted:
-    """Trace an initialiser once and see what it depends on."""
+def _trace(call: _Call, frame: Frame, drawn: Drawn | None) -> _Noted | None:
+    """Trace an initialiser and see what it depends on; return None if it can only run in the pass itself."""
     shape: list[Any] = []
-    before = frame.events
 
     def run(*operands: Any) -> list[Any]:
         leaves, treedef = jax.tree.flatten(call(*(operands or (None, None))))
         shape.extend((treedef, tuple(None if is_tracer(leaf) else (leaf,) for leaf in leaves)))
         return [leaf for leaf in leaves if is_tracer(leaf)]
 
-    closed_jaxpr = jax.make_jaxpr(run)(*_operands(drawn))
-    is_pure = frame.events == before and not any(map(is_tracer, closed_jaxpr.consts))
+    frame.is_noting = True
+    try:
+        closed_jaxpr = jax.make_jaxpr(run)(*_operands(drawn))
+    except HasEffects:
+        return None
+    finally:
+        frame.is_noting = False
+    is_pure = not any(map(is_tracer, closed_jaxpr.consts))
     return _Noted(call, closed_jaxpr, shape[0], shape[1], is_pure)
+
+
+def _stack(
+    noted: _Noted, drawn: Drawn | None, axis: int, size: int, before: int | None, metadata: Mapping[Any, Any]
+) -> _Noted:
+    """Return the initialiser of ``noted`` with a new axis, along which it is run again."""
+    call = _StackedCall(noted.call, axis, size, before)
+    closed_jaxpr = jax.make_jaxpr(lambda *operands: call.arrays(*(operands or (None, None))))(*_operands(drawn))
+    shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed_jaxpr.out_avals]
+    leaves, treedef = jax.tree.flatten(add_axis(noted.fill(shapes), axis, dict(metadata)))
+    kept = tuple(None if isinstance(leaf, jax.ShapeDtypeStruct) else (leaf,) for leaf in leaves)
+    return _Noted(call, closed_jaxpr, treedef, kept, is_pure=True)
 
 
 def _drawer(noted: _Noted) -> Callable[[Key | None, Any], list[Any]]:
@@ -220,7 +320,7 @@ def _drawer(noted: _Noted) -> Callable[[Key | None, Any], list[Any]]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _draw(call: _Call, key: Key | None, numbers: Any) -> list[Any]:
+def _draw(call: _Call | _StackedCall, key: Key | None, numbers: Any) -> list[Any]:
     return call.arrays(key, numbers)
 
 

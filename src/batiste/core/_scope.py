@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from batiste.core._boxes import AxisMetadata, unbox
 from batiste.core._filters import CollectionFilter, in_filter
-from batiste.core._frame import Frame, copy_tree
+from batiste.core._frame import Frame, HasEffects, copy_tree
 from batiste.core._keys import fold_numbers, hash_parts
 from batiste.core._missing import missing_variable
 from batiste.core._shapes import check_shape
@@ -153,6 +153,8 @@ class Scope:
         """Raise ``InvalidScopeError`` if the call that made this scope has ended."""
         if not self.frame.is_open:
             raise InvalidScopeError(path=self.path_text)
+        if self.frame.is_noting:
+            raise HasEffects
 
     def check_trace(self, action: str) -> None:
         """Raise ``JaxTransformError`` if JAX is in another transform than when the call began."""
@@ -210,7 +212,6 @@ class Scope:
         """
         self.check_open()
         self.check_trace(f"draws a random key from {name!r}")
-        self.frame.events += 1
         return fold_numbers(*self.draw(name))
 
     def draw(self, name: str) -> tuple[Key, tuple[int, ...]]:
@@ -262,7 +263,7 @@ class Scope:
                 raise self._missing("params", name)
             value = self._enter("params", name, init_fn, init_args, init_kwargs, drawn=self.draw("params"))
         else:
-            check_shape(value, init_fn, init_args, init_kwargs, name=name, path=self.path)
+            check_shape(self.frame, value, init_fn, init_args, init_kwargs, name=name, path=self.path)
         return _unboxed(value) if unbox else value
 
     def variable(
@@ -322,7 +323,6 @@ class Scope:
                 path=self.path_text, name=name, collection=collection, mutable=f"mutable={frame.mutable!r}"
             )
         self.check_trace(f"writes {name!r} in {collection!r}")
-        frame.events += 1
         place = (collection, *self.path, name)
         frame.written[place] = None
         if frame.recorder is not None and not frame.is_rehearsal:
@@ -403,7 +403,6 @@ class Scope:
             value = init_fn(fold_numbers(*drawn), *args, **kwargs)
         else:
             value = init_fn(*args, **kwargs)
-        frame.events += 1
         frame.written[place] = None
         if frame.is_rehearsal:
             frame.created[place] = value

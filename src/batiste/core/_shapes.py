@@ -16,12 +16,14 @@ import jax.numpy as jnp
 
 from batiste.core._boxes import is_axis_metadata, unbox
 from batiste.core._fingerprint import Fingerprint, fingerprint
+from batiste.core._frame import Frame, HasEffects
 from batiste.errors import ScopeParamShapeError
 
 __all__ = ["check_shape"]
 
 
 def check_shape(
+    frame: Frame,
     value: Any,
     init_fn: Callable[..., Any],
     args: tuple[Any, ...],
@@ -39,7 +41,13 @@ def check_shape(
         if given == shape or tuple(given) == tuple(shape):
             return
         raise ScopeParamShapeError(name=name, path="/" + "/".join(path), given=tuple(given), expected=tuple(shape))
-    shapes = _shapes(_Call(init_fn, args, kwargs))
+    frame.is_noting = True
+    try:
+        shapes = _shapes(_Call(init_fn, args, kwargs))
+    except HasEffects:  # it draws keys itself, which this call need not have
+        return
+    finally:
+        frame.is_noting = False
     leaves = [unbox(leaf) for leaf in jax.tree.leaves(value, is_leaf=is_axis_metadata)]
     for leaf, expected in zip(leaves, shapes, strict=False):
         given = jnp.shape(leaf)

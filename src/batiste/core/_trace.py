@@ -11,7 +11,17 @@ import jax.core
 import jax.extend.core
 import jax.numpy as jnp
 
-__all__ = ["CONCRETIZATION_ERRORS", "call_jaxpr", "current_trace", "depends_on", "has_tracer", "is_eager", "is_extended", "is_tracer"]
+__all__ = [
+    "CONCRETIZATION_ERRORS",
+    "call_jaxpr",
+    "current_trace",
+    "depends_on",
+    "has_tracer",
+    "is_eager",
+    "is_extended",
+    "is_tracer",
+    "without_unused",
+]
 
 CONCRETIZATION_ERRORS: tuple[type[Exception], ...] = (
     jax.errors.ConcretizationTypeError,
@@ -46,6 +56,19 @@ def call_jaxpr(closed_jaxpr: Any, *arguments: Any) -> list[Any]:
     """Run a closed jaxpr in the trace that is current now."""
     run: Callable[..., list[Any]] = jax.extend.core.jaxpr_as_fun(closed_jaxpr)
     return run(*arguments)
+
+
+def without_unused(closed_jaxpr: Any) -> Any:
+    """Return the closed jaxpr without the equations that its results do not need, be they effects (a callback)."""
+    jaxpr = closed_jaxpr.jaxpr
+    needed = {atom for atom in jaxpr.outvars if not isinstance(atom, jax.extend.core.Literal)}
+    kept: list[Any] = []
+    for equation in reversed(jaxpr.eqns):
+        if any(var in needed for var in equation.outvars):
+            kept.append(equation)
+            needed.update(atom for atom in equation.invars if not isinstance(atom, jax.extend.core.Literal))
+    effects: frozenset[Any] = frozenset[Any]().union(*(equation.effects for equation in kept))
+    return jax.extend.core.ClosedJaxpr(jaxpr.replace(eqns=kept[::-1], effects=effects), closed_jaxpr.consts)
 
 
 def depends_on(jaxpr: Any, marks: list[bool]) -> list[bool]:

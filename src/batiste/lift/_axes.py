@@ -12,7 +12,20 @@ import jax.numpy as jnp
 from batiste.core import CollectionFilter, add_axis, remove_axis
 from batiste.module import Blueprint
 
-__all__ = ["AxisSpec", "In", "Out", "VariableAxes", "broadcast", "in_axis", "is_array_like", "move_in", "move_out", "out_axis", "size_along", "static_args"]
+__all__ = [
+    "AxisSpec",
+    "In",
+    "Out",
+    "VariableAxes",
+    "broadcast",
+    "in_axis",
+    "is_array_like",
+    "move_in",
+    "move_out",
+    "out_axis",
+    "size_along",
+    "static_args",
+]
 
 T = TypeVar("T")
 

@@ -135,7 +135,15 @@ def while_loop(
     """
     test, function = wrap_method_once(cond_fn), wrap_method_once(body_fn)
     filters = [carry_variables, broadcast_variables]
-    region = Region("while_loop", body_fn, (mdl,), filters, list(split_rngs), mutable=[True, False])
+    region = Region(
+        "while_loop",
+        body_fn,
+        (mdl,),
+        filters,
+        list(split_rngs),
+        mutable=[True, False],
+        splits=list(split_rngs.values()),
+    )
     region.rehearse(function, (mdl, init), {}, keep=[True, True])
     marks = list(split_rngs.values())
     shared = region.groups[1]
@@ -162,7 +170,9 @@ def while_loop(
         if made:
             names = ", ".join("/".join(place) for place in made)
             raise LoopVariableError(
-                transform="while_loop", path=region.path, names=names,
+                transform="while_loop",
+                path=region.path,
+                names=names,
                 options="carry_variables, and call body_fn once before the loop on init",
             )
         return region.whole(0, (carried,), written), left, value

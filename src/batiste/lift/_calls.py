@@ -119,9 +119,7 @@ def jit(
 
 
 def _run_jit(options: _Jit, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _run_whole(
-        "jit", jax.jit, options, options.static_argnums, options.static_argnames, function, args, kwargs
-    )
+    return _run_whole("jit", jax.jit, options, options.static_argnums, options.static_argnames, function, args, kwargs)
 
 
 def _run_whole(

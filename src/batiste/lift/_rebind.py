@@ -86,4 +86,3 @@ class Rebinder:
             state.cursors, state.children = dict(old.cursors), dict(old.children)
             state.is_set_up, state.reuses_names = old.in_setup, old.is_set_up
         return state
-

@@ -13,15 +13,32 @@ A body may be traced more than once (the branches of a conditional, a loop); eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from batiste.core import CollectionFilter, DenyList, Frame, Scope, Start, copy_tree, fold_numbers, in_filter, intersect_filters, union_filters
+import jax
+
+from batiste.core import (
+    CollectionFilter,
+    DenyList,
+    Drawn,
+    Frame,
+    Recorder,
+    Scope,
+    Start,
+    copy_tree,
+    fold_numbers,
+    in_filter,
+    intersect_filters,
+    union_filters,
+)
 from batiste.errors import MixedCallsError, TransformedModuleError
 from batiste.lift._rebind import Rebinder, modules_in
 from batiste.typing import Key
 
-__all__ = ["Groups", "Place", "Region", "Streams", "Written", "from_keys", "to_keys"]
+__all__ = ["Groups", "Place", "Region", "Stacking", "Streams", "Written", "from_keys", "to_keys"]
 
 Place: TypeAlias = tuple[str, ...]
 """The collection, the path and the name of a variable."""
@@ -37,6 +54,23 @@ Streams: TypeAlias = tuple[tuple[dict[str, Key], ...], ...]
 
 Written: TypeAlias = tuple[dict[Place, Any], ...]
 """What a body wrote, one dict for each group of collections."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stacking:
+    """How the variables of the calls of a body are stacked.
+
+    Attributes:
+      axes: for each group the axis along which calls have their own variables, or None.
+      size: the number of calls.
+      metadata: told to boxes about the axis.
+      passes: how often the body draws keys before it is run, the run included.
+    """
+
+    axes: Sequence[int | None]
+    size: int
+    metadata: Mapping[Any, Any]
+    passes: int = 1
 
 
 class Region:
@@ -59,6 +93,7 @@ class Region:
         rngs: Sequence[CollectionFilter],
         *,
         mutable: Sequence[bool] | None = None,
+        splits: Sequence[bool] | None = None,
     ) -> None:
         modules = [module for module in modules_in(arguments) if module.scope is not None]
         if not modules:
@@ -75,9 +110,13 @@ class Region:
         self.filters = _disjoint(variables)
         self._take()
         self._starts = [scope.start for scope in self.scopes]
+        self._splits = tuple(splits or [False] * len(rngs))
         self.streams: Streams = tuple(
-            tuple({n: key for n, (key, _) in streams.items() if in_filter(f, n)} for streams, _ in self._starts)
-            for f in _disjoint(rngs)
+            tuple(
+                {n: fold_numbers(*drawn) if is_split else drawn[0] for n, drawn in streams.items() if in_filter(f, n)}
+                for streams, _ in self._starts
+            )
+            for f, is_split in zip(_disjoint(rngs), self._splits, strict=True)
         )
         allowed = [f for f, change in zip(self.filters, mutable or [True] * len(self.filters), strict=True) if change]
         change: CollectionFilter = False
@@ -147,32 +186,123 @@ class Region:
         )
 
     def rehearse(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, keep: Sequence[bool]
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        keep: Sequence[bool],
+        groups: Groups | None = None,
     ) -> Region:
-        """On ``init``, run the body once without the transform, and make the variables that it shares between calls.
+        """On ``init``, run the body once without the transform, and make the variables that its calls share.
 
-        Only the first values are kept, and only of groups marked in ``keep``. Their initialisers are noted as anywhere
-        in ``init``, so that nothing of the body need be computed for them.
+        Only first values are kept, and only of groups marked in ``keep``. Their initialisers are noted as anywhere in
+        ``init``, so that nothing of the body need be computed for them.
+
+        Args:
+          function: the body.
+          args: its arguments, as one call of it sees them.
+          kwargs: its keyword arguments, likewise.
+          keep: for each group, whether its new variables are kept.
+          groups: the variables as one call sees them.
 
         Returns:
           The region over the variables as they are then.
         """
-        if not self.frame.initializing:
-            return self
+        if self.frame.initializing:
+            with self._counting_again():
+                frame, call = self._frame(
+                    groups or self.groups, self.streams, self._mutable, recorder=self.frame.recorder, is_rehearsal=True
+                )
+                call(function, args, kwargs)
+            created = frame.created
+            kept = {place: value for place, value in created.items() if keep[self._group_of(place)]}
+            if frame.recorder is not None:
+                for place in created.keys() - kept.keys():
+                    frame.recorder.forget(place)
+            self.scopes[0].publish(kept, as_made=True)
+            self._take()
+        return self
+
+    def stack(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        groups: Groups,
+        stacking: Stacking,
+    ) -> None:
+        """On ``init``, note the variables of which every call of the body has its own, stacked along an axis.
+
+        Args:
+          function: the body.
+          args: its arguments, as one call of it sees them.
+          kwargs: its keyword arguments, likewise.
+          groups: the variables as one call sees them.
+          stacking: how variables are stacked and keys split.
+        """
+        outer = self.frame
+        if outer.known is not None:
+            known = {place: value for place, value in outer.known.items() if self._is_stacked_here(place, stacking)}
+            self.scopes[0].publish(known, as_made=True)
+        elif outer.recorder is not None:
+            streams, origins = self._first_keys(stacking)
+            keys = [*outer.recorder.keys, *(key for group in streams for held in group for key in held.values())]
+            inner = Recorder(keys)
+            with self._counting_again():
+                for _ in range(stacking.passes):
+                    inner = Recorder(keys)
+                    frame, call = self._frame(groups, streams, self._mutable, recorder=inner, is_rehearsal=True)
+                    call(function, args, kwargs)
+            noted = [
+                place for place in frame.created if inner.has_noted(place) and self._is_stacked_here(place, stacking)
+            ]
+            made = {
+                place: outer.recorder.enter_stacked(
+                    place,
+                    inner,
+                    origins,
+                    axis=stacking.axes[self._group_of(place)] or 0,
+                    size=stacking.size,
+                    metadata=stacking.metadata,
+                )
+                for place in noted
+            }
+            self.scopes[0].publish(made, as_made=True)
+        self._take()
+
+    @contextlib.contextmanager
+    def _counting_again(self) -> Iterator[None]:
+        """Forget the keys that are drawn in the context, so that the body draws them again."""
         before = {place: dict(counts) for place, counts in self.frame.counters.items()}
-        frame, call = self._frame(self.groups, self.streams, self._mutable, is_rehearsal=True)
-        call(function, args, kwargs)
-        created: dict[Place, Any] = {}
-        for place, value in frame.created.items():
-            if any(mark and in_filter(f, place[0]) for f, mark in zip(self.filters, keep, strict=True)):
-                created[place] = value
-            elif frame.recorder is not None:
-                frame.recorder.forget(place)
-        self.scopes[0].publish(created, as_made=True)
+        yield
         self.frame.counters.clear()
         self.frame.counters.update(before)
-        self._take()
-        return self
+
+    def _group_of(self, place: Place) -> int:
+        return next(i for i, group in enumerate(self.filters) if in_filter(group, place[0]))
+
+    def _is_stacked_here(self, place: Place, stacking: Stacking) -> bool:
+        inside = any(place[1 : 1 + len(scope.path)] == scope.path for scope in self.scopes)
+        groups = [axis for axis, f in zip(stacking.axes, self.filters, strict=True) if in_filter(f, place[0])]
+        return inside and bool(groups) and groups[0] is not None
+
+    def _first_keys(self, stacking: Stacking) -> tuple[Streams, dict[int, Drawn]]:
+        """Return the keys of the first call of the body, and where those that come from a split come from."""
+        origins: dict[int, Drawn] = {}
+        streams: list[Any] = []
+        for group, is_split in zip(self.streams, self._splits, strict=True):
+            per_scope: list[dict[str, Key]] = []
+            for index, keys in enumerate(group):
+                held: dict[str, Key] = {}
+                for name, key in keys.items():
+                    held[name] = jax.random.split(key, stacking.size)[0] if is_split else key
+                    if is_split:
+                        origins[id(held[name])] = self._starts[index][0][name]
+                per_scope.append(held)
+            streams.append(tuple(per_scope))
+        return tuple(streams), origins
 
     def fold_streams(self, rng_filter: CollectionFilter) -> list[Start]:
         """Draw a key from each stream at each scope, for a transform inside of which keys begin there."""
@@ -182,11 +312,17 @@ class Region:
         ]
 
     def _begin(self, streams: Streams) -> list[Start]:
-        """Return for each scope where its keys begin in the body: as outside, with the keys that the body got."""
-        return [
-            ({name: (key, held[name][1]) for group in streams for name, key in group[index].items()}, path)
-            for index, (held, path) in enumerate(self._starts)
-        ]
+        """Return for each scope where its keys begin in the body: as outside, with the keys that the body got.
+
+        What comes before a split is folded into the key already.
+        """
+        starts: list[Start] = []
+        for index, (held, path) in enumerate(self._starts):
+            begun: dict[str, Drawn] = {}
+            for group, is_split in zip(streams, self._splits, strict=True):
+                begun.update({name: (key, () if is_split else held[name][1]) for name, key in group[index].items()})
+            starts.append((begun, path))
+        return starts
 
     def store(self, group: Group) -> None:
         """Store variables in the frame outside before the body runs, and take them into the region."""
@@ -212,13 +348,19 @@ class Region:
         starts: Sequence[Start] | None = None,
     ) -> Any:
         """Run the body without the transform during the abstract pass of ``init``, and store what it made and wrote."""
-        recorder = self.frame.recorder
+        outer = self.frame
         frame, call = self._frame(
-            self.groups, self.streams, self._mutable, starts=starts, recorder=recorder
+            self.groups,
+            self.streams,
+            self._mutable,
+            starts=starts,
+            recorder=outer.recorder,
+            is_rehearsal=outer.is_rehearsal,
         )
         output = call(function, args, kwargs)
         for group in self._written(frame):
             self.scopes[0].publish(group, as_made=True)
+        outer.created.update(frame.created)
         self.finish(())
         return output
 
@@ -242,7 +384,7 @@ class Region:
             key_scheme=outer.key_scheme,
             counters=outer.counters,
             known=outer.known,
-            recorder=outer.recorder if is_rehearsal else recorder,
+            recorder=recorder,
             is_rehearsal=is_rehearsal,
         )
         begins = self._begin(streams) if starts is None else starts
@@ -253,8 +395,7 @@ class Region:
                 return function(*rebinder.replace(args), **rebinder.replace(dict(kwargs)))
             finally:
                 frame.is_open = False
-                if not is_rehearsal:
-                    self._ending = rebinder
+                self._ending = rebinder
 
         return frame, call
 

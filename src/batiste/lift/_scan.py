@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from batiste.core import CollectionFilter
 from batiste.errors import LiftAxisSizeError, LoopVariableError
 from batiste.lift._axes import In, Out, VariableAxes, broadcast, in_axis, move_in, move_out, out_axis, size_along
-from batiste.lift._region import Region
+from batiste.lift._region import Region, Stacking
 from batiste.lift._target import Methods, lifted
 
 __all__ = ["scan"]
@@ -90,62 +90,87 @@ def scan(
     """
     del check_constancy_invariants
     options = _Options(
-        dict(variable_axes), variable_broadcast, variable_carry, dict(split_rngs), in_axes, out_axes, length, reverse,
-        unroll, data_transform, dict(metadata_params), _split_transpose,
+        dict(variable_axes),
+        variable_broadcast,
+        variable_carry,
+        dict(split_rngs),
+        in_axes,
+        out_axes,
+        length,
+        reverse,
+        unroll,
+        data_transform,
+        dict(metadata_params),
+        _split_transpose,
     )
     return lifted("scan", target, _run, options, methods=methods, keep_name=keep_name)
 
 
 def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    specs = list(options.variable_axes.values())
+    specs, splits = list(options.variable_axes.values()), list(options.split_rngs.values())
     filters = [options.variable_broadcast, options.variable_carry, *options.variable_axes]
-    region = Region("scan", function, (args, kwargs), filters, list(options.split_rngs))
+    region = Region("scan", function, (args, kwargs), filters, list(options.split_rngs), splits=splits)
+    metadata = options.metadata_params
     module, carry, inputs = args[0], args[1] if len(args) > 1 else None, args[2:]
-    in_axes = _per_input(options.in_axes, inputs)
+    in_axes = tuple(options.in_axes) if isinstance(options.in_axes, tuple | list) else (options.in_axes,) * len(inputs)
     ins = [None if isinstance(spec, Out) else in_axis(spec) for spec in specs]
     length = _length(options, region, inputs, in_axes, ins)
-    metadata = options.metadata_params
     stacked, join = _split_inputs(inputs, in_axes)
+
+    def slices() -> list[Any]:
+        """Return the stacked groups with that axis in front, and an empty one where they only come out."""
+        empty: Any = ({},) * len(region.scopes)
+        return [
+            empty if isinstance(spec, Out) else jax.tree.map(lambda x, a=axis: jnp.moveaxis(x, a, 0), group)
+            for spec, axis, group in zip(specs, ins, region.groups[2:], strict=True)
+        ]
+
+    def step_groups(shared: Any, carried: Any, slices: list[Any]) -> tuple[Any, ...]:
+        return (shared, carried, *(move_in(g, a, metadata) for g, a in zip(slices, ins, strict=True)))
+
+    def first_groups() -> tuple[Any, ...]:
+        return step_groups(*region.groups[:2], jax.tree.map(lambda x: x[0], slices()))
+
     if length and region.frame.initializing:
-        first = join(jax.tree.map(lambda x: x[0], stacked))
-        region.rehearse(function, (module, carry, *first), kwargs, keep=[True, True, *(False for _ in specs)])
-    shared_group, carried_group, *stacked_groups = region.groups
-    sliced = [
-        () if isinstance(spec, Out) else jax.tree.map(lambda x, a=axis: jnp.moveaxis(x, a, 0), group)
-        for spec, axis, group in zip(specs, ins, stacked_groups, strict=True)
-    ]
+        call = (function, (module, carry, *join(jax.tree.map(lambda x: x[0], stacked))), kwargs)
+        region.rehearse(*call, keep=[True, True, *(False for _ in specs)], groups=first_groups())
+        axes = [None, None, *(None if isinstance(spec, In) else out_axis(spec) for spec in specs)]
+        region.stack(*call, groups=first_groups(), stacking=Stacking(axes, length, metadata, passes=2))
+    shared_group, carried_group = region.groups[:2]
 
     def body(state: Any, step: Any) -> Any:
-        carried, carry = state
-        slices, keys, inputs = step
-        seen = [move_in(g, a, metadata) if g else ({},) * len(region.scopes) for g, a in zip(slices, ins, strict=True)]
-        groups, streams = (shared_group, carried, *seen), _join_streams(keys, split_marks, region.streams)
+        (carried, carry), (step_slices, keys, inputs) = state, step
+        groups = step_groups(shared_group, carried, step_slices)
+        streams = tuple(k if is_split else g for k, is_split, g in zip(keys, splits, region.streams, strict=True))
         if options.data_transform is not None:
             groups, streams = options.data_transform(groups, streams)
-        (carry, outputs), written = region.run(
-            function, groups, streams, (module, carry, *join(inputs)), kwargs
-        )
+        (carry, outputs), written = region.run(function, groups, streams, (module, carry, *join(inputs)), kwargs)
         if written[0]:
             names = ", ".join(sorted("/".join(place) for place in written[0]))
             raise LoopVariableError(
                 transform="scan", path=region.path, names=names, options="variable_carry or variable_axes"
             )
         kept = [
-            {} if isinstance(spec, In) else move_out(w, out_axis(spec), metadata)
-            for w, spec in zip(written[2:], specs, strict=True)
+            {} if isinstance(spec, In) else move_out(values, out_axis(spec), metadata)
+            for values, spec in zip(written[2:], specs, strict=True)
         ]
         return (region.whole(1, groups, written), carry), (outputs, kept)
 
-    split_marks = list(options.split_rngs.values())
     keys = [
         jax.tree.map(lambda key: jax.random.split(key, length), group) if is_split else ()
-        for group, is_split in zip(region.streams, split_marks, strict=True)
+        for group, is_split in zip(region.streams, splits, strict=True)
     ]
-    if any(region.streams):  # keys are counted as if the body had been traced once before, as Flax Linen traces it
-        jax.eval_shape(body, (carried_group, carry), jax.tree.map(lambda x: x[0], (sliced, keys, stacked)))
+    first, steps = (carried_group, carry), (slices(), keys, stacked)
+    if any(map(any, region.streams)):  # keys are counted as if the body had been traced before, as Flax Linen does
+        jax.eval_shape(body, first, jax.tree.map(lambda x: x[0], steps))
     (carried, carry), (outputs, kept) = jax.lax.scan(
-        body, (carried_group, carry), (sliced, keys, stacked), length=length, reverse=options.reverse,
-        unroll=options.unroll, _split_transpose=options.split_transpose,
+        body,
+        first,
+        steps,
+        length=length,
+        reverse=options.reverse,
+        unroll=options.unroll,
+        _split_transpose=options.split_transpose,
     )
     written = [
         jax.tree.map(lambda x, a=out_axis(spec): jnp.moveaxis(x, 0, a), values)
@@ -153,11 +178,6 @@ def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...],
     ]
     region.finish(({}, region.changes(carried), *written))
     return carry, _from_front(outputs, options.out_axes)
-
-
-def _per_input(in_axes: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return one axis specification for each input."""
-    return tuple(in_axes) if isinstance(in_axes, tuple | list) else (in_axes,) * len(inputs)
 
 
 def _is_axis(value: Any) -> bool:
@@ -201,16 +221,14 @@ class _Whole:
     value: Any
 
 
-def _join_streams(keys: list[Any], marks: list[bool], streams: Any) -> tuple[Any, ...]:
-    return tuple(split if mark else group for split, mark, group in zip(keys, marks, streams, strict=True))
-
-
 def _length(
     options: _Options, region: Region, inputs: tuple[Any, ...], in_axes: tuple[Any, ...], ins: list[Any]
 ) -> int:
     if len(in_axes) != len(inputs):
         raise LiftAxisSizeError(
-            transform="scan", path=region.path, problem=f"{len(in_axes)} in_axes for {len(inputs)} inputs",
+            transform="scan",
+            path=region.path,
+            problem=f"{len(in_axes)} in_axes for {len(inputs)} inputs",
             advice="Give one axis for each input after the carry, or one for all.",
         )
     found = size_along(inputs, in_axes)
@@ -222,7 +240,9 @@ def _length(
     if len(found) != 1:
         problem = "no input that tells the number of steps" if not found else f"the numbers of steps {sorted(found)}"
         raise LiftAxisSizeError(
-            transform="scan", path=region.path, problem=problem,
+            transform="scan",
+            path=region.path,
+            problem=problem,
             advice="Give length=, and make every input and every stacked variable as long along its axis.",
         )
     return found.pop()

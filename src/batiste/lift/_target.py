@@ -87,8 +87,7 @@ class _Recipe:
     def make(self) -> type[Blueprint]:
         base: Any = self.target
         space: dict[str, Any] = {
-            method: _lifted_method(getattr(base, method), self.run, options)
-            for method, options in self.methods.items()
+            method: _lifted_method(getattr(base, method), self.run, options) for method, options in self.methods.items()
         }
         space |= {"lifted_from_": base, "__module__": base.__module__, "__doc__": base.__doc__}
         space["__qualname__"] = f"{self.prefix}{base.__qualname__}"

@@ -67,7 +67,11 @@ def map_variables(
 def _run_map(options: _Options, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     may_change = options.mutable or options.init
     region = Region(
-        "map_variables", function, (args, kwargs), [options.mapped, options.variables], [options.rngs],
+        "map_variables",
+        function,
+        (args, kwargs),
+        [options.mapped, options.variables],
+        [options.rngs],
         mutable=[may_change, True],
     )
     if options.init and region.frame.initializing:

@@ -12,7 +12,7 @@ import jax
 from batiste.core import CollectionFilter
 from batiste.errors import LiftAxisSizeError
 from batiste.lift._axes import In, Out, VariableAxes, in_axis, is_array_like, move_in, move_out, out_axis, size_along
-from batiste.lift._region import Region
+from batiste.lift._region import Region, Stacking
 from batiste.lift._target import Methods, lifted
 
 __all__ = ["vmap"]
@@ -69,55 +69,78 @@ def vmap(
       LiftAxisSizeError: if the extent of the axis is unknown or differs.
     """
     options = _Options(
-        dict(variable_axes), dict(split_rngs), in_axes, out_axes, axis_size, axis_name, spmd_axis_name,
+        dict(variable_axes),
+        dict(split_rngs),
+        in_axes,
+        out_axes,
+        axis_size,
+        axis_name,
+        spmd_axis_name,
         dict(metadata_params),
     )
     return lifted("vmap", target, _run, options, methods=methods, keep_name=keep_name)
 
 
 def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    specs = list(options.variable_axes.values())
-    split = list(options.split_rngs.values())
-    region = Region("vmap", function, (args, kwargs), list(options.variable_axes), list(options.split_rngs))
+    specs, splits = list(options.variable_axes.values()), list(options.split_rngs.values())
+    region = Region(
+        "vmap", function, (args, kwargs), list(options.variable_axes), list(options.split_rngs), splits=splits
+    )
+    metadata = options.metadata_params
     ins = [None if isinstance(spec, Out) else in_axis(spec) for spec in specs]
     outs = [None if isinstance(spec, In) else out_axis(spec) for spec in specs]
     modules, inputs = args[:1], args[1:]
-    in_axes = options.in_axes if isinstance(options.in_axes, tuple | list) else (options.in_axes,) * len(inputs)
+    in_axes = tuple(options.in_axes) if isinstance(options.in_axes, tuple | list) else (options.in_axes,) * len(inputs)
     mapped_kwargs = {name: value for name, value in kwargs.items() if _is_array_tree(value)}
     fixed_kwargs = {name: value for name, value in kwargs.items() if name not in mapped_kwargs}
-    groups = tuple(() if isinstance(s, Out) else g for s, g in zip(specs, region.groups, strict=True))
-    size = _size(options, region, inputs, tuple(in_axes), mapped_kwargs, ins)
-    metadata = options.metadata_params
-    if any(axis is None for axis in ins) and region.frame.initializing:
-        first = jax.tree.map(
-            lambda axis, part: part if axis is None else jax.tree.map(lambda x: jax.numpy.take(x, 0, axis), part),
-            tuple(in_axes), inputs, is_leaf=lambda a: a is None or isinstance(a, int),
-        )
-        first_kwargs = jax.tree.map(lambda x: x[0], mapped_kwargs)
-        region.rehearse(function, (*modules, *first), first_kwargs | fixed_kwargs, keep=[a is None for a in ins])
-        groups = tuple(() if isinstance(s, Out) else g for s, g in zip(specs, region.groups, strict=True))
+    size = _size(options, region, inputs, in_axes, mapped_kwargs, ins)
+
+    def seen() -> tuple[Any, ...]:
+        """Return the groups of variables that the body gets, an empty one where they only come out."""
+        empty: Any = ({},) * len(region.scopes)
+        return tuple(empty if isinstance(s, Out) else g for s, g in zip(specs, region.groups, strict=True))
+
+    def one_of(groups: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(move_in(_first(axis, group), axis, metadata) for axis, group in zip(ins, groups, strict=True))
+
+    if region.frame.initializing:
+        call = (function, (*modules, *map(_first, in_axes, inputs)), _first(0, mapped_kwargs) | fixed_kwargs)
+        region.rehearse(*call, keep=[axis is None for axis in outs], groups=one_of(seen()))
+        region.stack(*call, groups=one_of(seen()), stacking=Stacking(outs, size, metadata))
 
     def body(groups: Any, streams: Any, inputs: Any, mapped: Any) -> Any:
-        seen = tuple(move_in(g, axis, metadata) if g else ({},) * len(region.scopes) for g, axis in zip(groups, ins, strict=True))
-        output, written = region.run(function, seen, streams, (*modules, *inputs), mapped | fixed_kwargs)
-        kept = [() if isinstance(spec, In) else move_out(w, axis, metadata) for w, axis, spec in zip(written, outs, specs, strict=True)]
+        groups = tuple(move_in(group, axis, metadata) for group, axis in zip(groups, ins, strict=True))
+        output, written = region.run(function, groups, streams, (*modules, *inputs), mapped | fixed_kwargs)
+        kept = [
+            {} if isinstance(spec, In) else move_out(values, axis, metadata)
+            for values, axis, spec in zip(written, outs, specs, strict=True)
+        ]
         return output, kept
 
     streams = tuple(
         jax.tree.map(lambda key: jax.random.split(key, size), group) if is_split else group
-        for group, is_split in zip(region.streams, split, strict=True)
+        for group, is_split in zip(region.streams, splits, strict=True)
     )
     mapped = jax.vmap(
         body,
-        in_axes=(tuple(ins), tuple(0 if is_split else None for is_split in split), tuple(in_axes), 0),
+        in_axes=(tuple(ins), tuple(0 if is_split else None for is_split in splits), in_axes, 0),
         out_axes=(options.out_axes, outs),
         axis_size=size,
         axis_name=options.axis_name,
         spmd_axis_name=options.spmd_axis_name,
     )
-    output, written = mapped(groups, streams, inputs, mapped_kwargs)
-    region.finish(tuple(w or {} for w in written))
+    output, written = mapped(seen(), streams, inputs, mapped_kwargs)
+    region.finish(tuple(written))
     return output
+
+
+def _first(axes: Any, tree: Any) -> Any:
+    """Return the first entry of arrays along the axes that ``axes``, a prefix of the tree, gives."""
+
+    def take(axis: int | None, part: Any) -> Any:
+        return part if axis is None else jax.tree.map(lambda x: jax.lax.index_in_dim(x, 0, axis, keepdims=False), part)
+
+    return jax.tree.map(take, axes, tree, is_leaf=lambda axis: axis is None or isinstance(axis, int))
 
 
 def _is_array_tree(value: Any) -> bool:
@@ -130,7 +153,9 @@ def _size(
 ) -> int:
     if len(in_axes) != len(inputs):
         raise LiftAxisSizeError(
-            transform="vmap", path=region.path, problem=f"{len(in_axes)} in_axes for {len(inputs)} arguments",
+            transform="vmap",
+            path=region.path,
+            problem=f"{len(in_axes)} in_axes for {len(inputs)} arguments",
             advice="Give one axis for each argument after the module, or one for all.",
         )
     found = size_along(inputs, in_axes) | size_along(kwargs, 0)
@@ -142,7 +167,9 @@ def _size(
     if len(found) != 1:
         problem = "no argument and no variable with the mapped axis" if not found else f"the extents {sorted(found)}"
         raise LiftAxisSizeError(
-            transform="vmap", path=region.path, problem=problem,
+            transform="vmap",
+            path=region.path,
+            problem=problem,
             advice="Give axis_size=, and make every mapped argument and variable as long along its axis.",
         )
     return found.pop()

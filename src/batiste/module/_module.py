@@ -134,6 +134,7 @@ class Module(Blueprint):
         state, scope = parent._state, parent.scope
         if scope is None:
             raise CallUnboundModuleError(path=type(parent).__name__, call=f"{type(self).__name__}(parent=...)")
+        scope.check_open()
         if not state.allows_children:
             raise AssignSubModuleError(child=type(self).__name__, path=_where(parent), method="being run")
         if self.name is None:
