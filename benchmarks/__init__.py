@@ -1,0 +1,1 @@
+"""Benchmarks: batiste beside raw JAX and its peers, in one run each."""

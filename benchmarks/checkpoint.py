@@ -1,0 +1,202 @@
+"""Checkpoints beside Orbax alone, safetensors, Flax's MessagePack and, where it is installed, PyTorch.
+
+``python -m benchmarks.checkpoint --size-mb 1000`` saves, opens, restores and reads a part of two trees of that size:
+one of a few large leaves, one of 2,000. Medians of some rounds, in which the programs take turns; the ratio is to
+Orbax for folders and to safetensors for single files. Times are of a warm page cache and with every flush to the disk
+that a program makes.
+
+The last lines say what digests and the manifest cost, measured inside the same saves and restores.
+"""
+
+import argparse
+import importlib.util
+import logging
+import os
+import shutil
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import flax.serialization
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from orbax.checkpoint import v1 as orbax
+
+from batiste import checkpoint, tree
+
+Action = Callable[[], Any]
+Contender = dict[str, Action]
+OPERATIONS = ("save", "open", "restore", "part")
+
+
+def make_tree(megabytes: int, leaves: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    size = megabytes * (1 << 20) // 4 // leaves
+    return {f"block_{number}": {"kernel": rng.standard_normal(size, dtype=np.float32)} for number in range(leaves)}
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def ours(path: Path, made: dict[str, Any]) -> Contender:
+    def part() -> None:
+        jax.tree.map(lambda leaf: leaf.read(), checkpoint.open(path)["block_0/**"])
+
+    return {
+        "save": lambda: checkpoint.save(path, made),
+        "open": lambda: checkpoint.open(path),
+        "restore": lambda: checkpoint.restore(path),
+        "part": part,
+    }
+
+
+def orbax_alone(path: Path, made: dict[str, Any], *, compress: bool) -> Contender:
+    def save() -> None:
+        context = orbax.Context()
+        context.array.saving.use_compression = compress
+        with context:
+            orbax.save(path, made)
+
+    def part() -> None:
+        context = orbax.Context()
+        context.pytree.loading.partial_load = True
+        with context:
+            orbax.load(path, {"block_0": {"kernel": made["block_0"]["kernel"]}})
+
+    return {"save": save, "open": lambda: orbax.metadata(path), "restore": lambda: orbax.load(path), "part": part}
+
+
+def safetensors_alone(path: Path, made: dict[str, Any]) -> Contender:
+    flat = tree.flatten(made)
+
+    def opened() -> list[str]:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return list(file.keys())
+
+    def part() -> Any:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return file.get_tensor("block_0/kernel")
+
+    return {
+        "save": lambda: safetensors.numpy.save_file(flat, path),
+        "open": opened,
+        "restore": lambda: safetensors.numpy.load_file(path),
+        "part": part,
+    }
+
+
+def flax_msgpack(path: Path, made: dict[str, Any]) -> Contender:
+    def restore() -> Any:
+        return flax.serialization.msgpack_restore(path.read_bytes())
+
+    return {"save": lambda: path.write_bytes(flax.serialization.to_bytes(made)), "restore": restore}
+
+
+def pytorch(path: Path, made: dict[str, Any]) -> Contender:
+    torch: Any = importlib.import_module("torch")
+    state = {name: torch.from_numpy(leaf) for name, leaf in tree.flatten(made).items()}
+    return {"save": lambda: torch.save(state, path), "restore": lambda: torch.load(path, weights_only=True)}
+
+
+def contenders(folder: Path, made: dict[str, Any]) -> dict[str, tuple[Path, Contender]]:
+    paths = {
+        "batiste, folder": folder / "ours",
+        "Orbax v1, uncompressed": folder / "orbax_raw",
+        "Orbax v1": folder / "orbax",
+        "batiste, file": folder / "ours.safetensors",
+        "safetensors": folder / "theirs.safetensors",
+        "Flax MessagePack": folder / "flax.msgpack",
+    }
+    found = {
+        "batiste, folder": ours(paths["batiste, folder"], made),
+        "Orbax v1, uncompressed": orbax_alone(paths["Orbax v1, uncompressed"], made, compress=False),
+        "Orbax v1": orbax_alone(paths["Orbax v1"], made, compress=True),
+        "batiste, file": ours(paths["batiste, file"], made),
+        "safetensors": safetensors_alone(paths["safetensors"], made),
+        "Flax MessagePack": flax_msgpack(paths["Flax MessagePack"], made),
+    }
+    if importlib.util.find_spec("torch") is not None:
+        paths["PyTorch"] = folder / "torch.pt"
+        found["PyTorch"] = pytorch(paths["PyTorch"], made)
+    return {name: (paths[name], contender) for name, contender in found.items()}
+
+
+def measure(made: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
+    seconds: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        everyone = contenders(Path(folder), made)
+        for number in range(rounds + 1):  # the first round warms up and is not counted
+            for name, (path, contender) in everyone.items():
+                remove(path)
+                for operation in OPERATIONS:
+                    if operation in contender:
+                        start = time.perf_counter()
+                        result = contender[operation]()
+                        taken = time.perf_counter() - start
+                        del result
+                        if number:
+                            seconds.setdefault(name, {}).setdefault(operation, []).append(taken)
+    return {name: {op: statistics.median(each) for op, each in row.items()} for name, row in seconds.items()}
+
+
+def report(title: str, found: dict[str, dict[str, float]]) -> None:
+    print(f"\n{title}")
+    print(f"{'':26}" + "".join(f"{operation + ' ms':>12}{'ratio':>8}" for operation in OPERATIONS))
+    for name, row in found.items():
+        folder = name.startswith("Orbax") or name.endswith("folder")
+        base = found["Orbax v1" if folder else "safetensors"]
+        cells = "".join(
+            f"{1e3 * row[operation]:12.1f}{row[operation] / base[operation]:8.2f}"
+            if operation in row
+            else f"{'-':>12}{'':8}"
+            for operation in OPERATIONS
+        )
+        print(f"{name:26}{cells}")
+
+
+def price_of_digests(made: dict[str, Any], save: float) -> None:
+    """What a save spends on digests: of every leaf before, and of every file after."""
+    from batiste.checkpoint._arrays import digest_array
+    from batiste.checkpoint._files import digest_files
+
+    leaves = jax.tree.leaves(made)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(Path(folder, "one"), made)
+        seconds: list[float] = []
+        for _ in range(5):
+            start = time.perf_counter()
+            for leaf in leaves:
+                digest_array(leaf)
+            digest_files(Path(folder, "one"))
+            seconds.append(time.perf_counter() - start)
+    spent = statistics.median(seconds)
+    print(f"digests of leaves and files: {1e3 * spent:.1f} ms, {100 * spent / save:.1f}% of a save")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size-mb", type=int, default=1000, help="the size of each tree")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for leaves in (max(1, options.size_mb // 10), 2000):
+        made = make_tree(options.size_mb, leaves)
+        found = measure(made, options.rounds)
+        report(f"{options.size_mb} MB in {leaves} leaves, medians of {options.rounds}", found)
+        price_of_digests(made, found["batiste, folder"]["save"])
+
+
+if __name__ == "__main__":
+    main()

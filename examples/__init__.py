@@ -1,0 +1,1 @@
+"""Programs that show batiste at work; each is run in the tests."""
