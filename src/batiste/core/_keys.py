@@ -93,7 +93,8 @@ def streams_from(rngs: Any, where: str) -> dict[str, Array]:
     for name, key in named.items():
         if not is_key(key):
             given = f"an array of shape {jnp.shape(key)}" if hasattr(key, "shape") else f"{key!r}"
-            raise InvalidRngError(path=where, problem=f"the stream {name!r} was given {given}, which is no random key")
+            problem = f"the stream {name!r} was given {given}, which is no random key"
+            raise InvalidRngError(path=where, problem=problem, nearest="")
         streams[str(name)] = jnp.asarray(key) if isinstance(key, np.ndarray) else key
     return streams
 

@@ -208,10 +208,8 @@ class Scope:
 
         Raises:
           InvalidRngError: if neither ``name`` nor ``params`` was given.
-          JaxTransformError: inside a JAX transform that began after the call.
         """
         self.check_open()
-        self.check_trace(f"draws a random key from {name!r}")
         return fold_numbers(*self.draw(name))
 
     def draw(self, name: str) -> tuple[Key, tuple[int, ...]]:
@@ -222,8 +220,8 @@ class Scope:
             if held is None:
                 given = ", ".join(map(repr, self._streams)) or "none"
                 guess = nearest(name, self._streams)
-                problem = f"it needs the stream {name!r}, and the streams given are: {given}{guess}"
-                raise InvalidRngError(path=self.path_text, problem=problem)
+                problem = f"it needs the stream {name!r}, and the streams given are: {given}"
+                raise InvalidRngError(path=self.path_text, problem=problem, nearest=guess)
             name = "params"
         counters = self.frame.counters.get(self.path)
         if counters is None:
@@ -392,17 +390,15 @@ class Scope:
         drawn: tuple[Key, tuple[int, ...]] | None,
     ) -> Any:
         """Make the first value of a variable, and store it. ``drawn`` is the key for it, if it is drawn at all."""
-        self.check_trace(f"makes the variable {name!r} of {collection!r}")
         frame = self.frame
         place = (collection, *self.path, name)
         if frame.known is not None and place in frame.known:
             value = frame.known[place]
         elif frame.recorder is not None:
             value = frame.recorder.enter(frame, place, init_fn, args, kwargs, drawn=drawn)
-        elif drawn is not None:
-            value = init_fn(fold_numbers(*drawn), *args, **kwargs)
         else:
-            value = init_fn(*args, **kwargs)
+            self.check_trace(f"makes the variable {name!r} of {collection!r}")
+            value = init_fn(*args, **kwargs) if drawn is None else init_fn(fold_numbers(*drawn), *args, **kwargs)
         frame.written[place] = None
         if frame.is_rehearsal:
             frame.created[place] = value

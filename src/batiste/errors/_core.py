@@ -34,7 +34,7 @@ class InvalidRngError(BatisteError):
     """A random stream is missing, or what was given for it is no random key."""
 
     code = "core/invalid-rng"
-    message = "{path} has no random key to draw from: {problem}."
+    message = "{path} has no random key to draw from: {problem}.{nearest}"
     hint = "Give one key per stream: rngs={{'params': jax.random.key(0), 'dropout': jax.random.key(1)}}."
 
 

@@ -29,7 +29,7 @@ class AssignSubModuleError(BatisteError):
     """A submodule is made in a method that is neither compact nor ``setup``."""
 
     code = "module/submodule-outside-setup"
-    message = "{child} is made in {path} within the method {method}, which is neither setup nor marked @nn.compact."
+    message = "{child} is made in {path} within a method that is neither setup nor marked @nn.compact."
     hint = "Make it in setup (self.layer = {child}(...)), or mark the method with @nn.compact."
 
 
@@ -93,7 +93,7 @@ class SetAttributeFrozenModuleError(BatisteError):
     """An attribute is assigned after construction or ``setup``."""
 
     code = "module/frozen"
-    message = "{path}.{name} is assigned {when}; modules do not change while they run."
+    message = "The attribute {name!r} of {path} is assigned {when}; modules do not change while they run."
     hint = "{advice}"
 
 

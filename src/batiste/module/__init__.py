@@ -7,6 +7,7 @@ from batiste.module._context import InterceptorContext, intercept_methods
 from batiste.module._fields import blueprint_fields
 from batiste.module._functional import apply, init, init_with_output, merge_param, share_scope
 from batiste.module._module import Module
+from batiste.module._tabulate import tabulate
 from batiste.module._wrap import compact, compact_name_scope, nowrap, wrap_method_once
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "merge_param",
     "nowrap",
     "share_scope",
+    "tabulate",
     "wrap_method_once",
 ]

@@ -10,17 +10,21 @@ containers are never changed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from batiste.module._blueprint import Blueprint
 
-__all__ = ["adopt", "map_modules"]
+__all__ = ["adopt", "map_modules", "may_hold_modules"]
 
-_PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None), type, np.dtype, type(lambda: None)})
+
+@functools.lru_cache(maxsize=4096)
+def may_hold_modules(kind: type) -> bool:
+    """Return whether values of a class are modules, containers or dataclasses, in which modules can be."""
+    return issubclass(kind, Blueprint | tuple | list | Mapping) or dataclasses.is_dataclass(kind)
 
 
 def map_modules(function: Any, value: Any, suffix: str = "", *, freeze: bool = True) -> Any:
@@ -33,18 +37,23 @@ def map_modules(function: Any, value: Any, suffix: str = "", *, freeze: bool = T
       freeze: whether lists become tuples.
     """
     kind: Any = type(value)
-    if kind in _PLAIN:
+    if not may_hold_modules(kind):
         return value
     if isinstance(value, Blueprint):
         return function(suffix, value)
     if isinstance(value, tuple):
         items: Any = value
         names: Any = getattr(kind, "_fields", None) or range(len(items))
-        mapped = [map_modules(function, item, f"{suffix}_{name}", freeze=freeze) for name, item in zip(names, items, strict=True)]
+        mapped = [
+            map_modules(function, item, f"{suffix}_{name}", freeze=freeze)
+            for name, item in zip(names, items, strict=True)
+        ]
         return kind(*mapped) if hasattr(kind, "_fields") else tuple(mapped)
     if isinstance(value, list):
         elements: Any = value
-        listed = [map_modules(function, item, f"{suffix}_{index}", freeze=freeze) for index, item in enumerate(elements)]
+        listed = [
+            map_modules(function, item, f"{suffix}_{index}", freeze=freeze) for index, item in enumerate(elements)
+        ]
         return tuple(listed) if freeze else listed
     if isinstance(value, Mapping):
         pairs: Any = value
@@ -66,7 +75,7 @@ def adopt(owner: Blueprint, name: str, value: Any) -> Any:
       name: the attribute that holds the value; the submodules are named after it.
       value: a module, or nested containers with modules.
     """
-    if type(value) in _PLAIN:
+    if not may_hold_modules(type(value)):
         return value
     waiting: list[Blueprint] = []
 

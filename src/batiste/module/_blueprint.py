@@ -8,8 +8,9 @@ call.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, dataclass_transform
 
 from batiste.core import Scope
 
@@ -90,6 +91,7 @@ class ModuleState:
         return f"{prefix}_{number}"
 
 
+@dataclass_transform(eq_default=True, field_specifiers=(dataclasses.field,))
 class Blueprint:
     """The bare base of modules: what each of them has, and nothing that they do.
 

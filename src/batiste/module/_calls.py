@@ -117,9 +117,7 @@ class Applier:
         module = self.module
         function = resolve_method(module, method)
         capture, mutable = _captures(capture_intermediates, mutable)
-        scope = open_scope(
-            variables, rngs, mutable=mutable, key_scheme=key_scheme, where=type(module).__name__
-        )
+        scope = open_scope(variables, rngs, mutable=mutable, key_scheme=key_scheme, where=type(module).__name__)
         token = CURRENT.set(None)
         try:
             with capturing(capture):

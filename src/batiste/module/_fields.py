@@ -14,8 +14,9 @@ from typing import Any
 from batiste.core import Fingerprint, fingerprint
 from batiste.errors import ReservedModuleAttributeError
 from batiste.module._blueprint import Blueprint
+from batiste.module._constructor import make_constructor, needs_dataclass_constructor
 
-__all__ = ["blueprint_fields", "compared_values", "describe", "make_dataclass", "value_of"]
+__all__ = ["blueprint_fields", "class_defaults", "compared_values", "describe", "make_dataclass", "value_of"]
 
 _OWN = frozenset({"name", "parent"})
 _UNCOMPARED = frozenset({"_state", "_value", "name", "parent", "scope"})
@@ -36,15 +37,24 @@ def make_dataclass(cls: type[Blueprint], *, kw_only: bool) -> None:
     taken = sorted((_OWN | {"scope"}) & set(annotated) | {n for n in ("parent", "scope") if n in cls.__dict__})
     if taken:
         raise ReservedModuleAttributeError(path=cls.__name__, names=", ".join(map(repr, taken)))
-    dataclasses.dataclass(eq=False, repr=False, kw_only=kw_only)(cls)
-    names = tuple(field.name for field in dataclasses.fields(cls) if field.init and field.name not in _OWN)
-    cls.blueprint_names_ = names
+    is_ours = "__init__" not in cls.__dict__ and not needs_dataclass_constructor(cls)
+    dataclasses.dataclass(init=not is_ours, eq=False, repr=False, kw_only=kw_only)(cls)
+    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+    if is_ours:
+        cls.__init__ = make_constructor(cls, fields)
+    cls.blueprint_names_ = tuple(field.name for field in fields if field.init and field.name not in _OWN)
 
 
 def blueprint_fields(module: Blueprint) -> dict[str, Any]:
     """Return the values that the constructor takes, without name and parent."""
     values = module.__dict__
     return {name: values[name] if name in values else getattr(module, name) for name in module.blueprint_names_}
+
+
+def class_defaults(cls: type[Blueprint]) -> dict[str, Any]:
+    """Return the default value of each field that has one."""
+    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
 
 
 def compared_values(module: Blueprint) -> tuple[tuple[str, Any], ...]:
@@ -78,7 +88,9 @@ def value_of(module: Blueprint) -> Fingerprint:
 def describe(module: Blueprint) -> str:
     """Return the call that makes the module, without the fields that have their default value."""
     fields: dict[str, Any] = type(module).__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    shown = [f"{n}={_written(v)}" for n, v in blueprint_fields(module).items() if fields[n].repr and _differs(fields[n], v)]
+    shown = [
+        f"{n}={_written(v)}" for n, v in blueprint_fields(module).items() if fields[n].repr and _differs(fields[n], v)
+    ]
     if module.__dict__.get("name") is not None:
         shown.append(f"name={module.name!r}")
     line = f"{type(module).__name__}({', '.join(shown)})"
@@ -107,4 +119,3 @@ def _differs(field: dataclasses.Field[Any], value: Any) -> bool:
         return not (type(value) is type(default) and fingerprint(value) == fingerprint(default))
     except TypeError:
         return True
-

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, cast, dataclass_transform, overload
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar, cast, overload
 
 import jax
-import jax.numpy as jnp
 
-from batiste.core import CollectionFilter, KeyScheme, Scope, Variable, open_scope
+from batiste.core import CollectionFilter, KeyScheme, Scope, open_scope
 from batiste.errors import (
     AssignSubModuleError,
     CallUnbindOnUnboundModuleError,
@@ -26,18 +25,21 @@ from batiste.errors import (
     SetAttributeFrozenModuleError,
     SetAttributeInModuleSetupError,
     UnknownModuleAttributeError,
-    VariableOutsideSetupError,
     nearest,
 )
-from batiste.module._adopt import adopt, map_modules
+from batiste.module._adopt import adopt, map_modules, may_hold_modules
 from batiste.module._blueprint import UNSPECIFIED, Blueprint, ModuleState, Unspecified
 from batiste.module._calls import INIT_MUTABLE, Applier, bound_copy, init_with
 from batiste.module._context import CURRENT, CaptureFilter, InterceptorContext, intercept_methods
-from batiste.module._fields import blueprint_fields, compared_values, describe, make_dataclass, value_of
+from batiste.module._fields import blueprint_fields, class_defaults, compared_values, describe, make_dataclass, value_of
+from batiste.module._tabulate import tabulate
+from batiste.module._variables import VariableAccess, holder_text, where
 from batiste.module._wrap import compact, wrap_class
-from batiste.typing import Key, MutableVariables, Rngs, Variables
+from batiste.typing import MutableVariables, Rngs, Variables
 
 __all__ = ["Module"]
+
+_UNSAVED = frozenset({"_state", "_value", "scope", "parent"})
 
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
@@ -64,8 +66,7 @@ def _apply_of_class(module: Any, *args: Any, **kwargs: Any) -> Any:
     return Applier(module)(*args, **kwargs)
 
 
-@dataclass_transform(eq_default=True, field_specifiers=(dataclasses.field,))
-class Module(Blueprint):
+class Module(VariableAccess):
     """The base of every layer and model: a dataclass that describes a function of variables.
 
     Attributes:
@@ -83,7 +84,9 @@ class Module(Blueprint):
     """
 
     if TYPE_CHECKING:
-        parent: Blueprint | Scope | Unspecified | None = dataclasses.field(default=UNSPECIFIED, kw_only=True, repr=False)
+        parent: Blueprint | Scope | Unspecified | None = dataclasses.field(
+            default=UNSPECIFIED, kw_only=True, repr=False
+        )
         name: str | None = dataclasses.field(default=None, kw_only=True)
     else:
         parent: Any = dataclasses.field(default=UNSPECIFIED, kw_only=True, repr=False, compare=False)
@@ -124,9 +127,10 @@ class Module(Blueprint):
         values = self.__dict__
         for name in self.blueprint_names_:
             value = values.get(name)
-            adopted = adopt(self, name, value)
-            if adopted is not value:
-                values[name] = adopted
+            if may_hold_modules(type(value)):
+                adopted = adopt(self, name, value)
+                if adopted is not value:
+                    values[name] = adopted
         self._state.is_attached = True
 
     def _child_scope(self, parent: Blueprint) -> Scope:
@@ -136,7 +140,7 @@ class Module(Blueprint):
             raise CallUnboundModuleError(path=type(parent).__name__, call=f"{type(self).__name__}(parent=...)")
         scope.check_open()
         if not state.allows_children:
-            raise AssignSubModuleError(child=type(self).__name__, path=_where(parent), method="being run")
+            raise AssignSubModuleError(child=type(self).__name__, path=where(parent))
         if self.name is None:
             self.__dict__["name"] = state.next_name(type(self).__name__)
         name = cast("str", self.name)
@@ -145,7 +149,7 @@ class Module(Blueprint):
             return scope.push(name, reuse=True)
         if scope.name_reserved(name):
             raise NameInUseError(
-                kind="a submodule", name=name, path=_where(parent), holder=_holder(state.children.get(name))
+                kind="a submodule", name=name, path=where(parent), holder=holder_text(state.children.get(name))
             )
         state.children[name] = self
         return scope.push(name)
@@ -162,7 +166,7 @@ class Module(Blueprint):
             return functools.partial(function, self)  # the method of the base class
         held = state.children.get(name)
         if scope.name_reserved(name) and not isinstance(held, CompactNameScope):
-            raise NameInUseError(kind="a name scope", name=name, path=_where(self), holder=_holder(held))
+            raise NameInUseError(kind="a name scope", name=name, path=where(self), holder=holder_text(held))
         made = CompactNameScope(function, lambda: self, parent=scope.push(name, reuse=True), name=name)
         state.children[name] = made
         return made
@@ -172,17 +176,21 @@ class Module(Blueprint):
         if state is None or not (state.is_attached or state.in_setup):
             if "_value" in self.__dict__:
                 raise SetAttributeFrozenModuleError(
-                    path=type(self).__name__, name=name, when="after the module was hashed or compared",
+                    path=type(self).__name__,
+                    name=name,
+                    when="after the module was hashed or compared",
                     advice=f"Make a new blueprint: model.clone({name}=...).",
                 )
             object.__setattr__(self, name, value)
         elif not state.in_setup:
             raise SetAttributeFrozenModuleError(
-                path=_where(self), name=name, when="outside of setup",
+                path=where(self),
+                name=name,
+                when="outside of setup",
                 advice="Keep values that change in a variable: self.variable(collection, name, init_fn).",
             )
         elif name in self.blueprint_names_:
-            raise SetAttributeInModuleSetupError(path=_where(self), name=name)
+            raise SetAttributeInModuleSetupError(path=where(self), name=name)
         else:
             state.assigned.add(name)
             object.__setattr__(self, name, adopt(self, name, value))
@@ -196,10 +204,10 @@ class Module(Blueprint):
         known = [n for n in dir(type(self)) if not n.startswith("_")] + [n for n in self.__dict__ if n[0] != "_"]
         bound = "Attributes that setup defines are there only in init, apply and bind."
         raise UnknownModuleAttributeError(
-            path=type(self).__name__ if self.scope is None else _where(self),
+            path=type(self).__name__ if self.scope is None else where(self),
             name=name,
             nearest=nearest(name, known),
-            advice=bound if self.scope is None else "Define it as a field, or in setup: self.name = ...",
+            advice=bound if self.scope is None else f"Define it as a field, or in setup: self.{name} = ...",
         )
 
     def __dir__(self) -> list[str]:
@@ -229,14 +237,19 @@ class Module(Blueprint):
         return describe(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        private = {"_state", "_value", "scope", "parent"}
-        if self.scope is None:
-            return {n: v for n, v in self.__dict__.items() if n not in private}
-        return {"name": self.name, **blueprint_fields(self)}
+        """Return the fields that are not the class's defaults (which need not pickle), and what else was set."""
+        values = self.__dict__ if self.scope is None else {"name": self.name, **blueprint_fields(self)}
+        defaults = class_defaults(type(self))
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in _UNSAVED and not (name in defaults and defaults[name] is value)
+        }
 
     def __setstate__(self, values: dict[str, Any]) -> None:
-        self.__dict__.update(values)
-        self.__dict__["parent"] = None
+        defaults = class_defaults(type(self))
+        self.__dict__.update({name: defaults[name] for name in self.blueprint_names_ if name in defaults})
+        self.__dict__.update({"name": None, **values, "parent": None})
         self._begin()
 
     # --- copies
@@ -429,8 +442,15 @@ class Module(Blueprint):
           LazyInitError: if values are needed of inputs that were given as shapes.
         """
         return init_with(
-            self, rngs, args, kwargs, method=method, mutable=mutable, capture_intermediates=capture_intermediates,
-            key_scheme=key_scheme, want_output=False,
+            self,
+            rngs,
+            args,
+            kwargs,
+            method=method,
+            mutable=mutable,
+            capture_intermediates=capture_intermediates,
+            key_scheme=key_scheme,
+            want_output=False,
         )[1]
 
     def init_with_output(
@@ -448,8 +468,15 @@ class Module(Blueprint):
         The arguments are those of ``init``, and the inputs must be arrays.
         """
         return init_with(
-            self, rngs, args, kwargs, method=method, mutable=mutable, capture_intermediates=capture_intermediates,
-            key_scheme=key_scheme, want_output=True,
+            self,
+            rngs,
+            args,
+            kwargs,
+            method=method,
+            mutable=mutable,
+            capture_intermediates=capture_intermediates,
+            key_scheme=key_scheme,
+            want_output=True,
         )
 
     def lazy_init(
@@ -492,184 +519,34 @@ class Module(Blueprint):
             jax.eval_shape(lambda: self.init(rngs, *args, mutable=mutable, **kwargs))
         return found
 
-    # --- variables, from within
-
-    @property
-    def variables(self) -> MutableVariables:
-        """The variables at and below this module, by collection."""
-        return self._bound("variables").variables()
-
-    @property
-    def path(self) -> tuple[str, ...]:
-        """The names from the outermost module to this one; a module without a scope has only its own."""
-        return self._bound("path").path
-
-    def param(
-        self, name: str, init_fn: Callable[..., T], *init_args: Any, unbox: bool = True, **init_kwargs: Any
-    ) -> T:
-        """Return a parameter: entered in the collection ``params`` on ``init``, handed out on ``apply``.
-
-        Args:
-          name: the parameter's name, within this module.
-          init_fn: called as ``init_fn(key, *init_args, **init_kwargs)``.
-          *init_args: most often the shape and the dtype.
-          unbox: whether a box (``AxisMetadata``) is taken off.
-          **init_kwargs: keyword arguments of ``init_fn``.
-
-        Raises:
-          VariableOutsideSetupError: outside of ``setup`` and compact methods.
-          NameInUseError: if the name is taken.
-          ScopeParamNotFoundError: if ``apply`` was given variables without it.
-          ScopeParamShapeError: if it has another shape than ``init_fn`` makes.
-        """
-        scope = self._bound("param")
-        if not self._state.allows_children:
-            raise VariableOutsideSetupError(kind="The parameter", name=name, path=_where(self), call="param")
-        self._check_free(scope, name, "params")
-        value = scope.param(name, init_fn, *init_args, unbox=unbox, **init_kwargs)
-        self._state.children[name] = "params"
-        return value
-
-    def variable(
+    def tabulate(
         self,
-        col: str,
-        name: str,
-        init_fn: Callable[..., T] | None = None,
-        *init_args: Any,
-        unbox: bool = True,
-        **init_kwargs: Any,
-    ) -> Variable[T]:
-        """Return a reference to a variable of a collection; it is made if the collection may change.
-
-        Args:
-          col: the collection's name.
-          name: the variable's name, within this module.
-          init_fn: called as ``init_fn(*init_args, **init_kwargs)``, without a key.
-          *init_args: arguments of ``init_fn``.
-          unbox: whether a box (``AxisMetadata``) is taken off when the value is read.
-          **init_kwargs: keyword arguments of ``init_fn``.
-
-        Raises:
-          VariableOutsideSetupError: outside of ``setup`` and compact methods.
-          NameInUseError: if the name is taken.
-          ScopeVariableNotFoundError: if it is not there and may not be made.
-        """
-        scope = self._bound("variable")
-        if not self._state.allows_children:
-            raise VariableOutsideSetupError(kind="The variable", name=name, path=_where(self), call="variable")
-        self._check_free(scope, name, col)
-        found: Variable[T] = scope.variable(col, name, init_fn, *init_args, unbox=unbox, **init_kwargs)
-        self._state.children[name] = col
-        return found
-
-    def _check_free(self, scope: Scope, name: str, collection: str) -> None:
-        if self._state.takes_names_again:
-            scope.release(name)
-        elif scope.name_reserved(name, collection):
-            kind = "a parameter" if collection == "params" else f"a variable of {collection!r}"
-            raise NameInUseError(
-                kind=kind, name=name, path=_where(self), holder=_holder(self._state.children.get(name))
-            )
-
-    def has_variable(self, col: str, name: str) -> bool:
-        """Return whether the variable is there."""
-        return self._bound("has_variable").has_variable(col, name)
-
-    def get_variable(self, col: str, name: str, default: Any = None) -> Any:
-        """Return the value of a variable of this module, or ``default`` where there is none."""
-        return self._bound("get_variable").get_variable(col, name, default)
-
-    def put_variable(self, col: str, name: str, value: Any) -> None:
-        """Store a value in a collection that may change.
-
-        Raises:
-          ModifyScopeVariableError: if the collection is not mutable in this call.
-        """
-        self._bound("put_variable").put_variable(col, name, value)
-
-    def is_mutable_collection(self, col: str) -> bool:
-        """Return whether variables of the collection may change in this call."""
-        return self._bound("is_mutable_collection").is_mutable_collection(col)
-
-    def is_initializing(self) -> bool:
-        """Return whether this call is an ``init``."""
-        return self._bound("is_initializing").is_initializing
-
-    def has_rng(self, name: str) -> bool:
-        """Return whether there is a random stream ``name``."""
-        return self._bound("has_rng").has_rng(name)
-
-    def make_rng(self, name: str = "params") -> Key:
-        """Return a new random key of a stream; it depends on the path and on how often it was asked for there.
-
-        Raises:
-          InvalidRngError: if neither this stream nor ``params`` was given.
-        """
-        return self._bound("make_rng").make_rng(name)
-
-    def sow(
-        self,
-        col: str,
-        name: str,
-        value: Any,
-        reduce_fn: Callable[[Any, Any], Any] = lambda held, new: (*held, new),
-        init_fn: Callable[[], Any] = tuple,
-    ) -> bool:
-        """Store a value in a collection without passing it through the results; by default in a growing tuple.
-
-        Args:
-          col: the collection's name, often ``"intermediates"``.
-          name: the name of the value.
-          value: the value.
-          reduce_fn: joins what is stored and the new value.
-          init_fn: makes what is stored at first.
-
-        Returns:
-          Whether the collection is mutable; if it is not, nothing is stored.
-        """
-        scope = self._bound("sow")
-        if not scope.is_mutable_collection(col):
-            return False
-        if scope.has_variable(col, name):
-            held = scope.get_variable(col, name)
-        else:
-            self._check_free(scope, name, col)
-            scope.reserve(name, col)
-            self._state.children[name] = col
-            held = init_fn()
-        scope.put_variable(col, name, reduce_fn(held, value))
-        return True
-
-    def perturb(self, name: str, value: T, collection: str = "perturbations") -> T:
-        """Add a variable of zeros to ``value``, so that the gradient by that variable is the gradient by ``value``.
-
-        Args:
-          name: the name of the variable.
-          value: an array.
-          collection: the collection of the zeros; where ``apply`` is not given it, nothing is added.
-        """
-        scope = self._bound("perturb")
-        if not (scope.has_variable(collection, name) or scope.is_mutable_collection(collection)):
-            return value
-        zeros: Variable[Any] = self.variable(collection, name, jnp.zeros, jnp.shape(value), jnp.result_type(value))  # pyright: ignore[reportArgumentType]
-        return value + zeros.value
-
-    def _bound(self, call: str) -> Scope:
-        scope = self.scope
-        if scope is None:
-            raise CallUnboundModuleError(path=type(self).__name__, call=call)
-        return scope
-
-
-def _where(module: Blueprint) -> str:
-    path = module.scope.path if module.scope is not None else ()
-    return f"{type(module).__name__} at /{'/'.join(path)}"
-
-
-def _holder(child: Any) -> str:
-    if isinstance(child, Blueprint):
-        return f"a submodule {type(child).__name__}"
-    return "another variable or submodule" if child is None else f"a variable of {child!r}"
+        rngs: Rngs | None,
+        *args: Any,
+        depth: int | None = None,
+        show_repeated: bool = False,
+        mutable: CollectionFilter = INIT_MUTABLE,
+        console_kwargs: Mapping[str, Any] | None = None,
+        table_kwargs: Mapping[str, Any] | None = None,
+        column_kwargs: Mapping[str, Any] | None = None,
+        compute_flops: bool = False,
+        compute_vjp_flops: bool = False,
+        **kwargs: Any,
+    ) -> str:
+        """Return a table of this module's parts and variables as text; no array is made. See ``nn.tabulate``."""
+        table = tabulate(
+            self,
+            rngs,
+            depth,
+            show_repeated,
+            mutable,
+            console_kwargs,
+            table_kwargs,
+            column_kwargs,
+            compute_flops,
+            compute_vjp_flops,
+        )
+        return table(*args, **kwargs)
 
 
 dataclasses.dataclass(eq=False, repr=False)(Module)

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import jax
 
-from batiste.core import Scope
 from batiste.errors import (
     CallCompactUnboundModuleError,
     CallSetupUnboundModuleError,

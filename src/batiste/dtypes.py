@@ -1,0 +1,117 @@
+"""What an array becomes: the one file that decides on dtypes.
+
+A layer has up to three of them. ``param_dtype`` is what its parameters are kept in. ``dtype`` is what it computes in;
+None means what its inputs and parameters promote to. A *reduction dtype* is what a mean or a variance is summed in, at
+least float32 by default, since a sum of many half-precision numbers loses most of their digits.
+
+Layers ask here and do not promote by themselves:
+
+* ``canonicalize_dtype`` finds the dtype that a computation on given arrays runs in;
+* ``promote_dtype`` brings the arrays there, and is the default of every layer's ``promote_dtype`` field;
+* ``cast`` converts one array, and is free where nothing is to be done;
+* ``reduction_dtype`` widens a dtype to at least float32;
+* ``matched`` brings two arrays together inside a formula that mixes dtypes on purpose.
+
+Promotion is that of ``jnp.result_type``: https://docs.jax.dev/en/latest/type_promotion.html. In the usual case, where
+all arrays already agree, neither a conversion nor a call into JAX is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from batiste.errors import InexactDtypeError
+from batiste.typing import Array, ArrayLike, DTypeLike
+
+__all__ = ["canonicalize_dtype", "cast", "matched", "promote_dtype", "reduction_dtype"]
+
+_COMMON = tuple(np.dtype(kind) for kind in (jnp.bfloat16, np.float16, np.float32))
+_WIDE = tuple(np.dtype(kind) for kind in (np.float32, np.float64, np.complex64, np.complex128))
+_INEXACT = frozenset((*_COMMON, *_WIDE))
+_WIDE_SET = frozenset(_WIDE)
+_FLOAT32 = np.dtype(np.float32)
+
+
+def canonicalize_dtype(*args: ArrayLike | None, dtype: DTypeLike | None = None, inexact: bool = True) -> DTypeLike:
+    """Return the dtype that a computation on ``args`` runs in.
+
+    Args:
+      *args: what takes part in the computation; None is passed over.
+      dtype: the dtype that is wanted, which is then returned as it is; None infers it from ``args``.
+      inexact: whether the result must be floating-point or complex; inferred integers become float32 or wider.
+
+    Returns:
+      A dtype.
+
+    Raises:
+      InexactDtypeError: ``dtype`` is an integer or Boolean type, and ``inexact`` is true.
+    """
+    if dtype is None:
+        found = _shared(args)
+        if found is None:
+            found = jnp.result_type(*(jnp.asarray(arg) for arg in args if arg is not None))
+        if inexact and found not in _INEXACT and not jnp.issubdtype(found, jnp.inexact):
+            found = jnp.promote_types(jnp.float32, found)
+        return found
+    if inexact and dtype not in _INEXACT and not jnp.issubdtype(dtype, jnp.inexact):
+        raise InexactDtypeError(dtype=jnp.dtype(dtype).name)
+    return dtype
+
+
+def promote_dtype(*args: Any, dtype: DTypeLike | None = None, inexact: bool = True) -> list[Any]:
+    """Return ``args`` as arrays of one dtype.
+
+    Args:
+      *args: arrays or what converts to one; None stays None.
+      dtype: the dtype that is wanted; None infers it from ``args``.
+      inexact: whether the dtype must be floating-point or complex.
+
+    Returns:
+      As many arrays as were given.
+
+    Raises:
+      InexactDtypeError: ``dtype`` is an integer or Boolean type, and ``inexact`` is true.
+    """
+    target = np.dtype(canonicalize_dtype(*args, dtype=dtype, inexact=inexact))
+    return [None if arg is None else cast(arg, target) for arg in args]
+
+
+def cast(array: ArrayLike, dtype: DTypeLike) -> Array:
+    """Return ``array`` in ``dtype``; it is returned as it is where that holds already."""
+    if isinstance(array, jax.Array) and array.dtype == dtype and not array.weak_type:
+        return array
+    return jnp.asarray(array, dtype)
+
+
+def reduction_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return ``dtype`` if it has at least the digits of float32 (or is complex), else float32."""
+    kind = np.dtype(dtype)
+    return kind if kind in _WIDE_SET else _FLOAT32
+
+
+def matched(first: Array, second: Array) -> tuple[Array, Array]:
+    """Return both arrays in the dtype that they promote to, under strict promotion too.
+
+    For formulas that mix dtypes on purpose, such as a normalisation in half precision with statistics in float32.
+    """
+    if first.dtype == second.dtype:
+        return first, second
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(first, second)
+    return cast(first, dtype), cast(second, dtype)
+
+
+def _shared(args: tuple[ArrayLike | None, ...]) -> np.dtype[Any] | None:
+    """Return the dtype that all arrays in ``args`` have, or None if they differ or some are not JAX's arrays."""
+    shared: np.dtype[Any] | None = None
+    for arg in args:
+        if arg is None:
+            continue
+        if not isinstance(arg, jax.Array) or (shared is not None and arg.dtype != shared):
+            return None
+        shared = arg.dtype
+    return shared

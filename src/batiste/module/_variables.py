@@ -1,0 +1,207 @@
+"""How a bound module reaches its variables, random streams and collections: through its scope.
+
+These are the methods that layers call from within ``setup`` and compact methods. What may be made, and under which name,
+is asked of the module's state; everything else is the scope's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+
+from batiste.core import Scope, Variable
+from batiste.errors import CallUnboundModuleError, NameInUseError, VariableOutsideSetupError
+from batiste.module._blueprint import Blueprint
+from batiste.typing import Key, MutableVariables
+
+__all__ = ["VariableAccess", "holder_text", "where"]
+
+T = TypeVar("T")
+
+
+class VariableAccess(Blueprint):
+    """The part of a module that reaches its variables while it is bound."""
+
+    @property
+    def variables(self) -> MutableVariables:
+        """The variables at and below this module, by collection."""
+        return self._bound("variables").variables()
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The names from the outermost module to this one; a module without a scope has only its own."""
+        return self._bound("path").path
+
+    def param(self, name: str, init_fn: Callable[..., T], *init_args: Any, unbox: bool = True, **init_kwargs: Any) -> T:
+        """Return a parameter: entered in the collection ``params`` on ``init``, handed out on ``apply``.
+
+        Args:
+          name: the parameter's name, within this module.
+          init_fn: called as ``init_fn(key, *init_args, **init_kwargs)``.
+          *init_args: most often the shape and the dtype.
+          unbox: whether a box (``AxisMetadata``) is taken off.
+          **init_kwargs: keyword arguments of ``init_fn``.
+
+        Raises:
+          VariableOutsideSetupError: outside of ``setup`` and compact methods.
+          NameInUseError: if the name is taken.
+          ScopeParamNotFoundError: if ``apply`` was given variables without it.
+          ScopeParamShapeError: if it has another shape than ``init_fn`` makes.
+        """
+        scope, state = self.scope, self._state
+        if scope is None or state.reuses_names or not state.allows_children or name in scope.reservations:
+            scope = self._ready_for("param", "params", name)
+        value = scope.param(name, init_fn, *init_args, unbox=unbox, **init_kwargs)
+        state.children[name] = "params"
+        return value
+
+    def variable(
+        self,
+        col: str,
+        name: str,
+        init_fn: Callable[..., T] | None = None,
+        *init_args: Any,
+        unbox: bool = True,
+        **init_kwargs: Any,
+    ) -> Variable[T]:
+        """Return a reference to a variable of a collection; it is made if the collection may change.
+
+        Args:
+          col: the collection's name.
+          name: the variable's name, within this module.
+          init_fn: called as ``init_fn(*init_args, **init_kwargs)``, without a key.
+          *init_args: arguments of ``init_fn``.
+          unbox: whether a box (``AxisMetadata``) is taken off when the value is read.
+          **init_kwargs: keyword arguments of ``init_fn``.
+
+        Raises:
+          VariableOutsideSetupError: outside of ``setup`` and compact methods.
+          NameInUseError: if the name is taken.
+          ScopeVariableNotFoundError: if it is not there and may not be made.
+        """
+        scope = self._ready_for("variable", col, name)
+        found: Variable[T] = scope.variable(col, name, init_fn, *init_args, unbox=unbox, **init_kwargs)
+        self._state.children[name] = col
+        return found
+
+    def _ready_for(self, call: str, collection: str, name: str) -> Scope:
+        """Return the scope if a variable may be made there under this name now."""
+        scope = self._bound(call)
+        if not self._state.allows_children:
+            kind = "The parameter" if call == "param" else "The variable"
+            raise VariableOutsideSetupError(kind=kind, name=name, path=where(self), call=call)
+        self._check_free(scope, name, collection)
+        return scope
+
+    def _check_free(self, scope: Scope, name: str, collection: str) -> None:
+        if self._state.takes_names_again:
+            scope.release(name)
+        elif scope.name_reserved(name, collection):
+            kind = "a parameter" if collection == "params" else f"a variable of {collection!r}"
+            raise NameInUseError(
+                kind=kind, name=name, path=where(self), holder=holder_text(self._state.children.get(name))
+            )
+
+    def has_variable(self, col: str, name: str) -> bool:
+        """Return whether the variable is there."""
+        return self._bound("has_variable").has_variable(col, name)
+
+    def get_variable(self, col: str, name: str, default: Any = None) -> Any:
+        """Return the value of a variable of this module, or ``default`` where there is none."""
+        return self._bound("get_variable").get_variable(col, name, default)
+
+    def put_variable(self, col: str, name: str, value: Any) -> None:
+        """Store a value in a collection that may change.
+
+        Raises:
+          ModifyScopeVariableError: if the collection is not mutable in this call.
+        """
+        self._bound("put_variable").put_variable(col, name, value)
+
+    def is_mutable_collection(self, col: str) -> bool:
+        """Return whether variables of the collection may change in this call."""
+        return self._bound("is_mutable_collection").is_mutable_collection(col)
+
+    def is_initializing(self) -> bool:
+        """Return whether this call is an ``init``."""
+        return self._bound("is_initializing").is_initializing
+
+    def has_rng(self, name: str) -> bool:
+        """Return whether there is a random stream ``name``."""
+        return self._bound("has_rng").has_rng(name)
+
+    def make_rng(self, name: str = "params") -> Key:
+        """Return a new random key of a stream; it depends on the path and on how often it was asked for there.
+
+        Raises:
+          InvalidRngError: if neither this stream nor ``params`` was given.
+        """
+        return self._bound("make_rng").make_rng(name)
+
+    def sow(
+        self,
+        col: str,
+        name: str,
+        value: Any,
+        reduce_fn: Callable[[Any, Any], Any] = lambda held, new: (*held, new),
+        init_fn: Callable[[], Any] = tuple,
+    ) -> bool:
+        """Store a value in a collection without passing it through the results; by default in a growing tuple.
+
+        Args:
+          col: the collection's name, often ``"intermediates"``.
+          name: the name of the value.
+          value: the value.
+          reduce_fn: joins what is stored and the new value.
+          init_fn: makes what is stored at first.
+
+        Returns:
+          Whether the collection is mutable; if it is not, nothing is stored.
+        """
+        scope = self._bound("sow")
+        if not scope.is_mutable_collection(col):
+            return False
+        if scope.has_variable(col, name):
+            held = scope.get_variable(col, name)
+        else:
+            self._check_free(scope, name, col)
+            scope.reserve(name, col)
+            self._state.children[name] = col
+            held = init_fn()
+        scope.put_variable(col, name, reduce_fn(held, value))
+        return True
+
+    def perturb(self, name: str, value: T, collection: str = "perturbations") -> T:
+        """Add a variable of zeros to ``value``, so that the gradient by that variable is the gradient by ``value``.
+
+        Args:
+          name: the name of the variable.
+          value: an array.
+          collection: the collection of the zeros; where ``apply`` is not given it, nothing is added.
+        """
+        scope = self._bound("perturb")
+        if not (scope.has_variable(collection, name) or scope.is_mutable_collection(collection)):
+            return value
+        zeros: Variable[Any] = self.variable(collection, name, jnp.zeros, jnp.shape(value), jnp.result_type(value))  # pyright: ignore[reportArgumentType]
+        return value + zeros.value
+
+    def _bound(self, call: str) -> Scope:
+        scope = self.scope
+        if scope is None:
+            raise CallUnboundModuleError(path=type(self).__name__, call=call)
+        return scope
+
+
+def where(module: Blueprint) -> str:
+    """Return a bound module's class and path for messages."""
+    path = module.scope.path if module.scope is not None else ()
+    return f"{type(module).__name__} at /{'/'.join(path)}"
+
+
+def holder_text(child: Any) -> str:
+    """Return what holds a name, for messages."""
+    if isinstance(child, Blueprint):
+        return f"a submodule {type(child).__name__}"
+    return "another variable or submodule" if child is None else f"a variable of {child!r}"

@@ -1,0 +1,78 @@
+"""Embeddings: a learned vector for each of a number of ids, and the products of vectors with that table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from batiste.dtypes import canonicalize_dtype, cast, promote_dtype
+from batiste.errors import EmbeddingIdsError
+from batiste.module import Module
+from batiste.nn._initializers import variance_scaling
+from batiste.nn._jitted import jitted
+from batiste.nn._linear import PromoteDtype
+from batiste.typing import Array, DTypeLike, Initializer
+
+__all__ = ["Embed"]
+
+
+class Embed(Module):
+    """A table of vectors, looked up by id.
+
+    Ids ``[batch...]`` become ``[batch..., features]``. Parameter: ``embedding`` ``[num_embeddings, features]``, drawn
+    with variance ``1 / features``. A negative id counts from the end; one out of range gives nan, since JAX cannot
+    raise for a value (Bengio and others, "A neural probabilistic language model", 2003).
+
+    Attributes:
+      num_embeddings: how many ids there are.
+      features: how many numbers a vector has.
+      dtype: what comes out; None takes that of the table.
+      param_dtype: what the table is kept in.
+      embedding_init: draws the table.
+      promote_dtype: brings the table, and in ``attend`` the query, to one dtype.
+    """
+
+    num_embeddings: int
+    features: int
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    embedding_init: Initializer = variance_scaling(1.0, "fan_in", "normal", out_axis=0)
+    promote_dtype: PromoteDtype = promote_dtype
+
+    def setup(self) -> None:
+        """Make the table, so that ``attend`` may be called first."""
+        shape = (self.num_embeddings, self.features)
+        self.embedding = self.param("embedding", self.embedding_init, shape, self.param_dtype)
+
+    def __call__(self, inputs: Array) -> Array:
+        """Return the vectors ``[batch..., features]`` of the ids ``inputs`` ``[batch...]``.
+
+        Raises:
+          EmbeddingIdsError: the ids are no integers.
+        """
+        if not jnp.issubdtype(inputs.dtype, jnp.integer):
+            raise EmbeddingIdsError(path=self.path, dtype=jnp.dtype(inputs.dtype).name)
+        if self.promote_dtype is promote_dtype:
+            dtype = canonicalize_dtype(self.embedding, dtype=self.dtype, inexact=False)
+            return _look_up(self.embedding, inputs, np.dtype(dtype))
+        (embedding,) = self.promote_dtype(self.embedding, dtype=self.dtype, inexact=False)
+        return _look_up(embedding, inputs, None)
+
+    def attend(self, query: Array) -> Array:
+        """Return the product of ``query`` ``[batch..., features]`` with every vector: ``[batch..., num_embeddings]``.
+
+        As the last layer of a language model, this shares the table between input and output (Press and Wolf, 2016,
+        https://arxiv.org/abs/1608.05859).
+        """
+        query, embedding = self.promote_dtype(query, self.embedding, dtype=self.dtype, inexact=False)
+        return jnp.dot(query, embedding.T)
+
+
+@jitted(arrays=2)
+def _look_up(embedding: Array, ids: Array, dtype: np.dtype[Any] | None) -> Array:
+    table = embedding if dtype is None else cast(embedding, dtype)
+    if table.shape[0] == 1:  # every id is 0, and a broadcast is far cheaper than a gather
+        return jnp.broadcast_to(table, (*ids.shape, table.shape[1]))
+    return jnp.take(table, ids, axis=0)

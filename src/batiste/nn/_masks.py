@@ -1,0 +1,85 @@
+"""Attention masks: which query may see which key.
+
+A mask has the axes ``[batch..., heads, queries, keys]``, where an axis of size 1 stands for all, and is true (or not
+zero) where the query may see the key. The three functions here make one from token properties, make the causal one,
+and combine several. How a mask acts on the weights is said in ``_attention.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from batiste.errors import MaskRankError
+from batiste.typing import Array, ArrayLike, DTypeLike
+
+__all__ = ["combine_masks", "make_attention_mask", "make_causal_mask"]
+
+
+def make_attention_mask(
+    query_input: ArrayLike,
+    key_input: ArrayLike,
+    pairwise_fn: Callable[..., Any] = jnp.multiply,
+    extra_batch_dims: int = 0,
+    dtype: DTypeLike = jnp.float32,
+) -> Array:
+    """Return a mask that holds ``pairwise_fn`` of every query's and every key's property.
+
+    With the default, a product, two arrays that are 1 for tokens and 0 for padding give a padding mask; with
+    ``jnp.equal`` two arrays of segment numbers give the mask of packed sequences.
+
+    Args:
+      query_input: one value per query, ``[batch..., queries]``.
+      key_input: one value per key, ``[batch..., keys]``.
+      pairwise_fn: an elementwise function of two arrays that broadcast.
+      extra_batch_dims: how many axes of size 1 to put in front.
+      dtype: the element type of the mask.
+
+    Returns:
+      ``[1..., batch..., 1, queries, keys]``, where the 1 before the queries stands for all heads.
+    """
+    mask = pairwise_fn(jnp.expand_dims(query_input, -1), jnp.expand_dims(key_input, -2))
+    return jnp.expand_dims(mask, (*range(extra_batch_dims), -3)).astype(dtype)
+
+
+def make_causal_mask(x: ArrayLike, extra_batch_dims: int = 0, dtype: DTypeLike = jnp.float32) -> Array:
+    """Return the mask that lets every token see itself and those before it.
+
+    Args:
+      x: any array of the shape ``[batch..., length]`` of the tokens; its values are not read.
+      extra_batch_dims: how many axes of size 1 to put in front.
+      dtype: the element type of the mask.
+
+    Returns:
+      ``[1..., batch..., 1, length, length]``.
+    """
+    *batch, length = np.shape(x)
+    query, key = (lax.broadcasted_iota(jnp.int32, (length, length), axis) for axis in (0, 1))
+    return jnp.broadcast_to((query >= key).astype(dtype), (*(1,) * extra_batch_dims, *batch, 1, length, length))
+
+
+def combine_masks(*masks: ArrayLike | None, dtype: DTypeLike = jnp.float32) -> Array | None:
+    """Return the mask that lets a query see a key where every given mask does.
+
+    Args:
+      *masks: masks that broadcast together, ``[batch..., heads, queries, keys]``, or None for no mask.
+      dtype: the element type of the result.
+
+    Returns:
+      Their logical and, or None where no mask is given.
+
+    Raises:
+      MaskRankError: the masks have different numbers of axes.
+    """
+    given = [mask for mask in masks if mask is not None]
+    if not given:
+        return None
+    if len({np.ndim(mask) for mask in given}) > 1:
+        raise MaskRankError(shapes=", ".join(str(np.shape(mask)) for mask in given))
+    first, *others = (jnp.asarray(mask) for mask in given)
+    return functools.reduce(jnp.logical_and, others, first).astype(dtype)

@@ -1,0 +1,311 @@
+"""Multi-head attention as Flax Linen has it: project into heads, attend, project back.
+
+``MultiHeadDotProductAttention`` makes four ``DenseGeneral`` layers, ``query``, ``key``, ``value`` and ``out``; between
+them stands an ``attention_fn``, by default ``dot_product_attention`` of ``_attention.py``. With ``decode=True`` it
+keeps the keys and values of the tokens seen so far in the collection ``cache`` and takes one token a call.
+``MultiHeadAttention`` is the same layer under another automatic name, and ``SelfAttention`` an older call signature.
+
+Grouped queries, rotary positions and caches that take a prompt in one call are in ``_modern_attention.py``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from batiste.errors import (
+    AttentionFunctionError,
+    AttentionHeadsError,
+    AttentionInputsError,
+    CacheShapeError,
+    LinenDeprecationWarning,
+)
+from batiste.module import Module, compact, merge_param
+from batiste.nn._attention import dot_product_attention
+from batiste.nn._initializers import lecun_normal, zeros
+from batiste.nn._linear import DenseGeneral
+from batiste.nn._masks import combine_masks
+from batiste.nn._norm import LayerNorm
+from batiste.typing import Array, DotGeneral, DTypeLike, Initializer, Key, PrecisionLike
+
+__all__ = ["MultiHeadAttention", "MultiHeadDotProductAttention", "SelfAttention"]
+
+
+class MultiHeadDotProductAttention(Module):
+    """Attention by several heads at once, each with its own projection of queries, keys and values.
+
+    Vaswani and others, "Attention Is All You Need" (2017), https://arxiv.org/abs/1706.03762, section 3.2.2.
+
+    Attributes:
+      num_heads: the number of heads; it divides ``qkv_features``.
+      dtype: what to compute in; None takes what inputs and parameters promote to.
+      param_dtype: the element type of the parameters.
+      qkv_features: the features of all heads together; None takes those of the queries.
+      out_features: the features of the output; None takes those of the queries.
+      broadcast_dropout: whether all of the batch and all heads drop the same weights.
+      dropout_rate: the chance of each attention weight to be dropped.
+      deterministic: whether dropout is off; here or in the call.
+      precision: how exactly products are computed, as ``jax.lax.dot_general`` takes it.
+      kernel_init: draws the kernels.
+      out_kernel_init: draws the kernel of ``out``; None takes ``kernel_init``.
+      bias_init: draws the biases.
+      out_bias_init: draws the bias of ``out``; None takes ``bias_init``.
+      use_bias: whether the four projections add a bias.
+      attention_fn: called with query, key and value, ``[batch..., length, heads, depth]``, and with those options of
+        ``dot_product_attention`` (``mask``, ``dropout_rng``, ...) that its signature names.
+      decode: whether to attend to a cache of earlier tokens, one token a call. The call that makes the variables
+        gives the length of the cache and leaves it empty.
+      normalize_qk: whether to layer-normalise queries and keys (https://arxiv.org/abs/2302.05442).
+      force_fp32_for_softmax: whether the softmax is in float32.
+      qkv_dot_general: the ``dot_general`` of the three input projections.
+      out_dot_general: the ``dot_general`` of the output projection.
+      qkv_dot_general_cls: makes the ``dot_general`` of each input projection, for example ``Fp8DotGeneral``.
+      out_dot_general_cls: makes the ``dot_general`` of the output projection.
+      qk_attn_weights_einsum_cls: makes the einsum for the weights, for example ``Fp8Einsum``; given with the next.
+      attn_weights_value_einsum_cls: makes the einsum for the sum over values.
+    """
+
+    num_heads: int
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    qkv_features: int | None = None
+    out_features: int | None = None
+    broadcast_dropout: bool = True
+    dropout_rate: float = 0.0
+    deterministic: bool | None = None
+    precision: PrecisionLike = None
+    kernel_init: Initializer = lecun_normal()
+    out_kernel_init: Initializer | None = None
+    bias_init: Initializer = zeros
+    out_bias_init: Initializer | None = None
+    use_bias: bool = True
+    attention_fn: Callable[..., Array] = dot_product_attention
+    decode: bool = False
+    normalize_qk: bool = False
+    force_fp32_for_softmax: bool = False
+    qkv_dot_general: DotGeneral | None = None
+    out_dot_general: DotGeneral | None = None
+    qkv_dot_general_cls: Any = None
+    out_dot_general_cls: Any = None
+    qk_attn_weights_einsum_cls: Callable[..., Callable[..., Array]] | None = None
+    attn_weights_value_einsum_cls: Callable[..., Callable[..., Array]] | None = None
+
+    @compact
+    def __call__(
+        self,
+        inputs_q: Array,
+        inputs_k: Array | None = None,
+        inputs_v: Array | None = None,
+        *,
+        inputs_kv: Array | None = None,
+        mask: Array | None = None,
+        deterministic: bool | None = None,
+        dropout_rng: Key | None = None,
+        sow_weights: bool = False,
+    ) -> Array:
+        """Attend from ``inputs_q`` to ``inputs_k``, and return the weighted ``inputs_v``.
+
+        Args:
+          inputs_q: ``[batch..., queries, features]``.
+          inputs_k: ``[batch..., keys, features]``; None takes ``inputs_q``.
+          inputs_v: ``[batch..., keys, features]``; None takes ``inputs_k``.
+          inputs_kv: deprecated: keys and values in one argument.
+          mask: true where a query may see a key, broadcast to ``[batch..., heads, queries, keys]``.
+          deterministic: whether dropout is off; here or as an attribute.
+          dropout_rng: the random key for dropout; None draws one from the stream ``dropout``.
+          sow_weights: whether to sow the weights as ``intermediates/attention_weights``.
+
+        Returns:
+          ``[batch..., queries, out_features]``.
+
+        Raises:
+          AttentionInputsError: values without keys, or ``inputs_kv`` besides one of the two.
+          AttentionHeadsError: ``num_heads`` does not divide ``qkv_features``.
+          CacheShapeError: with ``decode=True``, the queries are not one token for the batch of the cache.
+        """
+        inputs_k, inputs_v = _keys_and_values(self, inputs_q, inputs_k, inputs_v, inputs_kv)
+        query = _project(self, "query", inputs_q, inputs_q)
+        key = _project(self, "key", inputs_k, inputs_q)
+        value = _project(self, "value", inputs_v, inputs_q)
+        if self.normalize_qk:
+            query = LayerNorm(name="query_ln", use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)(query)
+            key = LayerNorm(name="key_ln", use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)(key)
+        if self.decode:
+            key, value, mask = _cached(self, query, key, value, mask)
+        dropout_is_off = True
+        if self.dropout_rate > 0.0:
+            dropout_is_off = merge_param("deterministic", self.deterministic, deterministic)
+            if not dropout_is_off and dropout_rng is None:
+                dropout_rng = self.make_rng("dropout")
+        options: dict[str, Any] = {
+            "mask": mask,
+            "dropout_rng": dropout_rng,
+            "dropout_rate": self.dropout_rate,
+            "broadcast_dropout": self.broadcast_dropout,
+            "deterministic": dropout_is_off,
+            "dtype": self.dtype,
+            "precision": self.precision,
+            "force_fp32_for_softmax": self.force_fp32_for_softmax,
+            "qk_attn_weights_einsum": self.qk_attn_weights_einsum_cls and self.qk_attn_weights_einsum_cls(),
+            "attn_weights_value_einsum": self.attn_weights_value_einsum_cls and self.attn_weights_value_einsum_cls(),
+        }
+        heads = self.attention_fn(query, key, value, **_accepted(self, options, sow_weights=sow_weights))
+        return DenseGeneral(
+            features=self.out_features or inputs_q.shape[-1],
+            axis=(-2, -1),
+            kernel_init=self.out_kernel_init or self.kernel_init,
+            bias_init=self.out_bias_init or self.bias_init,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            precision=self.precision,
+            dot_general=self.out_dot_general,
+            dot_general_cls=self.out_dot_general_cls,
+            name="out",
+        )(heads)
+
+
+class MultiHeadAttention(MultiHeadDotProductAttention):
+    """``MultiHeadDotProductAttention`` under a shorter automatic name, ``MultiHeadAttention_0``.
+
+    The name of a layer is part of its parameters' paths and of its random keys, so the two are not interchangeable in
+    a model that has checkpoints.
+    """
+
+
+class SelfAttention(MultiHeadDotProductAttention):
+    """``MultiHeadDotProductAttention`` of one input to itself, deprecated in Linen in favour of it."""
+
+    @compact
+    def __call__(  # type: ignore[override]
+        self,
+        inputs_q: Array,
+        mask: Array | None = None,
+        deterministic: bool | None = None,
+        dropout_rng: Key | None = None,
+        sow_weights: bool = False,
+    ) -> Array:
+        """Attend from ``inputs_q``, ``[batch..., length, features]``, to itself.
+
+        Args:
+          inputs_q: ``[batch..., length, features]``.
+          mask: true where a query may see a key, broadcast to ``[batch..., heads, length, length]``.
+          deterministic: whether dropout is off; here or as an attribute.
+          dropout_rng: the random key for dropout; None draws one from the stream ``dropout``.
+          sow_weights: whether to sow the weights as ``intermediates/attention_weights``.
+
+        Returns:
+          ``[batch..., length, out_features]``.
+        """
+        warnings.warn(
+            "SelfAttention is deprecated: use MultiHeadDotProductAttention(...)(inputs_q).",
+            LinenDeprecationWarning,
+            stacklevel=2,
+        )
+        return super().__call__(
+            inputs_q, mask=mask, deterministic=deterministic, dropout_rng=dropout_rng, sow_weights=sow_weights
+        )
+
+
+def _keys_and_values(
+    layer: Module, inputs_q: Array, inputs_k: Array | None, inputs_v: Array | None, inputs_kv: Array | None
+) -> tuple[Array, Array]:
+    """Return the inputs that keys and values are made of."""
+    if inputs_kv is not None:
+        if inputs_k is not None or inputs_v is not None:
+            raise AttentionInputsError(path=layer.path, problem="inputs_kv is given besides inputs_k or inputs_v")
+        warnings.warn(
+            "inputs_kv is deprecated: give keys and values as inputs_k and inputs_v.",
+            LinenDeprecationWarning,
+            stacklevel=3,
+        )
+        return inputs_kv, inputs_kv
+    if inputs_k is None:
+        if inputs_v is not None:
+            raise AttentionInputsError(path=layer.path, problem="inputs_v is given without inputs_k")
+        inputs_k = inputs_q
+    return inputs_k, inputs_k if inputs_v is None else inputs_v
+
+
+def _project(layer: MultiHeadDotProductAttention, name: str, inputs: Array, inputs_q: Array) -> Array:
+    """Return ``inputs`` projected into heads, ``[batch..., length, heads, depth]``."""
+    features = layer.qkv_features or inputs_q.shape[-1]
+    if features % layer.num_heads:
+        raise AttentionHeadsError(
+            path=layer.path,
+            what="qkv_features",
+            size=features,
+            by="num_heads",
+            parts=layer.num_heads,
+            advice="Give qkv_features a multiple of num_heads; without it, it is the features of the queries.",
+        )
+    return DenseGeneral(
+        features=(layer.num_heads, features // layer.num_heads),
+        axis=-1,
+        kernel_init=layer.kernel_init,
+        bias_init=layer.bias_init,
+        use_bias=layer.use_bias,
+        dtype=layer.dtype,
+        param_dtype=layer.param_dtype,
+        precision=layer.precision,
+        dot_general=layer.qkv_dot_general,
+        dot_general_cls=layer.qkv_dot_general_cls,
+        name=name,
+    )(inputs)
+
+
+def _cached(
+    layer: Module, query: Array, key: Array, value: Array, mask: Array | None
+) -> tuple[Array, Array, Array | None]:
+    """Put one token's key and value into the cache, and return all that is in it and the mask of what is filled."""
+    is_filled = layer.has_variable("cache", "cached_key")
+    cached_key = layer.variable("cache", "cached_key", _zeros, key.shape, key.dtype)
+    cached_value = layer.variable("cache", "cached_value", _zeros, value.shape, value.dtype)
+    cache_index = layer.variable("cache", "cache_index", _zeros, (), jnp.int32)
+    if not is_filled:  # the call that makes the variables, with inputs of the full length
+        return key, value, mask
+    *batch, length, heads, depth = cached_key.value.shape
+    expected = (*batch, 1, heads, depth)
+    if query.shape != expected:
+        raise CacheShapeError(
+            path=layer.path,
+            cache=cached_key.value.shape,
+            problem=f"its queries have shape {query.shape} and not {expected}",
+            advice="Give one token a call, and the batch that the cache was made for.",
+        )
+    index = cache_index.value
+    zero = np.int32(0)
+    start = (*(zero,) * len(batch), index, zero, zero)
+    key = lax.dynamic_update_slice(cached_key.value, key, start, allow_negative_indices=False)
+    value = lax.dynamic_update_slice(cached_value.value, value, start, allow_negative_indices=False)
+    cached_key.value, cached_value.value = key, value
+    cache_index.value = index + 1
+    seen = jnp.broadcast_to(jnp.arange(length) <= index, (*batch, 1, 1, length))
+    return key, value, combine_masks(mask, seen)
+
+
+def _zeros(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    return jnp.zeros(shape, dtype)
+
+
+def _accepted(layer: MultiHeadDotProductAttention, options: dict[str, Any], *, sow_weights: bool) -> dict[str, Any]:
+    """Return those options that the layer's ``attention_fn`` names as arguments, and ``module`` to sow with."""
+    function = layer.attention_fn
+    if function is not dot_product_attention:
+        arguments = inspect.signature(function).parameters
+        takes_any = any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
+        if sow_weights and "module" not in arguments and not takes_any:
+            raise AttentionFunctionError(
+                path=layer.path,
+                option="sow_weights=True",
+                function=getattr(function, "__name__", repr(function)),
+                argument="module",
+            )
+        options = {name: option for name, option in options.items() if name in arguments}
+    return {**options, "module": layer} if sow_weights else options

@@ -1,0 +1,456 @@
+"""Normalisation without memory: layer, root-mean-square, group and instance normalisation.
+
+All of them, and batch normalisation in ``_batch_norm.py``, are ``y = (x - mean) / sqrt(variance + epsilon) * scale +
+bias``; they differ in the axes that mean and variance are taken over. Two functions hold what they share: ``moments``
+takes mean and variance, ``standardized`` applies them. The order of their operations is Linen's, and so are the bits of
+gradients. Each layer's computation runs in one jitted function (``_jitted.py``).
+
+``use_fast_variance`` takes the variance as ``E[x²] - E[x]²`` in one pass over the input, else as ``E[(x - E[x])²]`` in
+two, which keeps its digits where the mean is large beside the spread. ``mask`` says which entries take part in the
+statistics; all are normalised. With ``axis_name`` the statistics are those of all members of that mapped axis
+(``jax.vmap``, ``jax.shard_map``), or of those in one of the ``axis_index_groups``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from batiste.dtypes import canonicalize_dtype, cast, matched, reduction_dtype
+from batiste.errors import ChannelGroupsError, FeatureAxesError, GroupChoiceError, InputRankError, NormMaskShapeError
+from batiste.module import Module, compact
+from batiste.nn._axes import divisors, kept_extents, sorted_axes
+from batiste.nn._initializers import ones, zeros
+from batiste.nn._jitted import jitted
+from batiste.typing import Array, ArrayLike, Axes, DTypeLike, Initializer
+
+__all__ = ["GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm", "Statistics", "aligned_mask", "moments", "standardized"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """How the statistics of a normalisation are taken: static, and equal by value.
+
+    Attributes:
+      axes: the axes of the input that they are taken over.
+      dtype: what they are taken in.
+      use_mean: whether the mean is taken and subtracted.
+      use_fast_variance: whether the variance is taken in one pass.
+      axis_name: a mapped axis whose members share their statistics.
+      axis_index_groups: the groups of members that share them; None for all.
+    """
+
+    axes: tuple[int, ...]
+    dtype: np.dtype[Any]
+    use_mean: bool
+    use_fast_variance: bool
+    axis_name: str | None
+    axis_index_groups: tuple[tuple[int, ...], ...] | None
+
+    @classmethod
+    def of(cls, layer: Any, x: Array, axes: tuple[int, ...], *, use_mean: bool = True) -> Statistics:
+        """Return how ``layer`` takes statistics of ``x`` over ``axes``, from the options that all layers here have."""
+        dtype = np.dtype(x.dtype if layer.dtype is None else layer.dtype)
+        groups = layer.axis_index_groups
+        return cls(
+            axes=axes,
+            dtype=reduction_dtype(dtype) if layer.force_float32_reductions else dtype,
+            use_mean=use_mean,
+            use_fast_variance=layer.use_fast_variance,
+            axis_name=layer.axis_name,
+            axis_index_groups=None if groups is None else tuple(map(tuple, groups)),
+        )
+
+
+class LayerNorm(Module):
+    """Layer normalisation: each example is normalised over its features.
+
+    ``y = (x - mean) / sqrt(variance + epsilon) * scale + bias`` with mean and variance over ``reduction_axes`` (Ba,
+    Kiros and Hinton, 2016, https://arxiv.org/abs/1607.06450). Parameters: ``scale`` and ``bias`` with the extents of
+    ``feature_axes``.
+
+    Attributes:
+      epsilon: keeps the division away from zero.
+      dtype: what comes out; None takes what input and parameters promote to.
+      param_dtype: what parameters are kept in.
+      use_bias: whether a bias is added.
+      use_scale: whether the result is scaled; a linear layer after this one can do it as well.
+      bias_init: draws the bias.
+      scale_init: draws the scale.
+      reduction_axes: the axes that statistics are taken over.
+      feature_axes: the axes that scale and bias have.
+      axis_name: a mapped axis whose members share their statistics.
+      axis_index_groups: the groups of members that share them; None for all.
+      use_fast_variance: whether the variance is taken in one pass.
+      force_float32_reductions: whether statistics are taken in at least float32.
+    """
+
+    epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = zeros
+    scale_init: Initializer = ones
+    reduction_axes: Axes = -1
+    feature_axes: Axes = -1
+    axis_name: str | None = None
+    axis_index_groups: Any = None
+    use_fast_variance: bool = True
+    force_float32_reductions: bool = True
+
+    @compact
+    def __call__(self, x: Array, *, mask: ArrayLike | None = None) -> Array:
+        """Return ``x``, of any shape, normalised.
+
+        Args:
+          x: the input.
+          mask: true where an entry takes part in the statistics; broadcast to the input.
+
+        Raises:
+          AxesError: an axis is out of range or named twice.
+          NormMaskShapeError: the mask does not broadcast to the input.
+        """
+        axes = sorted_axes(self.reduction_axes, x.ndim, argument="reduction_axes", path=self.path)
+        features = sorted_axes(self.feature_axes, x.ndim, argument="feature_axes", path=self.path)
+        return _normalized(self, x, mask, Statistics.of(self, x, axes), features)
+
+
+class RMSNorm(Module):
+    """Root-mean-square normalisation: layer normalisation that leaves the mean alone.
+
+    ``y = x / sqrt(mean of x² + epsilon) * scale`` over ``reduction_axes`` (Zhang and Sennrich, 2019,
+    https://arxiv.org/abs/1910.07467). Parameter: ``scale`` with the extents of ``feature_axes``.
+
+    Attributes:
+      epsilon: keeps the division away from zero.
+      dtype: what comes out; None takes what input and parameters promote to.
+      param_dtype: what parameters are kept in.
+      use_scale: whether the result is scaled.
+      scale_init: draws the scale.
+      reduction_axes: the axes that statistics are taken over.
+      feature_axes: the axes that the scale has.
+      axis_name: a mapped axis whose members share their statistics.
+      axis_index_groups: the groups of members that share them; None for all.
+      use_fast_variance: has no effect, since there is no mean to subtract; here for Linen's signature.
+      force_float32_reductions: whether statistics are taken in at least float32.
+    """
+
+    epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_scale: bool = True
+    scale_init: Initializer = ones
+    reduction_axes: Axes = -1
+    feature_axes: Axes = -1
+    axis_name: str | None = None
+    axis_index_groups: Any = None
+    use_fast_variance: bool = True
+    force_float32_reductions: bool = True
+
+    @compact
+    def __call__(self, x: Array, *, mask: ArrayLike | None = None) -> Array:
+        """Return ``x``, of any shape, normalised.
+
+        Args:
+          x: the input.
+          mask: true where an entry takes part in the statistics; broadcast to the input.
+
+        Raises:
+          AxesError: an axis is out of range or named twice.
+          NormMaskShapeError: the mask does not broadcast to the input.
+        """
+        axes = sorted_axes(self.reduction_axes, x.ndim, argument="reduction_axes", path=self.path)
+        features = sorted_axes(self.feature_axes, x.ndim, argument="feature_axes", path=self.path)
+        return _normalized(self, x, mask, Statistics.of(self, x, axes, use_mean=False), features)
+
+
+class GroupNorm(Module):
+    """Group normalisation: each example is normalised over its positions, in groups of channels.
+
+    ``[batch, positions..., channels]``; a group's mean and variance are over its channels and all positions (Wu and He,
+    2018, https://arxiv.org/abs/1803.08494). With one group this is layer normalisation over all but the batch axis,
+    with as many as channels instance normalisation. Parameters: ``scale`` and ``bias``, ``[channels]``.
+
+    Attributes:
+      num_groups: how many groups there are; None if ``group_size`` says it.
+      group_size: how many channels are in a group.
+      epsilon: keeps the division away from zero.
+      dtype: what comes out; None takes what input and parameters promote to.
+      param_dtype: what parameters are kept in.
+      use_bias: whether a bias is added.
+      use_scale: whether the result is scaled.
+      bias_init: draws the bias.
+      scale_init: draws the scale.
+      reduction_axes: the axes that statistics are taken over, the last one among them; None takes all but the first.
+        Inputs with more batch axes than one need it.
+      axis_name: a mapped axis whose members share their statistics.
+      axis_index_groups: the groups of members that share them; None for all.
+      use_fast_variance: whether the variance is taken in one pass.
+      force_float32_reductions: whether statistics are taken in at least float32.
+    """
+
+    num_groups: int | None = 32
+    group_size: int | None = None
+    epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = zeros
+    scale_init: Initializer = ones
+    reduction_axes: Axes | None = None
+    axis_name: str | None = None
+    axis_index_groups: Any = None
+    use_fast_variance: bool = True
+    force_float32_reductions: bool = True
+
+    @compact
+    def __call__(self, x: Array, *, mask: ArrayLike | None = None) -> Array:
+        """Return ``x`` ``[batch, positions..., channels]`` normalised.
+
+        Args:
+          x: the input.
+          mask: true where an entry takes part in the statistics; broadcast to the input.
+
+        Raises:
+          GroupChoiceError: not exactly one of ``num_groups`` and ``group_size`` is given.
+          ChannelGroupsError: the channels cannot be shared out evenly.
+          FeatureAxesError: ``reduction_axes`` leaves out the channels.
+          AxesError: an axis is out of range or named twice.
+          NormMaskShapeError: the mask does not broadcast to the input.
+        """
+        if x.ndim == 0:
+            raise InputRankError(path=self.path, shape=x.shape, expected="at least one axis, [..., channels]")
+        channels = x.ndim - 1
+        if self.reduction_axes is None:
+            axes = (*range(1, channels), channels)
+        else:
+            axes = sorted_axes(self.reduction_axes, x.ndim, argument="reduction_axes", path=self.path)
+        if channels not in axes:
+            problem = "statistics are of groups of channels, so that the last axis must be among the axes"
+            raise FeatureAxesError(
+                path=self.path,
+                argument="reduction_axes",
+                given=self.reduction_axes,
+                shape=x.shape,
+                problem=problem,
+                advice=f"Write reduction_axes={(*axes, -1)}, or None for all axes but the first.",
+            )
+        num_groups = _num_groups(self, x.shape[channels])
+        grouped_axes = (*axes[:-1], channels + 1)  # of [..., groups, channels of a group]
+        return _normalized(self, x, mask, Statistics.of(self, x, grouped_axes), (channels,), num_groups)
+
+
+class InstanceNorm(Module):
+    """Instance normalisation: each channel of each example is normalised over its positions.
+
+    ``[batch, positions and channels...]``; statistics are over the axes that are neither the first nor one of
+    ``feature_axes`` (Ulyanov, Vedaldi and Lempitsky, 2016, https://arxiv.org/abs/1607.08022). Parameters: ``scale`` and
+    ``bias`` with the extents of ``feature_axes``.
+
+    Attributes:
+      epsilon: keeps the division away from zero.
+      dtype: what comes out; None takes what input and parameters promote to.
+      param_dtype: what parameters are kept in.
+      use_bias: whether a bias is added.
+      use_scale: whether the result is scaled.
+      bias_init: draws the bias.
+      scale_init: draws the scale.
+      feature_axes: the axes of the channels.
+      axis_name: a mapped axis whose members share their statistics.
+      axis_index_groups: the groups of members that share them; None for all.
+      use_fast_variance: whether the variance is taken in one pass.
+      force_float32_reductions: whether statistics are taken in at least float32.
+    """
+
+    epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = zeros
+    scale_init: Initializer = ones
+    feature_axes: Axes = -1
+    axis_name: str | None = None
+    axis_index_groups: Any = None
+    use_fast_variance: bool = True
+    force_float32_reductions: bool = True
+
+    @compact
+    def __call__(self, x: Array, *, mask: ArrayLike | None = None) -> Array:
+        """Return ``x`` ``[batch, ...]`` normalised.
+
+        Args:
+          x: the input.
+          mask: true where an entry takes part in the statistics; broadcast to the input.
+
+        Raises:
+          FeatureAxesError: the batch axis is among the feature axes.
+          AxesError: an axis is out of range or named twice.
+          NormMaskShapeError: the mask does not broadcast to the input.
+        """
+        features = sorted_axes(self.feature_axes, x.ndim, argument="feature_axes", path=self.path)
+        if 0 in features:
+            raise FeatureAxesError(
+                path=self.path,
+                argument="feature_axes",
+                given=self.feature_axes,
+                shape=x.shape,
+                problem="the first axis counts the examples and is none of features",
+                advice="Leave axis 0 out; an input without a batch axis takes one by x[None].",
+            )
+        axes = tuple(axis for axis in range(1, x.ndim) if axis not in features)
+        return _normalized(self, x, mask, Statistics.of(self, x, axes), features)
+
+
+def aligned_mask(mask: ArrayLike, shape: tuple[int, ...], path: tuple[str, ...]) -> Array:
+    """Return ``mask`` as Booleans with as many axes as ``shape``.
+
+    Raises:
+      NormMaskShapeError: the mask does not broadcast to ``shape``.
+    """
+    given = jnp.shape(mask)
+    padded = (*(1,) * (len(shape) - len(given)), *given)
+    if len(padded) != len(shape) or any(m not in {1, n} for m, n in zip(padded, shape, strict=True)):
+        raise NormMaskShapeError(path=path, given=given, expected=shape)
+    return jnp.reshape(cast(mask, jnp.bool_), padded)
+
+
+def moments(x: Array, mask: Array | None, how: Statistics) -> tuple[Array, Array]:
+    """Return the mean and the variance of ``x`` without the axes they are taken over.
+
+    The variance of complex numbers is the mean square of their distance from the mean.
+    """
+    mean_of = functools.partial(jnp.mean, axis=how.axes, where=mask)
+    x = cast(x, how.dtype)
+    if not how.use_fast_variance:
+        mean = _shared(mean_of(x), how)
+        return mean, _shared(mean_of(_squared_size(x - jnp.expand_dims(mean, how.axes))), how)
+    square = _squared_size(x)
+    mean, square = mean_of(x), mean_of(square)
+    if how.axis_name is not None:
+        both = (mean, square) if mean.dtype != square.dtype else jnp.stack([mean, square])  # one message, not two
+        mean, square = _shared(both, how)
+    return mean, jnp.maximum(0.0, square - _squared_size(mean))
+
+
+def mean_square(x: Array, mask: Array | None, how: Statistics) -> Array:
+    """Return the mean of ``x²`` without the axes that it is taken over."""
+    return _shared(jnp.mean(_squared_size(cast(x, how.dtype)), axis=how.axes, where=mask), how)
+
+
+def standardized(
+    x: Array,
+    mean: Array | None,
+    variance: Array,
+    scale: Array | None,
+    bias: Array | None,
+    extents: tuple[int, ...],
+    epsilon: float,
+    dtype: DTypeLike,
+) -> Array:
+    """Return ``(x - mean) / sqrt(variance + epsilon) * scale + bias`` in ``dtype``.
+
+    Args:
+      x: the input.
+      mean: with as many axes as the input; None for 0.
+      variance: likewise.
+      scale: reshaped to ``extents``; None for 1.
+      bias: likewise; None for 0.
+      extents: those of the input along the feature axes, and 1 along the others.
+      epsilon: keeps the division away from zero.
+      dtype: what comes out.
+    """
+    factor = lax.rsqrt(variance + epsilon)
+    if scale is not None:
+        factor = jnp.multiply(*matched(factor, jnp.reshape(scale, extents)))
+    y = x if mean is None else jnp.subtract(*matched(x, mean))
+    y = jnp.multiply(*matched(y, factor))
+    if bias is not None:
+        y = jnp.add(*matched(y, jnp.reshape(bias, extents)))
+    return cast(y, dtype)
+
+
+def _normalized(
+    layer: Any,
+    x: Array,
+    mask: ArrayLike | None,
+    how: Statistics,
+    features: tuple[int, ...],
+    num_groups: int | None = None,
+) -> Array:
+    """Make the parameters of ``layer``, and return ``x`` normalised with statistics taken as ``how`` says."""
+    aligned = None if mask is None else aligned_mask(mask, x.shape, layer.path)
+    shape = tuple(x.shape[axis] for axis in features)
+    scale = layer.param("scale", layer.scale_init, shape, layer.param_dtype) if layer.use_scale else None
+    use_bias = getattr(layer, "use_bias", False)
+    bias = layer.param("bias", layer.bias_init, shape, layer.param_dtype) if use_bias else None
+    dtype = np.dtype(canonicalize_dtype(x, scale, bias, dtype=layer.dtype))
+    extents = kept_extents(x.shape, features)
+    return _take_and_apply(x, aligned, scale, bias, how, num_groups, extents, layer.epsilon, dtype)
+
+
+@jitted(arrays=4)
+def _take_and_apply(
+    x: Array,
+    mask: Array | None,
+    scale: Array | None,
+    bias: Array | None,
+    how: Statistics,
+    num_groups: int | None,
+    extents: tuple[int, ...],
+    epsilon: float,
+    dtype: np.dtype[Any],
+) -> Array:
+    axes = how.axes
+    if not how.use_mean:
+        mean, variance = None, mean_square(x, mask, how)
+    elif num_groups is None:
+        mean, variance = moments(x, mask, how)
+    else:
+        axes = axes[:-1]
+        *others, channels = x.shape
+        split = (*others, num_groups, channels // num_groups)
+        if mask is not None:
+            *of_others, of_channels = mask.shape
+            mask = jnp.reshape(mask, (*of_others, *(split[-2:] if of_channels == channels else (1, 1))))
+        mean, variance = moments(jnp.reshape(x, split), mask, how)  # [..., groups]
+        mean, variance = (jnp.repeat(each, split[-1], axis=-1) for each in (mean, variance))  # [..., channels]
+    mean = None if mean is None else jnp.expand_dims(mean, axes)
+    return standardized(x, mean, jnp.expand_dims(variance, axes), scale, bias, extents, epsilon, dtype)
+
+
+def _num_groups(layer: GroupNorm, channels: int) -> int:
+    num_groups, group_size = layer.num_groups, layer.group_size
+    if (num_groups is None) == (group_size is None):
+        raise GroupChoiceError(path=layer.path, num_groups=num_groups, group_size=group_size)
+    argument, given = ("num_groups", num_groups) if group_size is None else ("group_size", group_size)
+    if given is None or given < 1 or channels % given:
+        raise ChannelGroupsError(
+            path=layer.path,
+            channels=channels,
+            what="channels",
+            argument=argument,
+            given=given,
+            divisors=divisors(channels),
+        )
+    return given if group_size is None else channels // given
+
+
+def _squared_size(x: Array) -> Array:
+    if jnp.iscomplexobj(x):
+        return lax.square(lax.real(x)) + lax.square(lax.imag(x))
+    return lax.square(x)
+
+
+def _shared(statistics: Any, how: Statistics) -> Any:
+    """Return the mean of ``statistics`` over the mapped axis, if there is one."""
+    if how.axis_name is None:
+        return statistics
+    return lax.pmean(statistics, how.axis_name, axis_index_groups=how.axis_index_groups)

@@ -1,0 +1,185 @@
+"""Pooling: a reduction over a window that moves along the spatial axes.
+
+Inputs are ``[batch..., spatial..., channels]`` with any number of batch axes, none included; the window has one extent
+for each spatial axis, and so have the strides (1 by default). ``padding`` is ``"SAME"``, ``"VALID"``, or a
+``(low, high)`` pair for each spatial axis; what is put at the edges never wins: zeros for a mean, infinities for a
+maximum or a minimum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from batiste.dtypes import matched
+from batiste.errors import PoolingWindowError
+from batiste.typing import Array, ArrayLike
+
+__all__ = ["avg_pool", "max_pool", "min_pool", "pool"]
+
+_Padding: TypeAlias = str | Sequence[tuple[int, int]]
+
+
+def pool(
+    inputs: Array,
+    init: ArrayLike,
+    reduce_fn: Callable[..., Array],
+    window_shape: Sequence[int],
+    strides: Sequence[int] | None,
+    padding: _Padding,
+) -> Array:
+    """Return ``inputs`` reduced over windows.
+
+    JAX differentiates the sum, the maximum and the minimum (``jax.lax.add``, ``max`` and ``min``); any other
+    ``reduce_fn`` in the forward direction only.
+
+    Args:
+      inputs: ``[batch..., spatial..., channels]``.
+      init: the value that a window starts from, and that the edges are padded with.
+      reduce_fn: reduces two values to one.
+      window_shape: the window's extent along each spatial axis.
+      strides: the steps between windows; None for 1.
+      padding: ``"SAME"``, ``"VALID"``, or a ``(low, high)`` pair for each spatial axis.
+
+    Returns:
+      ``[batch..., windows..., channels]``.
+
+    Raises:
+      PoolingWindowError: window, strides or padding do not fit the input or one another.
+    """
+    window, steps, pads = _checked(inputs, window_shape, strides, padding)
+    if inputs.ndim > len(window_shape) + 1:
+        return lax.reduce_window(inputs, init, reduce_fn, window, steps, pads)
+    batch_of_one = jnp.expand_dims(inputs, 0)
+    return jnp.squeeze(lax.reduce_window(batch_of_one, init, reduce_fn, window, steps, pads), axis=0)
+
+
+def avg_pool(
+    inputs: Array,
+    window_shape: Sequence[int],
+    strides: Sequence[int] | None = None,
+    padding: _Padding = "VALID",
+    count_include_pad: bool = True,
+) -> Array:
+    """Return the mean of each window.
+
+    Args:
+      inputs: ``[batch..., spatial..., channels]``.
+      window_shape: the window's extent along each spatial axis.
+      strides: the steps between windows; None for 1.
+      padding: ``"SAME"``, ``"VALID"``, or a ``(low, high)`` pair for each spatial axis.
+      count_include_pad: whether the zeros at the edges count.
+
+    Returns:
+      ``[batch..., windows..., channels]``.
+
+    Raises:
+      PoolingWindowError: window, strides or padding do not fit the input or one another.
+    """
+    total = pool(inputs, 0.0, lax.add, window_shape, strides, padding)
+    if count_include_pad:
+        return total / math.prod(window_shape)
+    spatial = len(window_shape)
+    present = jnp.ones((*(1,) * (inputs.ndim - spatial - 1), *inputs.shape[-spatial - 1 : -1], 1))
+    return jnp.divide(*matched(total, pool(present, 0.0, lax.add, window_shape, strides, padding)))
+
+
+def max_pool(
+    inputs: Array,
+    window_shape: Sequence[int],
+    strides: Sequence[int] | None = None,
+    padding: _Padding = "VALID",
+) -> Array:
+    """Return the maximum of each window.
+
+    Args:
+      inputs: ``[batch..., spatial..., channels]``.
+      window_shape: the window's extent along each spatial axis.
+      strides: the steps between windows; None for 1.
+      padding: ``"SAME"``, ``"VALID"``, or a ``(low, high)`` pair for each spatial axis.
+
+    Returns:
+      ``[batch..., windows..., channels]``.
+
+    Raises:
+      PoolingWindowError: window, strides or padding do not fit the input or one another.
+    """
+    return pool(inputs, -np.inf, lax.max, window_shape, strides, padding)
+
+
+def min_pool(
+    inputs: Array,
+    window_shape: Sequence[int],
+    strides: Sequence[int] | None = None,
+    padding: _Padding = "VALID",
+) -> Array:
+    """Return the minimum of each window.
+
+    Args:
+      inputs: ``[batch..., spatial..., channels]``.
+      window_shape: the window's extent along each spatial axis.
+      strides: the steps between windows; None for 1.
+      padding: ``"SAME"``, ``"VALID"``, or a ``(low, high)`` pair for each spatial axis.
+
+    Returns:
+      ``[batch..., windows..., channels]``.
+
+    Raises:
+      PoolingWindowError: window, strides or padding do not fit the input or one another.
+    """
+    return pool(inputs, np.inf, lax.min, window_shape, strides, padding)
+
+
+def _checked(
+    inputs: Array, window_shape: Any, strides: Any, padding: Any
+) -> tuple[tuple[int, ...], tuple[int, ...], str | tuple[tuple[int, int], ...]]:
+    """Return window, strides and padding for every axis, of which there is at least one before the spatial axes."""
+    if not hasattr(window_shape, "__len__"):
+        advice = "Give one extent for each spatial axis: (2, 2) for images."
+        raise PoolingWindowError(
+            path="pool", argument="window_shape", given=window_shape, problem="it is no sequence", advice=advice
+        )
+    spatial = len(window_shape)
+    if inputs.ndim < spatial + 1:
+        raise PoolingWindowError(
+            path="pool",
+            argument="window_shape",
+            given=tuple(window_shape),
+            problem=f"the input has shape {inputs.shape}",
+            advice=f"Give an input with {spatial} spatial axes and one of channels at the end.",
+        )
+    before = max(1, inputs.ndim - spatial - 1)
+    steps = _per_axis("strides", (1,) * spatial if strides is None else strides, spatial)
+    window = (*(1,) * before, *window_shape, 1)
+    steps = (*(1,) * before, *steps, 1)
+    if isinstance(padding, str):
+        if padding.upper() in {"SAME", "SAME_LOWER", "VALID"}:
+            return window, steps, padding.upper()
+        advice = "Write 'SAME' or 'VALID', or a (low, high) pair for each spatial axis."
+        raise PoolingWindowError(
+            path="pool", argument="padding", given=repr(padding), problem="there is no such padding", advice=advice
+        )
+    pairs = _per_axis("padding", padding, spatial)
+    if any(not hasattr(pair, "__len__") or len(pair) != 2 for pair in pairs):
+        advice = "Give a (low, high) pair for each spatial axis: ((1, 1), (1, 1))."
+        raise PoolingWindowError(
+            path="pool", argument="padding", given=padding, problem="these are no pairs", advice=advice
+        )
+    return window, steps, (*((0, 0),) * before, *((low, high) for low, high in pairs), (0, 0))
+
+
+def _per_axis(argument: str, given: Any, spatial: int) -> tuple[Any, ...]:
+    if hasattr(given, "__len__") and len(given) == spatial:
+        return tuple(given)
+    raise PoolingWindowError(
+        path="pool",
+        argument=argument,
+        given=given,
+        problem=f"the window has {spatial} spatial axes",
+        advice="Give one entry for each spatial axis.",
+    )

@@ -1,0 +1,53 @@
+"""Products in 8-bit floating point: the functions and the layers, under the module name that Linen gives them."""
+
+from batiste.nn._fp8 import (
+    Fp8DirectDotGeneralOp,
+    Fp8DotGeneral,
+    Fp8DotGeneralBase,
+    Fp8DotGeneralOp,
+    Fp8Einsum,
+    NANOOFp8DotGeneralOp,
+)
+from batiste.nn._fp8_ops import (
+    DimensionNumbers,
+    compute_amax_history,
+    compute_scale,
+    dequantize,
+    dot_general_with_precision,
+    fp8_scaled_dot_general,
+    get_fp8_max,
+    in_q,
+    in_qdq,
+    out_dq,
+    out_qdq,
+    qdq,
+    quantize,
+    quantize_dequantize_update,
+    quantized_dot,
+    update_fp8_meta,
+)
+
+__all__ = [
+    "DimensionNumbers",
+    "Fp8DirectDotGeneralOp",
+    "Fp8DotGeneral",
+    "Fp8DotGeneralBase",
+    "Fp8DotGeneralOp",
+    "Fp8Einsum",
+    "NANOOFp8DotGeneralOp",
+    "compute_amax_history",
+    "compute_scale",
+    "dequantize",
+    "dot_general_with_precision",
+    "fp8_scaled_dot_general",
+    "get_fp8_max",
+    "in_q",
+    "in_qdq",
+    "out_dq",
+    "out_qdq",
+    "qdq",
+    "quantize",
+    "quantize_dequantize_update",
+    "quantized_dot",
+    "update_fp8_meta",
+]
