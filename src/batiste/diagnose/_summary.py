@@ -1,0 +1,197 @@
+"""The table of a blueprint: every variable with its path, shape and size, before any array exists.
+
+``summary`` traces the model's ``init`` with shapes alone, so that a model of any size costs the same: nothing is
+allocated, drawn or compiled. A model that reads values while it is initialised (an ``if`` on an input) cannot be
+traced; it is initialised instead.
+
+*Parameters* are the numbers in the collection ``params``, those that training changes by gradients; *bytes* are those
+of every collection. A module that is used twice has its variables once.
+
+The result prints as plain text, and as a table where it is printed by rich.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import jax
+import numpy as np
+
+from batiste.core import unbox
+from batiste.tree import flatten, join_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.table import Table
+
+    from batiste.typing import Rngs
+
+__all__ = ["Summary", "SummaryRow", "summary"]
+
+_HEADER = ("path", "shape", "dtype", "parameters", "bytes")
+
+
+class _Blueprint(Protocol):
+    """What ``summary`` needs of a model."""
+
+    @property
+    def init(self) -> Callable[..., Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class SummaryRow:
+    """One variable.
+
+    Attributes:
+      path: its path from the root, such as ``params/Conv_0/kernel``.
+      collection: the first part of the path.
+      shape: the extent of each axis.
+      dtype: the name of its dtype.
+      parameters: how many numbers gradients change: all of ``params``, none of other collections.
+      bytes: its size in memory.
+    """
+
+    path: str
+    collection: str
+    shape: tuple[int, ...]
+    dtype: str
+    parameters: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Every variable of a model, the parameters first, in the order in which the model makes them.
+
+    Attributes:
+      name: the class of the model.
+      rows: the variables.
+    """
+
+    name: str
+    rows: tuple[SummaryRow, ...]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers gradients change."""
+        return sum(row.parameters for row in self.rows)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all variables in memory."""
+        return sum(row.bytes for row in self.rows)
+
+    def totals(self) -> dict[str, tuple[int, int]]:
+        """Return the parameters and the bytes of each collection."""
+        found: dict[str, tuple[int, int]] = {}
+        for row in self.rows:
+            parameters, size = found.get(row.collection, (0, 0))
+            found[row.collection] = (parameters + row.parameters, size + row.bytes)
+        return found
+
+    def __str__(self) -> str:
+        body = [*map(_cells, self.rows)]
+        foot = [(name, "", "", *_numbers(*total)) for name, total in self._foot()]
+        widths = [max(map(len, column)) for column in zip(_HEADER, *body, *foot, strict=True)]
+        rule = "  ".join("-" * width for width in widths)
+        lines = [_line(_HEADER, widths), rule, *(_line(row, widths) for row in body), rule]
+        return "\n".join([self.name, *lines, *(_line(row, widths) for row in foot)])
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=self.name, title_justify="left", show_footer=True)
+        foot = [(name, *_numbers(*total)) for name, total in self._foot()]
+        names, parameters, sizes = ("\n".join(column) for column in zip(*foot, strict=True))
+        for header, footer in zip(_HEADER, (names, "", "", parameters, sizes), strict=True):
+            is_number = header in {"parameters", "bytes"}
+            table.add_column(header, Text(footer), justify="right" if is_number else "left", no_wrap=header != "path")
+        for row in self.rows:
+            table.add_row(*map(Text, _cells(row)))
+        return table
+
+    def _foot(self) -> list[tuple[str, tuple[int, int]]]:
+        totals = self.totals()
+        several = [*totals.items()] if len(totals) > 1 else []
+        return [*several, ("total", (self.parameters, self.bytes))]
+
+
+def summary(model: _Blueprint, *inputs: Any, rngs: Rngs | None = None, **kwargs: Any) -> Summary:
+    """Return the table of every variable that ``model.init(rngs, *inputs, **kwargs)`` would make.
+
+    Args:
+      model: the blueprint.
+      *inputs: what the model is called with; arrays and ``jax.ShapeDtypeStruct``s count by shape alone.
+      rngs: the random streams; their values do not matter, and by default there is ``params`` only.
+      **kwargs: options of the call, passed on as they are: ``train=False``, ``method="encode"``.
+    """
+    variables, order = _shapes(model, rngs, inputs, kwargs)
+    rows = [_row(path, leaf) for path, leaf in flatten(unbox(variables)).items()]
+    place = {path: index for index, path in enumerate(order)}
+    rows.sort(key=lambda row: (row.collection != "params", place.get(row.path, len(place))))
+    return Summary(name=type(model).__name__, rows=tuple(rows))
+
+
+def _shapes(model: _Blueprint, rngs: Rngs | None, inputs: Any, kwargs: dict[str, Any]) -> tuple[Any, list[str]]:
+    """Return the shape of every variable, and the paths in the order of their making."""
+    leaves = jax.tree.leaves(inputs)
+    structure: Any = jax.tree.structure(inputs)  # pyright: ignore[reportUnknownVariableType]
+    is_array = [isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct) for leaf in leaves]
+    arrays = [leaf for leaf, abstract in zip(leaves, is_array, strict=True) if abstract]
+    order: list[str] = []
+
+    def init(rngs: Any, arrays: list[Any]) -> Any:
+        given = iter(arrays)
+        merged = [next(given) if abstract else leaf for leaf, abstract in zip(leaves, is_array, strict=True)]
+        variables = model.init(rngs, *jax.tree.unflatten(structure, merged), **kwargs)
+        order.extend(_paths_as_made(variables))
+        return variables
+
+    keys: Any = jax.eval_shape(lambda: jax.random.key(0)) if rngs is None else rngs
+    try:
+        return jax.eval_shape(init, keys, arrays), order
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+        variables = model.init(jax.random.key(0) if rngs is None else rngs, *inputs, **kwargs)
+        return variables, _paths_as_made(variables)
+
+
+def _paths_as_made(tree: Any, parts: tuple[str, ...] = ()) -> list[str]:
+    """Return the paths in the order in which dicts were filled; JAX itself sorts their keys."""
+    if not isinstance(tree, Mapping):
+        return [join_path(parts)]
+    entries: Any = tree.items()  # pyright: ignore[reportUnknownVariableType]
+    return [path for name, part in entries for path in _paths_as_made(part, (*parts, str(name)))]
+
+
+def _row(path: str, leaf: Any) -> SummaryRow:
+    collection = path.partition("/")[0]
+    size = math.prod(leaf.shape)
+    return SummaryRow(
+        path=path,
+        collection=collection,
+        shape=tuple(leaf.shape),
+        dtype=str(leaf.dtype),
+        parameters=size if collection == "params" else 0,
+        bytes=size * leaf.dtype.itemsize,
+    )
+
+
+def _cells(row: SummaryRow) -> tuple[str, ...]:
+    return row.path, str(row.shape), row.dtype, *_numbers(row.parameters, row.bytes)
+
+
+def _numbers(parameters: int, size: int) -> tuple[str, str]:
+    return f"{parameters:,}" if parameters else "", f"{size:,}"
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    aligned = [
+        cell.rjust(width) if i >= 3 else cell.ljust(width)
+        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "  ".join(aligned).rstrip()

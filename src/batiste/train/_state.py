@@ -1,0 +1,197 @@
+"""The train state: everything that one training step takes and the next one needs.
+
+``TrainState.create`` and ``apply_gradients`` are those of Flax: parameters, an Optax transformation and its state, a
+step counter, and whatever fields a subclass adds. ``TrainState.init`` starts from a blueprint instead, and carries all
+that its ``init`` makes:
+
+* ``params`` is the collection that gradients are taken of;
+* ``collections`` holds every other one (``batch_stats``, ``cache``, ...) by name;
+* ``rngs`` holds the random streams; ``step_rngs()`` folds the step counter into each, so that a run that resumes at
+  step n draws what the uninterrupted run drew at step n.
+
+A whole step, for a model with running statistics and dropout::
+
+    def loss(params):
+        logits, changed = state.apply_fn(
+            state.variables(params), images, rngs=state.step_rngs(), mutable=list(state.collections)
+        )
+        return cross_entropy(logits, labels), changed
+
+
+    grads, changed = jax.grad(loss, has_aux=True)(state.params)
+    state = state.apply_gradients(grads=grads, collections=changed)
+
+``apply_fn`` and ``tx`` are static, so ``jax.jit`` compares them with ``==``: ``model.apply`` compares by the module's
+value, and ``create`` gives ``tx`` equality by value (``_optimizer.py``). A state that is built again from an equal
+blueprint and equal settings therefore meets the compiled step, and is not traced again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+
+from batiste.struct import PyTreeNode, field
+from batiste.train._checks import (
+    check_arguments,
+    check_collections,
+    check_fields,
+    check_optimizer,
+    check_shapes,
+    explain_failure,
+)
+from batiste.train._optimizer import by_value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import optax  # pyright: ignore[reportMissingTypeStubs]
+
+    from batiste.typing import Array, Key, MutableVariables, PyTree, Rngs
+
+__all__ = ["TrainState"]
+
+# A collection beside "params" whose gradients are its new values (the scales of 8-bit layers). Flax's name.
+_OVERWRITE = "_overwrite_with_gradient"
+_COMPUTED = ("step", "params", "opt_state")  # by apply_gradients
+_MADE = ("step", "apply_fn", "params", "tx", "opt_state")  # by create
+
+
+class _Blueprint(Protocol):
+    """What ``TrainState.init`` needs of a model."""
+
+    @property
+    def apply(self) -> Callable[..., Any]: ...
+
+    @property
+    def init(self) -> Callable[..., Any]: ...
+
+
+class TrainState(PyTreeNode):
+    """Parameters, optimiser, step counter and, after ``init``, every other collection and the random streams.
+
+    A subclass adds fields of its own as annotations: ``ema: Any``, ``batch_stats: Any``, ...
+
+    Attributes:
+      step: how many times gradients were applied: an integer, after the first step an ``int32`` array.
+      apply_fn: the model's ``apply``; static.
+      params: the parameters, a tree of arrays.
+      tx: the Optax transformation; static.
+      opt_state: its state.
+      collections: every other collection by name; empty after ``create`` unless given.
+      rngs: random streams by name; empty after ``create`` unless given.
+    """
+
+    step: int | Array
+    apply_fn: Callable[..., Any] = field(pytree_node=False)
+    params: PyTree
+    tx: optax.GradientTransformation = field(pytree_node=False)
+    opt_state: PyTree
+    collections: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    rngs: dict[str, Key] = field(default_factory=dict, kw_only=True)
+
+    @classmethod
+    def create(
+        cls, *, apply_fn: Callable[..., Any], params: PyTree, tx: optax.GradientTransformation, **more: Any
+    ) -> Self:
+        """Return a state at step 0 with a fresh optimiser state.
+
+        Args:
+          apply_fn: the model's ``apply``, or any function that the training step calls through the state.
+          params: the parameters.
+          tx: an Optax transformation.
+          **more: the other fields, by name.
+
+        Raises:
+          OptimizerTypeError: ``tx`` has no ``init`` and ``update``.
+          StateArgumentError: a name of ``more`` is no field.
+        """
+        check_optimizer(cls.__name__, tx)
+        check_fields(cls.__name__, more, [name for name in cls.__dataclass_fields__ if name not in _MADE])
+        tx = by_value(tx)
+        return cls(step=0, apply_fn=apply_fn, params=params, tx=tx, opt_state=tx.init(_optimised(params)), **more)
+
+    @classmethod
+    def init(cls, model: _Blueprint, tx: optax.GradientTransformation, rngs: Rngs, *inputs: Any, **kwargs: Any) -> Self:
+        """Initialise ``model`` and return a state that carries every collection and the random streams.
+
+        Args:
+          model: the blueprint.
+          tx: an Optax transformation.
+          rngs: the random streams, or one key; kept in the state for ``step_rngs``.
+          *inputs: what the model is called with; shapes (``jax.ShapeDtypeStruct``) will do.
+          **kwargs: a name that is a field which the subclass adds is that field's value; others go to ``model.init``.
+
+        Raises:
+          OptimizerTypeError: ``tx`` has no ``init`` and ``update``.
+        """
+        added = cls.__dataclass_fields__.keys() - TrainState.__dataclass_fields__.keys()
+        fields = {name: kwargs.pop(name) for name in tuple(kwargs) if name in added}
+        collections = dict(model.init(rngs, *inputs, **kwargs))
+        params = collections.pop("params", {})
+        if _OVERWRITE in collections:
+            params = {"params": params, _OVERWRITE: collections.pop(_OVERWRITE)}
+        streams: Mapping[str, Any] = rngs if isinstance(rngs, Mapping) else {"params": rngs}
+        own = {name: jnp.copy(key) for name, key in streams.items()}  # so that a donated state leaves the caller's keys
+        return cls.create(apply_fn=model.apply, params=params, tx=tx, collections=collections, rngs=own, **fields)
+
+    def variables(self, params: PyTree | None = None) -> MutableVariables:
+        """Return what ``apply_fn`` takes: the parameters and every other collection.
+
+        Args:
+          params: the parameters to use instead of the state's: those that a loss is differentiated by.
+        """
+        chosen: Any = self.params if params is None else params
+        return {**(chosen if _overwrites(chosen) else {"params": chosen}), **self.collections}
+
+    def step_rngs(self) -> dict[str, Key]:
+        """Return the random streams of this step: each key of ``rngs`` with the step counter folded in."""
+        return {name: jax.random.fold_in(key, self.step) for name, key in self.rngs.items()}
+
+    def apply_gradients(self, *, grads: PyTree, **kwargs: Any) -> Self:
+        """Return the state after one update: new parameters, new optimiser state, one more step.
+
+        Args:
+          grads: gradients with the structure of ``params``.
+          **kwargs: a name that is a field replaces that field; ``collections`` replaces the collections that it names.
+            Any other name is an extra argument of ``tx``, such as ``value=`` for ``optax.contrib.reduce_on_plateau``.
+
+        Raises:
+          StateArgumentError: a name is neither a field nor an argument that ``tx`` reads.
+          OptimizerArgumentError: ``tx`` needs an argument that is not given.
+          GradientsMismatchError: the gradients do not fit the parameters.
+          StateCollectionError: ``collections`` names one that the state does not hold.
+        """
+        import optax  # pyright: ignore[reportMissingTypeStubs]
+
+        kind = type(self).__name__
+        replaceable = [name for name in self.__dataclass_fields__ if name not in _COMPUTED]
+        changes = {name: kwargs.pop(name) for name in replaceable if name in kwargs}
+        check_arguments(kind, self.tx, kwargs, replaceable, _COMPUTED)
+        if "collections" in changes:
+            check_collections(kind, changes["collections"], self.collections)
+            changes["collections"] = {**self.collections, **changes["collections"]}
+        params, grads_of_params = _optimised(self.params), _optimised(grads)
+        try:
+            updates, opt_state = self.tx.update(grads_of_params, self.opt_state, params, **kwargs)
+            new_params = optax.apply_updates(params, updates)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            explain_failure(kind, self.tx, error, self.params, grads)
+            raise
+        check_shapes(kind, params, new_params)
+        if _overwrites(self.params):
+            new_params = {"params": new_params, _OVERWRITE: grads[_OVERWRITE]}
+        return self.replace(step=self.step + 1, params=new_params, opt_state=opt_state, **changes)
+
+
+def _optimised(tree: PyTree) -> PyTree:
+    """Return the part of parameters, or of their gradients, that the optimiser sees."""
+    return tree["params"] if _overwrites(tree) else tree
+
+
+def _overwrites(tree: PyTree) -> bool:
+    """Say whether the parameters, or their gradients, come with a collection that is overwritten."""
+    return isinstance(tree, Mapping) and _OVERWRITE in tree
