@@ -140,9 +140,7 @@ class RemoteShardsError(CheckpointError):
 
     code = "checkpoint/remote-shards"
     message = "The array at {path!r} has shards on other processes, so this process cannot save all of it."
-    hint = (
-        "Replicate it first (`jax.experimental.multihost_utils.process_allgather`), or save it from a single process."
-    )
+    hint = "Gather it first (`jax.experimental.multihost_utils.process_allgather`), and save it from one process."
 
 
 class MissingPackageError(CheckpointError, ImportError):

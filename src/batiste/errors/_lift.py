@@ -9,6 +9,9 @@ __all__ = [
     "LiftAxisSizeError",
     "LoopVariableError",
     "MixedCallsError",
+    "ScanBodyError",
+    "SeveralScopesError",
+    "SharedVariableError",
     "TransformTargetError",
     "TransformedModuleError",
 ]
@@ -19,7 +22,10 @@ class TransformTargetError(BatisteError, TypeError):
 
     code = "lift/target"
     message = "{transform} lifts a Module class or a function whose first argument is a module; it was given {given}."
-    hint = "Lift the class, {transform}(Dense, ...)(features), or a function, {transform}(lambda module, x: ...)(module, x)."
+    hint = (
+        "Lift the class, {transform}(Dense, ...)(features), or a function, "
+        "{transform}(lambda module, x: ...)(module, x)."
+    )
 
 
 class TransformedModuleError(BatisteError, TypeError):
@@ -47,11 +53,35 @@ class LiftAxisSizeError(BatisteError, ValueError):
 
 
 class LoopVariableError(BatisteError):
-    """The body of a loop writes a variable that the loop does not carry or stack."""
+    """The body of a loop makes a variable that the loop would have to carry from its beginning."""
 
     code = "lift/loop-variable"
-    message = "The body of {transform} over {path} writes {names}, which the loop shares between its steps."
-    hint = "Name the collection in {options}, or write the variable before the loop."
+    message = "The body of {transform} over {path} makes {names}, which the loop carries but does not find beforehand."
+    hint = "Make it before the loop: run the body once by itself on init, or call self.variable outside."
+
+
+class ScanBodyError(BatisteError, TypeError):
+    """The body of a scan does not take a carry, or does not return a pair."""
+
+    code = "lift/scan-body"
+    message = "The body of scan over {path} {problem}; it takes (module, carry, *inputs) and returns (carry, outputs)."
+    hint = "Let it return `carry, None` where there are no outputs, and call it with a carry: scan(Block)()(x, None)."
+
+
+class SeveralScopesError(BatisteError, NotImplementedError):
+    """Gradients are taken by variables of a module that holds modules from elsewhere."""
+
+    code = "lift/several-scopes"
+    message = "{transform} over {path} would have to return gradients by variables in several places: {paths}."
+    hint = "{advice}"
+
+
+class SharedVariableError(BatisteError, ValueError):
+    """The calls of a body write different values of a variable that they share."""
+
+    code = "lift/shared-variable"
+    message = "The calls of {transform} over {path} share {names}, and each makes a value of its own of it."
+    hint = "Give it an axis ({options}), or do not split the random stream that it is drawn from."
 
 
 class BranchVariablesError(BatisteError):

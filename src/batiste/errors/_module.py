@@ -149,8 +149,8 @@ class MergeParamError(BatisteError, ValueError):
     """An option is given twice, or not at all, where it must be given once."""
 
     code = "module/merge-param"
-    message = "The option {name!r} is given {how}: by the constructor and by the call."
-    hint = "Give {name}= exactly once, to the constructor or to the call."
+    message = "The option {name!r} must be given once, to the constructor or to the call; it is given {how}."
+    hint = "Write {name}= in one of the two places."
 
 
 class UnknownModuleAttributeError(BatisteError, AttributeError):

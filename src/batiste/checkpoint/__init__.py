@@ -1,0 +1,38 @@
+"""Checkpoints that cannot lie: saved whole or not at all, opened without reading, checked to the last bit."""
+
+from batiste.checkpoint._background import SaveHandle
+from batiste.checkpoint._checkpoint import Checkpoint, open  # noqa: A004 - `checkpoint.open` is what it does
+from batiste.checkpoint._files import cleanup, leftovers
+from batiste.checkpoint._manager import Manager
+from batiste.checkpoint._manifest import Manifest
+from batiste.checkpoint._policies import PolicyLike
+from batiste.checkpoint._restore import restore
+from batiste.checkpoint._retention import KeepBest, KeepEvery, KeepLast, KeepRecent, KeepRule, Saved
+from batiste.checkpoint._save import save, save_async
+from batiste.checkpoint._target import ShardingsLike
+from batiste.checkpoint._types import Record
+from batiste.checkpoint._verify import Verification, verify
+
+__all__ = [
+    "Checkpoint",
+    "KeepBest",
+    "KeepEvery",
+    "KeepLast",
+    "KeepRecent",
+    "KeepRule",
+    "Manager",
+    "Manifest",
+    "PolicyLike",
+    "Record",
+    "SaveHandle",
+    "Saved",
+    "ShardingsLike",
+    "Verification",
+    "cleanup",
+    "leftovers",
+    "open",
+    "restore",
+    "save",
+    "save_async",
+    "verify",
+]

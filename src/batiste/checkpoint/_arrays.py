@@ -1,0 +1,153 @@
+"""Arrays on their way to and from bytes: host copies, digests, dtypes by name, random keys as their data.
+
+The digest of a leaf is that of its bytes in C order, little endian, whatever the format stores; so one leaf has one
+digest in a directory, in a single file, sharded or not.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import types
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xxhash
+
+from batiste.checkpoint._types import NumpyArray, Record
+from batiste.errors import RemoteShardsError
+from batiste.tree import LazyArray
+
+__all__ = [
+    "BYTES_BY_DTYPE",
+    "as_bytes",
+    "describe_array",
+    "digest_array",
+    "digest_bytes",
+    "dtype_by_name",
+    "is_key",
+    "is_key_dtype",
+    "key_data",
+    "to_host",
+    "wrap_key",
+]
+
+_NAMES: Final = (
+    "bool",
+    "int2",
+    "int4",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint2",
+    "uint4",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "bfloat16",
+    "complex64",
+    "complex128",
+    "float4_e2m1fn",
+    "float8_e3m4",
+    "float8_e4m3",
+    "float8_e4m3b11fnuz",
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+)
+_DTYPES: Final[Mapping[str, np.dtype[Any]]] = types.MappingProxyType({name: jnp.dtype(name) for name in _NAMES})
+
+BYTES_BY_DTYPE: Final[Mapping[str, int]] = types.MappingProxyType(
+    {name: dtype.itemsize for name, dtype in _DTYPES.items()}
+)
+"""The dtypes that can be saved, with the size of an element in NumPy."""
+
+
+def dtype_by_name(name: str) -> np.dtype[Any]:
+    """Return the dtype of a name that is one of ``BYTES_BY_DTYPE``."""
+    return _DTYPES[name]
+
+
+def is_key_dtype(dtype: Any) -> bool:
+    """Return whether a dtype is that of typed random keys."""
+    return bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))
+
+
+def is_key(leaf: Any) -> bool:
+    """Return whether a leaf is an array of typed random keys."""
+    return isinstance(leaf, jax.Array) and is_key_dtype(leaf.dtype)
+
+
+def key_data(key: jax.Array) -> tuple[jax.Array, str]:
+    """Return the raw data of typed random keys, ``uint32[..., n]``, and the name of their implementation."""
+    return jax.random.key_data(key), str(jax.random.key_impl(key))
+
+
+def wrap_key(data: Any, implementation: str) -> jax.Array:
+    """Return typed random keys with this raw data."""
+    return cast("jax.Array", jax.random.wrap_key_data(jnp.asarray(data), impl=implementation))
+
+
+def describe_array(array: Any, key: str | None = None) -> Record | None:
+    """Return the record of an array without its digest, or None where its dtype cannot be saved."""
+    dtype = np.dtype(array.dtype).name
+    if dtype not in BYTES_BY_DTYPE:
+        return None
+    shape = tuple(int(extent) for extent in array.shape)
+    return Record(shape, dtype, math.prod(shape) * BYTES_BY_DTYPE[dtype], key=key)
+
+
+def to_host(array: Any, path: str) -> NumpyArray:
+    """Return an array in host memory, in C order and the machine's byte order, copied only where it must be.
+
+    An array of another device is brought over as a new CPU array, so that no copy stays cached in the original.
+
+    Raises:
+      RemoteShardsError: if some shards are on other processes.
+    """
+    if isinstance(array, LazyArray):
+        host = array.read()
+    elif isinstance(array, jax.Array):
+        if not array.is_fully_addressable:
+            raise RemoteShardsError(path=path)
+        host = np.asarray(_on_cpu(array))
+    else:
+        host = cast("NumpyArray", array)
+    return np.asarray(host, dtype=host.dtype.newbyteorder("="), order="C")
+
+
+def _on_cpu(array: jax.Array) -> jax.Array:
+    if len(array.devices()) == 1 and next(iter(array.devices())).platform == "cpu":
+        return array
+    try:
+        return jax.device_put(array, cast("Any", jax.local_devices(backend="cpu"))[0])
+    except RuntimeError:  # the process was started without the CPU backend
+        return array
+
+
+def as_bytes(array: NumpyArray) -> memoryview:
+    """Return the bytes of an array in C order, without a copy."""
+    return memoryview(cast("Any", array.reshape(-1).view(np.uint8)))
+
+
+def digest_array(array: NumpyArray) -> str:
+    """Return the digest of an array that is in C order."""
+    return xxhash.xxh3_128_hexdigest(as_bytes(array))
+
+
+def digest_bytes(*parts: bytes | mmap.mmap) -> str:
+    """Return the digest of these bytes, one after the other."""
+    state = xxhash.xxh3_128()
+    for part in parts:
+        state.update(part)
+    return state.hexdigest()

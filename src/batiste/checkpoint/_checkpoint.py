@@ -1,0 +1,153 @@
+"""An opened checkpoint: its manifest in memory, its arrays still on the disk."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from batiste.checkpoint._arrays import digest_array, dtype_by_name
+from batiste.checkpoint._detect import open_source
+from batiste.checkpoint._manifest import Manifest
+from batiste.checkpoint._source import Source
+from batiste.checkpoint._structure import containers_of, rebuild
+from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
+from batiste.errors import DamagedCheckpointError, PathNotFoundError, nearest
+from batiste.tree import LazyArray, Pattern, Patterns, compile_pattern, select
+
+__all__ = ["Checkpoint", "open"]
+
+
+class Checkpoint:
+    """A checkpoint whose arrays are read when they are asked for.
+
+    ``checkpoint["params/**/kernel"]`` is the part of the tree whose paths match: containers as they were saved, with a
+    ``LazyArray`` for each array. Reading a whole array checks its digest; a box of it cannot be checked alone.
+
+    Args:
+      source: the format's reader.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __getitem__(self, patterns: Patterns) -> Any:
+        """Return the part of the tree whose paths match one of the patterns.
+
+        Raises:
+          UnmatchedPatternError: if a pattern matches no path.
+        """
+        wanted = [patterns] if isinstance(patterns, str | re.Pattern | Pattern) else patterns
+        compiled = [compile_pattern(pattern) for pattern in wanted]
+        matched = [[path for path in self.manifest.records if pattern.matches(path)] for pattern in compiled]
+        if not all(matched):
+            return select(self.tree(), patterns)  # which says what is near
+        chosen = {path for paths in matched for path in paths}
+        return rebuild(
+            self._leaves(path for path in self.manifest.records if path in chosen),
+            containers_of(chosen, self.manifest.containers),
+        )
+
+    def __repr__(self) -> str:
+        kind = self.manifest.storage.get("format")
+        return f"<Checkpoint {self.path} ({kind}): {len(self.manifest.records)} leaves, {self.manifest.bytes} bytes>"
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self._source.path
+
+    @property
+    def manifest(self) -> Manifest:
+        """All that is known without reading an array."""
+        return self._source.manifest
+
+    @property
+    def step(self) -> int | None:
+        """The training step, where one was saved."""
+        return self.manifest.step
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the user saved with it."""
+        return self.manifest.metadata
+
+    @property
+    def has_digests(self) -> bool:
+        """Whether batiste saved it, so that every bit of it can be checked."""
+        return all(record.digest is not None or record.kind is not None for record in self.manifest.records.values())
+
+    def paths(self) -> list[str]:
+        """Return the path of every leaf."""
+        return list(self.manifest.records)
+
+    def lazy(self, path: str) -> LazyArray:
+        """Return one array, unread; a typed random key as its data, ``uint32[..., n]``.
+
+        Raises:
+          PathNotFoundError: if there is no array at that path.
+        """
+        record = self.manifest.records.get(path)
+        if record is None or record.kind is not None:
+            raise PathNotFoundError(path=path, near=nearest(path, self.manifest.records))
+
+        def read(box: Box | None) -> NumpyArray:
+            found = self._source.read(path, box)
+            if box is None:
+                found = checked(path, record, found)
+            if isinstance(found, Damage):
+                raise DamagedCheckpointError(path=self.path, count=1, lines=str(found))
+            return found
+
+        return LazyArray(record.shape, dtype_by_name(record.dtype), read)
+
+    def tree(self) -> Any:
+        """Return the whole tree in the containers it was saved in, each array as a ``LazyArray``."""
+        return rebuild(self._leaves(self.manifest.records), self.manifest.containers)
+
+    def read_many(self, paths: Iterable[str], *, verify: bool) -> Iterator[tuple[str, NumpyArray | Damage]]:
+        """Read whole arrays one after the other, in the order given, with damage in the place of what is damaged.
+
+        Args:
+          paths: the paths of arrays.
+          verify: whether to check their digests.
+        """
+        for path, found in self._source.read_many(paths):
+            yield path, checked(path, self.manifest.records[path], found) if verify else found
+
+    def read_box(self, path: str, box: Box | None) -> NumpyArray | Damage:
+        """Read one array or a box of it, unchecked."""
+        return self._source.read(path, box)
+
+    def check_files(self, *, whole: bool) -> list[Damage]:
+        """Check the files themselves: all of them, or only those that hold no arrays."""
+        return self._source.check_files(whole=whole)
+
+    def _leaves(self, paths: Iterable[str]) -> dict[str, Any]:
+        records = self.manifest.records
+        return {path: self.lazy(path) if records[path].kind is None else records[path].value for path in paths}
+
+
+def open(path: str | os.PathLike[str]) -> Checkpoint:  # noqa: A001 - `checkpoint.open` is what it does
+    """Open a checkpoint of any known format: its manifest is read, its arrays are not.
+
+    Args:
+      path: a directory of batiste or Orbax, a safetensors, Flax MessagePack, ``.npz`` or PyTorch file, or a folder with
+        sharded weights and their index.
+
+    Raises:
+      CheckpointNotFoundError: if there is nothing.
+      CheckpointFormatError: if it is none of the formats.
+      DamagedCheckpointError: if the manifest is not as it was written.
+      RefusedCheckpointError: if the file says what no honest checkpoint says.
+    """
+    return Checkpoint(open_source(path))
+
+
+def checked(path: str, record: Record, found: NumpyArray | Damage) -> NumpyArray | Damage:
+    """Return the array, or what is wrong with it; an array without a known digest is taken as it is."""
+    if isinstance(found, Damage) or record.digest is None or digest_array(found) == record.digest:
+        return found
+    return Damage(path, f"the digest of {record} does not fit")

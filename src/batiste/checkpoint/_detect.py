@@ -1,0 +1,103 @@
+"""Which format a path is, told by its content and not by its name, and the source that reads it."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Final
+
+from batiste.checkpoint._directory import DirectorySource
+from batiste.checkpoint._files import leftovers, resolve
+from batiste.checkpoint._manifest import MANIFEST_NAME
+from batiste.checkpoint._msgpack import MsgpackSource, is_msgpack
+from batiste.checkpoint._npz import NpzSource
+from batiste.checkpoint._orbax_source import OrbaxSource, orbax_items
+from batiste.checkpoint._safetensors import SafetensorsSource, is_safetensors
+from batiste.checkpoint._shards import ShardedSource, find_index
+from batiste.checkpoint._source import Source
+from batiste.checkpoint._torch import TorchSource
+from batiste.errors import CheckpointFormatError, CheckpointNotFoundError, nearest
+
+__all__ = ["holds_checkpoint", "open_source"]
+
+_KNOWN: Final = (
+    "Known are folders of batiste and Orbax, safetensors (also in shards), Flax MessagePack, .npz and PyTorch."
+)
+
+
+def open_source(path: str | os.PathLike[str]) -> Source:
+    """Open a checkpoint of any known format.
+
+    Raises:
+      CheckpointNotFoundError: if there is nothing.
+      CheckpointFormatError: if it is none of the formats.
+    """
+    place = resolve(path)
+    try:
+        if place.is_dir():
+            return _open_folder(place)
+        if place.is_file():
+            return _open_file(place)
+    except PermissionError as error:
+        raise CheckpointFormatError(
+            path=place, reason=f"{error.strerror}", cure="Ask for the right to read it."
+        ) from None
+    raise _not_found(place)
+
+
+def holds_checkpoint(folder: Path) -> bool:
+    """Return whether a folder is a complete checkpoint of batiste or Orbax, by its looks."""
+    return (folder / MANIFEST_NAME).is_file() or (
+        (folder / "_CHECKPOINT_METADATA").is_file() or bool(orbax_items(folder))
+    )
+
+
+def _open_folder(place: Path) -> Source:
+    if (place / MANIFEST_NAME).is_file():
+        return DirectorySource(place)
+    if orbax_items(place) or (place / "_CHECKPOINT_METADATA").is_file():
+        return OrbaxSource(place)
+    index = find_index(place)
+    if index is not None:
+        return ShardedSource(index, _open_file)
+    steps = sorted((entry.name for entry in place.iterdir() if entry.name.isdecimal()), key=int)
+    if steps:
+        reason = f"it is the folder of a run with the steps {', '.join(steps[-5:])}"
+        raise CheckpointFormatError(
+            path=place, reason=reason, cure=f"Open a step, such as {place / steps[-1]}, or use Manager."
+        )
+    single = [entry for entry in sorted(place.iterdir()) if entry.name.endswith(".safetensors")]
+    if len(single) == 1:
+        return SafetensorsSource(single[0])
+    raise CheckpointFormatError(path=place, reason="nothing in it is known", cure=_KNOWN)
+
+
+def _open_file(place: Path) -> Source:
+    if place.name.endswith(".index.json"):
+        return ShardedSource(place, _open_file)
+    with place.open("rb") as file:
+        head = file.read(16)
+    if is_safetensors(head) or place.name.endswith(".safetensors"):
+        return SafetensorsSource(place)
+    if zipfile.is_zipfile(place):
+        with zipfile.ZipFile(place) as archive:
+            names = archive.namelist()
+        is_torch = any(name.endswith("/data.pkl") or name == "data.pkl" for name in names)
+        return TorchSource(place) if is_torch else NpzSource(place)
+    if place.suffix in (".pt", ".pth", ".bin"):
+        return TorchSource(place)
+    if place.suffix == ".npz":
+        return NpzSource(place)
+    if is_msgpack(head):
+        return MsgpackSource(place)
+    raise CheckpointFormatError(path=place, reason="its first bytes are those of no known format", cure=_KNOWN)
+
+
+def _not_found(place: Path) -> CheckpointNotFoundError:
+    folder = place.parent
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    cure = "Check the path; `batiste.checkpoint.Manager(folder).steps()` lists the steps of a run."
+    if any(f".{place.name}.batiste-" in entry.name for entry in leftovers(folder)):
+        cure = f"A save of it was interrupted; `batiste.checkpoint.cleanup({str(folder)!r})` clears what is left."
+    return CheckpointNotFoundError(path=place, near=nearest(place.name, names), cure=cure)

@@ -1,0 +1,205 @@
+"""Files that appear whole or not at all.
+
+A checkpoint is written under a name of its own in the folder where it is to lie (``.name.batiste-1f2e3d4c``), every
+file and folder of it is flushed to the disk, and only then does it take its place in one step: a rename, or, where it
+replaces an older one, an exchange of the two names, after which the older one is removed. Removing goes the other way:
+first the name, then the contents. So whatever moment a process dies at, a path holds a complete checkpoint or nothing,
+and what is left over has a name that nothing but ``cleanup`` looks at.
+
+Where a file system has no exchange of names, the older checkpoint is put aside first; a process that dies between the
+two renames leaves it as ``.name.batiste-old-1f2e3d4c``, and ``cleanup`` puts it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, Final
+
+import xxhash
+
+from batiste.checkpoint._arrays import digest_bytes
+from batiste.errors import CheckpointError, CheckpointExistsError, CheckpointWriteError
+
+__all__ = ["cleanup", "digest_file", "digest_files", "leftovers", "remove", "resolve", "staged", "write_error"]
+
+_LEFTOVER: Final = re.compile(r"\.(.+)\.batiste-(old-)?[0-9a-f]{8}(\.orbax-checkpoint-tmp.*)?")
+_EXCHANGE: Final = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
+_CURES: Final = (
+    ((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free some space, or save elsewhere."),
+    ((errno.EACCES, errno.EPERM, errno.EROFS), "Save to a folder that this user may write to."),
+    ((errno.ENAMETOOLONG,), "Save under a shorter name."),
+)
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path with symbolic links followed: what a link points at is replaced, never the link."""
+    return Path(os.path.realpath(Path(path).expanduser()))
+
+
+@contextlib.contextmanager
+def staged(target: Path, *, overwrite: bool) -> Generator[Path]:
+    """Give a path beside ``target`` to write to, and put what is there in the target's place at the end.
+
+    Args:
+      target: where the file or folder shall be; folders above it are made.
+      overwrite: whether something may be there already.
+
+    Raises:
+      CheckpointExistsError: if something is there already.
+      CheckpointWriteError: if the operating system refuses.
+    """
+    if not overwrite and os.path.lexists(target):
+        raise CheckpointExistsError(path=target)
+    plain = re.sub(r"[*?[]", "_", target.name)  # what writes there may take these for patterns
+    stage = target.with_name(f".{plain}.batiste-{secrets.token_hex(4)}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield stage
+        _flush(stage)
+        _publish(stage, target, overwrite=overwrite)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise write_error(target, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            for left in target.parent.glob(f"{stage.name}*"):
+                _delete(left)
+
+
+def write_error(target: Path, error: OSError) -> CheckpointWriteError:
+    """Return the error of the catalogue for what the operating system said."""
+    cure = next((cure for numbers, cure in _CURES if error.errno in numbers), "Look at the folder and the disk.")
+    return CheckpointWriteError(path=target, reason=error.strerror or str(error), cure=cure)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder so that it is never seen in part.
+
+    Raises:
+      CheckpointWriteError: if the operating system refuses.
+    """
+    aside = path.with_name(f".{path.name}.batiste-{secrets.token_hex(4)}")
+    try:
+        path.rename(aside)
+        _flush_folder(path.parent)
+        _delete(aside)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def leftovers(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return what interrupted saves and removals have left in a folder."""
+    found = resolve(folder)
+    return sorted(entry for entry in found.iterdir() if _LEFTOVER.fullmatch(entry.name)) if found.is_dir() else []
+
+
+def cleanup(folder: str | os.PathLike[str]) -> list[Path]:
+    """Remove what interrupted saves and removals have left in a folder, and put back what was only put aside.
+
+    Call it when no other process is saving into the folder: a save in progress looks like an interrupted one.
+
+    Returns:
+      The paths that are gone.
+
+    Raises:
+      CheckpointWriteError: if the operating system refuses.
+    """
+    gone = leftovers(folder)
+    for entry in gone:
+        name = _LEFTOVER.fullmatch(entry.name)
+        try:
+            if name is not None and name[2] and not os.path.lexists(entry.with_name(name[1])):
+                entry.rename(entry.with_name(name[1]))
+            else:
+                _delete(entry)
+        except OSError as error:
+            raise write_error(entry, error) from error
+    return gone
+
+
+def digest_file(path: Path) -> tuple[int, str]:
+    """Return the size and the digest of a file."""
+    state, size = xxhash.xxh3_128(), 0
+    buffer = bytearray(1 << 20)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            state.update(view[:count])
+            size += count
+    return size, state.hexdigest()
+
+
+def digest_files(folder: Path) -> dict[str, tuple[int, str]]:
+    """Return the size and the digest of every file beneath a folder that nobody else knows, by relative path.
+
+    They are mapped into memory, which is twice as fast as reading them, and safe only where no one can truncate them.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            mapped: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else contextlib.nullcontext(b"")
+            with mapped as content:
+                found[path.relative_to(folder).as_posix()] = size, digest_bytes(content)
+    return found
+
+
+def _publish(stage: Path, target: Path, *, overwrite: bool) -> None:
+    if not os.path.lexists(target):
+        stage.rename(target)
+    elif not overwrite:
+        raise CheckpointExistsError(path=target)
+    elif stage.is_file() and target.is_file():
+        stage.replace(target)
+    elif not _exchange(stage, target):
+        aside = target.with_name(f".{target.name}.batiste-old-{secrets.token_hex(4)}")
+        target.rename(aside)
+        stage.rename(target)
+        _delete(aside)
+    _flush_folder(target.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one step; False where the system cannot."""
+    library: Any = ctypes.CDLL(None, use_errno=True)
+    one, other = os.fsencode(first), os.fsencode(second)
+    here = -2 if os.uname().sysname == "Darwin" else -100  # AT_FDCWD
+    function = getattr(library, "renameatx_np" if here == -2 else "renameat2", None)
+    return function is not None and function(here, one, here, other, _EXCHANGE) == 0
+
+
+def _flush(path: Path) -> None:
+    """Flush a file, or a folder with all that is in it, to the disk."""
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        return
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _flush(Path(folder, name))
+        _flush_folder(Path(folder))
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,226 @@
+"""The checkpoints of one run: a folder with one checkpoint a step, named by the step."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from batiste.checkpoint._background import SaveHandle
+from batiste.checkpoint._checkpoint import Checkpoint, open  # noqa: A004 - this package's own
+from batiste.checkpoint._detect import holds_checkpoint
+from batiste.checkpoint._files import cleanup, leftovers, remove, resolve
+from batiste.checkpoint._policies import PolicyLike
+from batiste.checkpoint._restore import restore
+from batiste.checkpoint._retention import KeepRule, Saved, kept
+from batiste.checkpoint._save import save, save_async
+from batiste.checkpoint._target import ShardingsLike
+from batiste.errors import BatisteError, CheckpointArgumentError, NoStepError
+
+__all__ = ["Manager"]
+
+
+class Manager:
+    """Saves, finds and removes the checkpoints of a run.
+
+    A step is there from the moment its save is complete; saves that were interrupted are not seen, and stay until
+    ``cleanup`` is called. Runs that Orbax's ``CheckpointManager`` wrote can be read.
+
+    Args:
+      folder: the folder of the run; made by the first save.
+      keep: rules for the steps to keep; None keeps all. The latest step is always kept.
+      clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keep: Sequence[KeepRule] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder = resolve(folder)
+        self._keep = None if keep is None else tuple(keep)
+        self._clock = clock
+        self._pending: SaveHandle | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return self._folder
+
+    def path(self, step: int) -> Path:
+        """Return where a step is saved."""
+        return self._folder / str(step)
+
+    def steps(self) -> list[int]:
+        """Return the steps that are complete, in order."""
+        if not self._folder.is_dir():
+            return []
+        names = [
+            entry for entry in self._folder.iterdir() if entry.name.isdecimal() and str(int(entry.name)) == entry.name
+        ]
+        return sorted(int(entry.name) for entry in names if entry.is_dir() and holds_checkpoint(entry))
+
+    def latest(self) -> int | None:
+        """Return the latest complete step, or None where there is none."""
+        return max(self.steps(), default=None)
+
+    def save(
+        self,
+        step: int,
+        tree: Any,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        **options: Any,
+    ) -> None:
+        """Save a step, and remove the steps that no rule keeps.
+
+        Args:
+          step: the training step.
+          tree: any pytree of arrays, typed random keys, numbers and strings.
+          metrics: numbers that ``KeepBest`` looks at.
+          metadata: anything that JSON can hold.
+          overwrite: whether to replace the step where it is saved already.
+          **options: every other argument of ``batiste.checkpoint.save``.
+
+        Raises:
+          BatisteError: as ``batiste.checkpoint.save`` does, or what an earlier ``save_async`` ended with.
+        """
+        self.wait()
+        save(self._at(step), tree, overwrite=overwrite, **self._options(step, metrics, metadata), **options)
+        self.prune()
+
+    def save_async(
+        self,
+        step: int,
+        tree: Any,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        **options: Any,
+    ) -> SaveHandle:
+        """Save a step in the background; the arguments are those of ``save``.
+
+        One save is under way at a time: a second one waits for the first. Steps that no rule keeps are removed when the
+        next save begins, or when ``wait`` is called.
+
+        Raises:
+          BatisteError: as ``batiste.checkpoint.save_async`` does, or what an earlier ``save_async`` ended with.
+        """
+        self.wait()
+        more = self._options(step, metrics, metadata)
+        self._pending = save_async(self._at(step), tree, overwrite=overwrite, **more, **options)
+        return self._pending
+
+    def wait(self) -> None:
+        """Wait for a save in the background, and remove the steps that no rule keeps.
+
+        Raises:
+          BatisteError: what the save ended with.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.wait()
+            self.prune()
+
+    def open(self, step: int | None = None) -> Checkpoint:
+        """Open a step, or the latest one.
+
+        Raises:
+          NoStepError: if there is no such step.
+        """
+        return open(self._find(step))
+
+    def restore(
+        self,
+        target: Any = None,
+        *,
+        step: int | None = None,
+        missing: PolicyLike = "error",
+        extra: PolicyLike = "error",
+        shape: PolicyLike = "error",
+        dtype: PolicyLike = "error",
+        shardings: ShardingsLike = None,
+        verify: bool = True,
+    ) -> Any:
+        """Restore a step, or the latest one; the other arguments are those of ``batiste.checkpoint.restore``.
+
+        Raises:
+          NoStepError: if there is no such step.
+          BatisteError: as ``batiste.checkpoint.restore`` does.
+        """
+        place = self._find(step)
+        return restore(
+            place, target, missing=missing, extra=extra, shape=shape, dtype=dtype, shardings=shardings, verify=verify
+        )
+
+    def prune(self) -> list[int]:
+        """Remove the steps that no rule keeps, and return them.
+
+        A step whose manifest cannot be read is left where it is: it is not for a rule to remove what is damaged.
+        """
+        if self._keep is None:
+            return []
+        saved: list[Saved] = []
+        for step in self.steps():
+            try:
+                manifest = open(self.path(step)).manifest
+            except BatisteError:
+                continue
+            saved.append(Saved(step, manifest.saved_at, manifest.metadata))
+        keep = kept(self._keep, saved, self._clock())
+        gone = [row.step for row in saved if row.step not in keep]
+        for step in gone:
+            remove(self.path(step))
+        return gone
+
+    def remove(self, step: int) -> None:
+        """Remove one step.
+
+        Raises:
+          NoStepError: if there is no such step.
+        """
+        remove(self._find(step))
+
+    def leftovers(self) -> list[Path]:
+        """Return what interrupted saves and removals have left."""
+        return leftovers(self._folder)
+
+    def cleanup(self) -> list[Path]:
+        """Remove what interrupted saves and removals have left, and return it.
+
+        Call it when no other process saves into the folder.
+        """
+        self.wait()
+        return cleanup(self._folder)
+
+    def _at(self, step: int) -> Path:
+        if step < 0:
+            raise CheckpointArgumentError(
+                argument="step", value=step, reason="steps are counted from 0", cure="Pass the step."
+            )
+        return self.path(step)
+
+    def _options(
+        self, step: int, metrics: Mapping[str, float] | None, metadata: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        more = {} if metrics is None else {"metrics": {name: float(value) for name, value in metrics.items()}}
+        return {"step": step, "metadata": {**(metadata or {}), **more}, "clock": self._clock}
+
+    def _find(self, step: int | None) -> Path:
+        steps = self.steps()
+        if not steps:
+            cure = "A save that was interrupted is not counted; check the folder, or save a step first."
+            raise NoStepError(folder=self._folder, found="no complete checkpoint", cure=cure)
+        if step is not None and step not in steps:
+            known = ", ".join(map(str, steps[-10:]))
+            raise NoStepError(
+                folder=self._folder, found=f"no complete checkpoint of step {step}", cure=f"It has {known}."
+            )
+        return self.path(steps[-1] if step is None else step)

@@ -1,0 +1,233 @@
+"""The manifest: everything about a checkpoint save its arrays, in JSON.
+
+It is ``batiste.json`` beside the arrays of a directory, and the entry ``batiste`` in the ``__metadata__`` of a
+safetensors file. Opening a checkpoint reads this and nothing else. Its text begins, in every version, with::
+
+    {"format":"batiste.checkpoint","version":1,"digest":"<32 hexadecimal digits>",
+
+and the digest (XXH3, 128 bits) is that of all the other bytes, so that a flipped bit in the manifest itself is found
+before anything in it is believed. A manifest is checked as input from a stranger: sizes, depths, names and types.
+
+``Manifest.records`` holds the leaves by path, in JAX's order; ``Manifest.containers`` what the levels are where they
+are not plain dicts (see ``_structure.py``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, cast
+
+from batiste.checkpoint._arrays import BYTES_BY_DTYPE, digest_bytes
+from batiste.checkpoint._types import PythonKind, Record
+from batiste.errors import CheckpointFormatError, DamagedCheckpointError, RefusedCheckpointError
+
+__all__ = ["MANIFEST_NAME", "MAX_DEPTH", "MAX_MANIFEST_BYTES", "Manifest", "check_paths", "looks_like_manifest"]
+
+MANIFEST_NAME: Final = "batiste.json"
+VERSION: Final = 1
+MAX_MANIFEST_BYTES: Final = 1 << 28
+MAX_DEPTH: Final = 200
+_dump: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_START: Final = '{"format":"batiste.checkpoint"'
+_HEAD: Final = re.compile(r'\{"format":"batiste\.checkpoint","version":([0-9]{1,9}),"digest":"([0-9a-f]{32})",')
+_PYTHON_TYPES: Final[Mapping[str, type[Any]]] = MappingProxyType(
+    {
+        "bool": bool,
+        "int": int,
+        "float": float,
+        "complex": complex,
+        "str": str,
+        "bytes": bytes,
+    }
+)
+
+
+@dataclasses.dataclass(slots=True)
+class Manifest:
+    """What a checkpoint holds.
+
+    Attributes:
+      records: what each leaf is, by path.
+      containers: what each level is that is not a dict with strings as keys, by path.
+      step: the training step, where one was given.
+      saved_at: seconds since 1970, by the clock of the save; 0.0 where unknown.
+      versions: the versions of the packages that wrote it.
+      metadata: whatever the user saved with it, as JSON has it.
+      axes: the logical names of the axes of some leaves, by path.
+      layers: levels that are repeated layers, by path: ``{"params/h": {"layout": "per_layer", "count": 12}}``.
+      storage: how the arrays are stored: the format, and what its reader needs to know.
+      files: size and digest of each file beside the manifest, by relative path.
+    """
+
+    records: dict[str, Record]
+    containers: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict[str, dict[str, Any]])
+    step: int | None = None
+    saved_at: float = 0.0
+    versions: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    axes: dict[str, list[str | None]] = dataclasses.field(default_factory=dict[str, list[str | None]])
+    layers: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict[str, dict[str, Any]])
+    storage: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    files: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict[str, tuple[int, str]])
+
+    @property
+    def bytes(self) -> int:
+        """The size of all arrays together."""
+        return sum(record.bytes for record in self.records.values())
+
+    def to_text(self) -> str:
+        """Return the manifest as JSON text with its digest, one leaf a line."""
+        head = {
+            "step": self.step,
+            "saved_at": self.saved_at,
+            "versions": self.versions,
+            "metadata": self.metadata,
+            "storage": self.storage,
+            "layers": self.layers,
+        }
+        tables = {
+            "leaves": {path: _record_text(record) for path, record in self.records.items()},
+            "containers": {path: _dump(row) for path, row in self.containers.items()},
+            "axes": {path: _dump(row) for path, row in self.axes.items()},
+            "files": {path: _dump(row) for path, row in self.files.items()},
+        }
+        lines = ["", *(f'"{name}":{_dump(value)},' for name, value in head.items())]
+        for name, table in tables.items():
+            rows = ",\n".join(f"{_dump(path)}:{row}" for path, row in table.items())
+            lines.append(f'"{name}":{{\n{rows}\n}},')
+        body = "\n".join(lines)[:-1] + "}\n"
+        start = f'{_START},"version":{VERSION},"digest":"'
+        return f'{start}{_digest(start, chr(34) + "," + body)}",{body}'
+
+    @classmethod
+    def from_text(cls, text: str, where: str) -> Manifest:
+        """Read a manifest.
+
+        Args:
+          text: the JSON text.
+          where: the file that it is from, for errors.
+
+        Raises:
+          DamagedCheckpointError: if the text is not what was written.
+          CheckpointFormatError: if a later version of batiste wrote it.
+          RefusedCheckpointError: if it says what no honest manifest says.
+        """
+        head = _HEAD.match(text)
+        if head is None or _digest(text[: head.start(2)], text[head.end(2) :]) != head[2]:
+            raise DamagedCheckpointError(path=where, count=1, lines=f"  {MANIFEST_NAME}: its digest does not fit")
+        if int(head[1]) > VERSION:
+            raise CheckpointFormatError(
+                path=where,
+                reason=f"its manifest has version {head[1]}, and this batiste reads up to {VERSION}",
+                cure="Upgrade batiste.",
+            )
+        try:
+            return _from_json(json.loads(text), where)
+        except RecursionError:
+            raise _refused(where, "its manifest is nested too deeply") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _refused(where, f"its manifest is not well formed ({type(error).__name__}: {error})") from None
+
+
+def looks_like_manifest(text: Any) -> bool:
+    """Return whether a text was once written by ``Manifest.to_text``, damaged or not."""
+    return isinstance(text, str) and text.startswith(_START)
+
+
+def check_paths(paths: Mapping[str, Any], where: str, containers: Iterable[str] = ()) -> None:
+    """Refuse paths that are too deep, or that make one path both a leaf and a level.
+
+    Raises:
+      RefusedCheckpointError: if the paths do not make a tree.
+    """
+    levels: set[str] = set(containers)
+    for path in [*paths, *levels]:
+        depth = path.count("/")
+        if depth > MAX_DEPTH:
+            raise _refused(where, f"a path has {depth} levels, and {MAX_DEPTH} are allowed")
+        while depth and (path := path.rpartition("/")[0]) not in levels:
+            levels.add(path)
+            depth -= 1
+    both = next((path for path in paths if path in levels or (path == "" and len(paths) + len(levels) > 1)), None)
+    if both is not None:
+        raise _refused(where, f"{both!r} is both a leaf and a level with leaves beneath it")
+
+
+def _refused(where: str, reason: str) -> RefusedCheckpointError:
+    return RefusedCheckpointError(path=where, reason=reason, cure="It was not written by `batiste.checkpoint.save`.")
+
+
+def _digest(start: str, end: str) -> str:
+    return digest_bytes(start.encode(), end.encode())
+
+
+def _record_text(record: Record) -> str:
+    if record.kind is not None:
+        value = record.value
+        if record.kind == "float":
+            value = repr(value)
+        elif record.kind == "complex":
+            value = [repr(value.real), repr(value.imag)]
+        elif record.kind == "bytes":
+            value = value.hex()
+        return _dump({"python": record.kind, "value": value})
+    shape = ",".join(map(str, record.shape))
+    key = "" if record.key is None else f',"key":{_dump(record.key)}'
+    return f'{{"shape":[{shape}],"dtype":"{record.dtype}","bytes":{record.bytes},"xxh3_128":"{record.digest}"{key}}}'
+
+
+def _record_from_json(row: dict[str, Any]) -> Record:
+    kind = row.get("python")
+    if kind is not None:
+        return Record((), "python", 0, kind=cast("PythonKind", kind), value=_python_value(kind, row["value"]))
+    shape: tuple[int, ...] = tuple(row["shape"])
+    dtype, size, digest = row["dtype"], row["bytes"], row["xxh3_128"]
+    if any(type(extent) is not int or extent < 0 for extent in shape) or len(shape) > 32:
+        message = f"shape {shape}"
+        raise ValueError(message)
+    if size != math.prod(shape) * BYTES_BY_DTYPE[dtype]:
+        message = f"{size} bytes for {dtype}{list(shape)}"
+        raise ValueError(message)
+    if type(digest) is not str or len(digest) != 32:
+        message = "no digest"
+        raise ValueError(message)
+    return Record(shape, dtype, size, digest, row.get("key"))
+
+
+def _python_value(kind: str, value: Any) -> Any:
+    if kind == "float":
+        return float(str(value))
+    if kind == "complex":
+        return complex(float(value[0]), float(value[1]))
+    if kind == "bytes":
+        return bytes.fromhex(value)
+    if type(value) is not _PYTHON_TYPES[kind]:
+        message = f"{type(value).__name__} for {kind}"
+        raise ValueError(message)
+    return value
+
+
+def _from_json(body: dict[str, Any], where: str) -> Manifest:
+    records = {path: _record_from_json(row) for path, row in body["leaves"].items()}
+    containers: dict[str, dict[str, Any]] = body["containers"]
+    check_paths(records, where, containers)
+    if any(type(row["kind"]) is not str for row in containers.values()):
+        message = "containers"
+        raise ValueError(message)
+    return Manifest(
+        records=records,
+        containers=containers,
+        step=None if body["step"] is None else int(body["step"]),
+        saved_at=float(body["saved_at"]),
+        versions=dict(body["versions"]),
+        metadata=dict(body["metadata"]),
+        axes=dict(body["axes"]),
+        layers=dict(body["layers"]),
+        storage=dict(body["storage"]),
+        files={name: (int(size), str(digest)) for name, (size, digest) in body["files"].items()},
+    )

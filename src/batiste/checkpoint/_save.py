@@ -1,0 +1,277 @@
+"""Saving: a tree becomes a manifest and arrays, and both appear at their path whole or not at all.
+
+What cannot be saved is found before anything is written. Arrays go one at a time through the host's memory for their
+digests; a single file is written one leaf at a time, a directory by Orbax. An asynchronous save copies the arrays
+first, so that they may be donated, deleted or overwritten as soon as it returns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+import jax
+import numpy as np
+
+from batiste.checkpoint._arrays import describe_array, digest_array, dtype_by_name, is_key, key_data, to_host
+from batiste.checkpoint._background import SaveHandle
+from batiste.checkpoint._checkpoint import Checkpoint
+from batiste.checkpoint._files import digest_files, resolve, staged
+from batiste.checkpoint._manifest import MANIFEST_NAME, Manifest
+from batiste.checkpoint._orbax import ITEM, store_dtype, write_arrays
+from batiste.checkpoint._safetensors import write_safetensors
+from batiste.checkpoint._structure import Described, describe
+from batiste.checkpoint._types import NumpyArray, PythonKind, Record
+from batiste.core import is_tracer
+from batiste.errors import CheckpointArgumentError, CheckpointExistsError, UnsavableLeafError
+from batiste.tree import LazyArray, join_path, split_path
+
+__all__ = ["save", "save_async"]
+
+_NUMBERED: Final = re.compile(r"(.+)_(0|[1-9][0-9]*)")
+_PACKAGES: Final = ("batiste", "jax", "numpy", "orbax-checkpoint")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Job:
+    """A save that was checked and not yet begun: where, what, and the arrays by path."""
+
+    target: Path
+    manifest: Manifest
+    arrays: dict[str, Any]
+    overwrite: bool
+
+
+def save(
+    path: str | os.PathLike[str],
+    tree: Any,
+    *,
+    step: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    axes: Mapping[str, Sequence[str | None]] | None = None,
+    stacked: Sequence[str] = (),
+    overwrite: bool = False,
+    compress: bool = False,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Save a tree: a single file where the path ends in ``.safetensors``, else a directory.
+
+    Args:
+      path: where; relative paths are taken from the working directory, and folders above it are made.
+      tree: any pytree of arrays, typed random keys, numbers and strings, or an opened ``Checkpoint``, which is
+        converted with all that its manifest says.
+      step: the training step.
+      metadata: anything that JSON can hold.
+      axes: the logical names of the axes of leaves, by path; those of boxed leaves are known already.
+      stacked: the paths of levels whose leaves are layers stacked along their first axis, such as ``params/h``.
+      overwrite: whether to replace what is there; it stays until the new checkpoint is complete.
+      compress: whether to compress the arrays of a directory: some percent smaller, and twice as slow.
+      clock: seconds since 1970, for ``Manifest.saved_at``.
+
+    Raises:
+      CheckpointExistsError: if something is there and ``overwrite`` is not set.
+      UnsavableLeafError: if leaves are neither arrays nor plain values; the error lists all.
+      UnsavableTreeError: if a container has keys that cannot be written down.
+      CheckpointWriteError: if the operating system refuses; what was there before is untouched.
+    """
+    job = _prepare(path, tree, step, metadata, axes, stacked, overwrite=overwrite, compress=compress, now=clock())
+    _write(job)
+
+
+def save_async(
+    path: str | os.PathLike[str],
+    tree: Any,
+    *,
+    step: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    axes: Mapping[str, Sequence[str | None]] | None = None,
+    stacked: Sequence[str] = (),
+    overwrite: bool = False,
+    compress: bool = False,
+    clock: Callable[[], float] = time.time,
+) -> SaveHandle:
+    """Save a tree in the background; the arguments and errors are those of ``save``.
+
+    Every array is copied to the host before this returns, so that the tree may be donated or changed at once. The rest
+    is done by a thread that the program waits for before it ends.
+
+    Returns:
+      A handle; its ``wait`` returns when the checkpoint is complete and raises what went wrong.
+    """
+    job = _prepare(path, tree, step, metadata, axes, stacked, overwrite=overwrite, compress=compress, now=clock())
+    copies = {leaf: _copied(array, leaf) for leaf, array in job.arrays.items()}
+    return SaveHandle(job.target, lambda: _write(dataclasses.replace(job, arrays=copies)))
+
+
+def _prepare(
+    path: str | os.PathLike[str],
+    tree: Any,
+    step: int | None,
+    metadata: Mapping[str, Any] | None,
+    axes: Mapping[str, Sequence[str | None]] | None,
+    stacked: Sequence[str],
+    *,
+    overwrite: bool,
+    compress: bool,
+    now: float,
+) -> _Job:
+    target = resolve(path)
+    single = target.suffix == ".safetensors"
+    if target.suffix in (".npz", ".msgpack", ".pt", ".pth", ".bin"):
+        reason = "that format cannot hold a manifest and is read only"
+        cure = "Save to a directory (a name without such an ending) or to a `.safetensors` file."
+        raise CheckpointArgumentError(argument="path", value=str(path), reason=reason, cure=cure)
+    if not single and jax.distributed.is_initialized() and jax.process_count() > 1:
+        reason = f"a folder is written by Orbax, which would wait for all {jax.process_count()} processes"
+        cure = "Save to a `.safetensors` file from one process."
+        raise CheckpointArgumentError(argument="path", value=str(path), reason=reason, cure=cure)
+    if not overwrite and os.path.lexists(target):
+        raise CheckpointExistsError(path=target)
+    if isinstance(tree, Checkpoint):
+        manifest, arrays = _from_checkpoint(tree)
+    else:
+        described = describe(tree)
+        records, arrays = _records(described)
+        manifest = Manifest(records, described.containers, axes=described.axes)
+    manifest.step = manifest.step if step is None else step
+    manifest.saved_at = now
+    manifest.versions = _versions()
+    manifest.metadata = manifest.metadata if metadata is None else _as_json(metadata)
+    manifest.storage = (
+        {"format": "safetensors"} if single else {"format": "orbax", "item": ITEM, "compressed": compress}
+    )
+    manifest.files = {}
+    for leaf, names in (axes or {}).items():
+        record = manifest.records.get(leaf)
+        if record is None or len(names) != len(record.shape):
+            reason = "there is no such leaf" if record is None else f"the leaf is {record}"
+            raise CheckpointArgumentError(
+                argument=f"axes[{leaf!r}]", value=list(names), reason=reason, cure="Name each axis of a leaf."
+            )
+        manifest.axes[leaf] = list(names)
+    manifest.layers = _layers(manifest.records, stacked)
+    return _Job(target, manifest, arrays, overwrite)
+
+
+def _write(job: _Job) -> None:
+    with staged(job.target, overwrite=job.overwrite) as stage:
+        if job.manifest.storage["format"] == "safetensors":
+            write_safetensors(stage, job.manifest, lambda path: to_host(job.arrays[path], path))
+        else:
+            _write_directory(stage, job)
+
+
+def _write_directory(stage: Path, job: _Job) -> None:
+    stored: dict[str, Any] = {}
+    for path, array in job.arrays.items():
+        record = job.manifest.records[path]
+        host = to_host(array, path)
+        record.digest = digest_array(host)
+        if not record.bytes:
+            continue
+        if store_dtype(record) != record.dtype:
+            stored[path] = host.view(dtype_by_name(store_dtype(record)))
+        else:  # the array itself where Orbax takes it: a copy would stay in memory with all the others
+            stored[path] = array if isinstance(array, jax.Array | np.ndarray) and array.dtype == host.dtype else host
+    if stored:
+        write_arrays(stage, stored, compress=bool(job.manifest.storage["compressed"]))
+    else:
+        stage.mkdir()
+    job.manifest.files = digest_files(stage)
+    (stage / MANIFEST_NAME).write_text(job.manifest.to_text(), encoding="utf-8")
+
+
+def _records(described: Described) -> tuple[dict[str, Record], dict[str, Any]]:
+    """The record of each leaf, still without its digest, and the arrays among the leaves."""
+    records: dict[str, Record] = {}
+    arrays: dict[str, Any] = {}
+    unsavable: list[str] = []
+    for path, leaf in described.leaves.items():
+        if type(leaf) in (bool, int, float, complex, str, bytes):
+            records[path] = Record((), "python", 0, kind=cast("PythonKind", type(leaf).__name__), value=leaf)
+            continue
+        record = None
+        array: Any = leaf
+        key: str | None = None
+        if is_key(leaf) and not is_tracer(leaf):
+            array, key = key_data(leaf)
+        if isinstance(array, jax.Array | np.ndarray | np.generic | LazyArray) and not is_tracer(array):
+            record = describe_array(array, key)
+        if record is None:
+            dtype = getattr(leaf, "dtype", None)
+            unsavable.append(f"  {path}: {type(leaf).__name__}{'' if dtype is None else f' of dtype {dtype}'}")
+        else:
+            records[path] = record
+            arrays[path] = array
+    if unsavable:
+        raise UnsavableLeafError(count=len(unsavable), lines="\n".join(unsavable))
+    return records, arrays
+
+
+def _from_checkpoint(source: Checkpoint) -> tuple[Manifest, dict[str, Any]]:
+    """The manifest and the lazy arrays of a checkpoint that is converted."""
+    old = source.manifest
+    records = {path: dataclasses.replace(record) for path, record in old.records.items()}
+    containers = {path: dict(row) for path, row in old.containers.items()}
+    manifest = Manifest(records, containers, step=old.step, metadata=dict(old.metadata), axes=dict(old.axes))
+    return manifest, {path: source.lazy(path) for path, record in records.items() if record.kind is None}
+
+
+def _copied(array: Any, path: str) -> NumpyArray:
+    host = to_host(array, path)
+    if isinstance(array, LazyArray):
+        return host
+    shared = isinstance(array, jax.Array) or np.shares_memory(host, array)
+    return host.copy() if shared else host
+
+
+def _as_json(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(dict(metadata), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointArgumentError(
+            argument="metadata", value="saved", reason=str(error), cure="Use dicts, lists, strings, numbers and None."
+        ) from None
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _layers(records: Mapping[str, Record], stacked: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What is known of repeated layers: equal levels ``h_0``, ``h_1``, ..., and levels said to be stacked."""
+    found: dict[str, dict[str, Any]] = {}
+    groups: dict[tuple[str, ...], dict[int, dict[str, str]]] = {}
+    for path, record in records.items():
+        parts = split_path(path)
+        for depth, part in enumerate(parts):
+            numbered = _NUMBERED.fullmatch(part)
+            if numbered is not None:
+                layer = groups.setdefault((*parts[:depth], numbered[1]), {}).setdefault(int(numbered[2]), {})
+                layer[join_path(parts[depth + 1 :])] = str(record)
+    for level, layers in groups.items():
+        equal = all(layer == next(iter(layers.values())) for layer in layers.values())
+        if len(layers) > 1 and equal and set(layers) == set(range(len(layers))):
+            found[join_path(level)] = {"layout": "per_layer", "count": len(layers)}
+    for level in stacked:
+        counts = {record.shape[:1] for path, record in records.items() if path.startswith(f"{level}/")}
+        if len(counts) != 1 or math.prod(next(iter(counts), (0,))) < 1:
+            cure = "Name the levels above the leaves, such as `params/h`."
+            reason = "its leaves do not have one first axis in common"
+            raise CheckpointArgumentError(argument="stacked", value=level, reason=reason, cure=cure)
+        found[level] = {"layout": "stacked", "count": next(iter(counts))[0]}
+    return found

@@ -1,0 +1,64 @@
+"""The words of this package: a *record* says what one leaf is, a *damage* what is not as it was saved, and where.
+
+Which records a checkpoint has is its manifest's to say (``_manifest.py``); how arrays are read, its source's
+(``_source.py``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+__all__ = ["Box", "Damage", "NumpyArray", "PythonKind", "Record"]
+
+NumpyArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+"""Any NumPy array."""
+
+Box: TypeAlias = tuple[slice, ...]
+"""One slice an axis, within bounds, step 1."""
+
+PythonKind: TypeAlias = Literal["bool", "int", "float", "complex", "str", "bytes"]
+"""The plain values that may be leaves; they live in the manifest itself."""
+
+
+@dataclasses.dataclass(slots=True)
+class Record:
+    """What one leaf is.
+
+    Attributes:
+      shape: the extent of each axis, of the key data where the leaf is a typed random key.
+      dtype: the element type's name, ``"python"`` for a plain value.
+      bytes: the size of its array.
+      digest: the XXH3 digest (128 bits, hexadecimal) of its bytes in C order, little endian; None where unknown.
+      key: the implementation of a typed random key, such as ``"threefry2x32"``; None for what is no key.
+      kind: the type of a plain value; None for an array.
+      value: the plain value.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    digest: str | None = None
+    key: str | None = None
+    kind: PythonKind | None = None
+    value: Any = None
+
+    def __str__(self) -> str:
+        """The leaf in a few characters: ``float32[3,4]``, ``key<threefry2x32>[2]``, ``int``; never its values."""
+        if self.kind is not None:
+            return self.kind
+        shape = ",".join(map(str, self.shape if self.key is None else self.shape[:-1]))
+        return f"{self.dtype if self.key is None else f'key<{self.key}>'}[{shape}]"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Damage:
+    """One thing that is not as it was saved: where, and in what way."""
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"  {self.where}: {self.reason}"

@@ -1,0 +1,75 @@
+"""``init`` on a mesh: every leaf is made where it will lie, so that no device ever holds the whole model.
+
+The shapes are traced first and nothing is computed for them; rules over the paths, or the names in boxes, say where
+each leaf lies (``_specs.py``); then one compiled program makes all of them, each device its own part. The values are
+those of ``model.init`` under ``jax.jit``: random numbers do not depend on how an array is cut.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from batiste.shard._mesh import Indivisible
+from batiste.shard._specs import PathRules, Unmatched, shardings
+from batiste.typing import MutableVariables, Rngs
+
+__all__ = ["Initialisable", "init"]
+
+
+class Initialisable(Protocol):
+    """What has variables to be made: a Module, or anything with its ``init``."""
+
+    def init(self, rngs: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Return variables."""
+        ...
+
+
+def init(
+    model: Initialisable,
+    mesh: Mesh,
+    rules: PathRules | None,
+    rngs: Rngs | None,
+    *inputs: Any,
+    default: PartitionSpec | None = None,
+    unmatched: Unmatched = "error",
+    indivisible: Indivisible = "error",
+    **options: Any,
+) -> MutableVariables:
+    """Return the variables of ``model.init``, each leaf made directly on its part of the mesh.
+
+    It is called outside of ``jax.jit``: it names the mesh itself, also for the constraints in the model.
+
+    Args:
+      model: a Module.
+      mesh: the devices.
+      rules: pattern to spec, in order of precedence, over paths such as ``params/Dense_0/kernel``; None takes the names
+        of the boxes.
+      rngs: random keys, as for ``model.init``.
+      *inputs: the inputs of the model; shapes are enough where ``model.init`` takes shapes.
+      default: the spec of a leaf that no rule matches, or that has no box.
+      unmatched: whether a rule that no leaf has a use for is an error.
+      indivisible: whether an axis that the mesh does not cut into equal parts is an error, or is not split.
+      **options: keyword arguments of ``model.init``.
+
+    Raises:
+      ShardError: what ``batiste.shard.specs`` raises.
+      TreeError: likewise.
+    """
+    leaves, treedef = cast("tuple[list[Any], Any]", jax.tree.flatten((inputs, options)))
+    is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
+
+    def run(rngs: Rngs | None, arrays: list[Any]) -> Any:
+        rest = iter(arrays)
+        filled = [next(rest) if mark else leaf for mark, leaf in zip(is_array, leaves, strict=True)]
+        args, kwargs = jax.tree.unflatten(treedef, filled)
+        return model.init(rngs, *args, **kwargs)
+
+    arrays: Any = [leaf for mark, leaf in zip(is_array, leaves, strict=True) if mark]
+    with jax.set_mesh(mesh):
+        shapes = jax.eval_shape(run, rngs, arrays)
+        placed = shardings(shapes, rules, mesh, default=default, unmatched=unmatched, indivisible=indivisible)
+        return cast("Any", jax.jit(run, out_shardings=placed))(rngs, arrays)
