@@ -1,7 +1,7 @@
 """``python -m benchmarks``: batiste beside raw JAX and Flax Linen, in one run.
 
-Cold rows run each library in processes of their own, in a shuffled order, several times over; warm rows run all libraries
-in one process, in turn. Figures are CPU seconds, since wall time wavers with what else the machine does. A ratio is the
+Cold rows run each library in processes of their own, in a shuffled order, several times over; warm rows run all
+libraries in one process, in turn. Figures are CPU seconds, since wall time wavers with what else the machine does. A ratio is the
 median of ratios of neighbouring measurements, with the smallest and the largest beside it.
 """
 
@@ -32,7 +32,8 @@ LIBRARIES = ("batiste", "raw", "linen")
 def run(row: str, library: str, rounds: int) -> Any:
     """Run one measurement in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.worker", row, library, str(rounds)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - this file's own worker
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def cold_samples(row: str, rounds: int) -> tuple[list[dict[str, float]], dict[str, int]]:
@@ -41,7 +42,7 @@ def cold_samples(row: str, rounds: int) -> tuple[list[dict[str, float]], dict[st
     programs: dict[str, int] = {}
     for round_ in range(rounds):
         order = list(LIBRARIES)
-        random.Random(round_).shuffle(order)
+        random.Random(round_).shuffle(order)  # noqa: S311 - an order, not a secret
         sample: dict[str, float] = {}
         for library in order:
             result = run(row, library, rounds)
@@ -70,9 +71,9 @@ def line(name: str, samples: list[dict[str, float]], programs: dict[str, int] | 
 def main() -> None:
     """Measure every row, print the table and write the figures as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured (default 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default 3)")
     parser.add_argument("--rows", nargs="*", default=[*COLD, *WARM], choices=[*COLD, *WARM], help="which rows")
-    parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("runs/benchmarks.json"), help="where to write")
+    parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("runs/benchmarks.json"), help="the figures")
     options = parser.parse_args()
     head = "".join(f"{library + ' ms':>11}" for library in LIBRARIES)
     print(f"{'CPU time, medians':36}{head[1:]} {'batiste / raw JAX':>20} {'batiste / Linen':>20}", flush=True)

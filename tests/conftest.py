@@ -53,3 +53,8 @@ def fresh_python() -> FreshPython:
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     return run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes the golden files anew."""
+    parser.addoption("--write-golden", action="store_true", help="write the files under tests/golden anew")

@@ -63,7 +63,7 @@ MutableVariables: TypeAlias = dict[str, Any]
 """Variables that the caller owns and may change."""
 
 PrecisionLike: TypeAlias = (
-    None | str | lax.Precision | tuple[str, str] | tuple[lax.Precision, lax.Precision] | lax.DotAlgorithm
+    str | lax.Precision | tuple[str, str] | tuple[lax.Precision, lax.Precision] | lax.DotAlgorithm | None
 )
 """How exactly products are computed, as ``jax.lax.dot_general`` takes it."""
 
@@ -72,7 +72,7 @@ DotGeneral: TypeAlias = Callable[..., jax.Array]
 
 
 class Initializer(Protocol):
-    """A function that draws an initial value: ``init(key, shape, dtype)`` with the signature of ``jax.nn.initializers``."""
+    """A function that draws an initial value, with the signature of those in ``jax.nn.initializers``."""
 
     def __call__(self, key: Key, shape: Shape, dtype: DTypeLike = ..., /) -> Array:
         """Return an array of ``shape`` and ``dtype``, drawn with ``key``."""

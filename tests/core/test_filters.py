@@ -88,12 +88,12 @@ def test_emptiness_is_flax(one):
 
 
 def test_a_filter_of_everything_denied_is_empty():
-    assert is_filter_empty(DenyList(True))  # noqa: FBT003
-    assert not is_filter_empty(DenyList(False))  # noqa: FBT003
+    assert is_filter_empty(DenyList(True))
+    assert not is_filter_empty(DenyList(False))
     assert not is_filter_empty(DenyList("params"))
 
 
-@given(st.one_of(st.sampled_from(NAMES), st.lists(st.sampled_from(NAMES), max_size=3), st.just(False)))  # noqa: FBT003
+@given(st.one_of(st.sampled_from(NAMES), st.lists(st.sampled_from(NAMES), max_size=3), st.just(False)))
 def test_filter_to_set_is_flax(one):
     assert filter_to_set(one) == flax_scope.filter_to_set(one)
 

@@ -1,3 +1,4 @@
+# ruff: noqa: PLW0108 - models are written as their users write them, with lambdas
 """A scope alone: functions of a scope against Flax's core, names, mutability, shapes, and the end of a call."""
 
 import copy
@@ -9,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.core.compiling import compiled
 from batiste.core import DenyList, Frame, Scope, Variable, apply, fingerprint, init, open_scope
 from batiste.errors import (
     ApplyScopeInvalidVariablesStructureError,
@@ -24,6 +24,7 @@ from batiste.errors import (
     ScopeParamShapeError,
     ScopeVariableNotFoundError,
 )
+from tests.core.compiling import compiled
 
 X = jnp.arange(6.0).reshape(2, 3)
 KEYS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
@@ -228,7 +229,7 @@ def test_variables_that_are_missing():
         apply(weight)({"params": params})
     with pytest.raises(ScopeParamNotFoundError, match=r"/ holds encodr\. Did you mean 'encodr'\?\n.*params/encoder/k"):
         apply(weight)({"params": {"encodr": {"kernel": X}}})
-    with pytest.raises(ScopeParamNotFoundError, match="/encoder holds kernal. Did you mean 'kernal'"):
+    with pytest.raises(ScopeParamNotFoundError, match=r"/encoder holds kernal\. Did you mean 'kernal'"):
         apply(weight)({"params": {"encoder": {"kernal": X}}})
     with pytest.raises(ScopeParamNotFoundError, match="/encoder holds nothing"):
         apply(weight)({"params": {"encoder": {}}})
@@ -420,7 +421,13 @@ def test_a_scope_ends_with_an_error():
 
 @pytest.mark.parametrize(
     "transform",
-    [jax.jit, jax.grad, jax.vmap, jax.checkpoint, lambda f: lambda x: jax.lax.scan(lambda c, _: (f(c), None), x, None, 2)],
+    [
+        jax.jit,
+        jax.grad,
+        jax.vmap,
+        jax.checkpoint,
+        lambda f: lambda x: jax.lax.scan(lambda c, _: (f(c), None), x, None, 2),
+    ],
     ids=["jit", "grad", "vmap", "checkpoint", "scan"],
 )
 def test_writing_within_a_transform_is_refused(transform):
@@ -507,7 +514,7 @@ def test_a_scope_in_another_frame():
         again = started.make_rng("dropout")
         started.put_variable("state", "v", 7)
         assert inner.get_variable("state", "v") == 1
-        written = {place: started.frame.variables["state"]["a"]["b"]["v"] for place in started.frame.written}
+        written = dict.fromkeys(started.frame.written, started.frame.variables["state"]["a"]["b"]["v"])
         assert written == {("state", "a", "b", "v"): 7}
         inner.publish(written)
         return before, again, inner.get_variable("state", "v")

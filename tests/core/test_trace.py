@@ -1,3 +1,4 @@
+# ruff: noqa: PLW0108 - models are written as their users write them, with lambdas
 """What is asked of JAX's traces: which trace is current, what depends on what, and what a program can do without."""
 
 import jax
@@ -47,7 +48,10 @@ DEPENDENCE = {
     ),
     "scan's results": (lambda x, y: jax.lax.scan(swap, (x[0], y[0], y[1]), None, 3)[1], [False]),
     "scan's inputs": (lambda x, y: jax.lax.scan(lambda c, r: (c * 2, r), y[0], x), [False, True]),
-    "while": (lambda x, y: jax.lax.while_loop(lambda c: c[0] < 1, lambda c: (c[0] + 1, c[1] * 2), (x[0], y[0])), [True, True]),
+    "while": (
+        lambda x, y: jax.lax.while_loop(lambda c: c[0] < 1, lambda c: (c[0] + 1, c[1] * 2), (x[0], y[0])),
+        [True, True],
+    ),
     "cond": (lambda x, y: jax.lax.cond(x[0] > 0, lambda: y, lambda: y + 1), [True]),
     "unused": (lambda x, y: (y, x - x), [False, True]),
     "dead": (lambda x, y: ((x * 2)[0] * 0 + y[0], y), [True, False]),
@@ -69,7 +73,7 @@ def test_without_unused():
         jax.debug.callback(lambda value: ran.append("debug"), x)
         jax.experimental.io_callback(lambda value: ran.append("io"), None, x)
         kept = jax.pure_callback(lambda value: (ran.append("kept"), value)[1], x, x)
-        big = x @ y
+        jnp.sin(x @ y)
         return jnp.sin(kept), 3.0, x
 
     closed_jaxpr = jax.make_jaxpr(function)(jnp.ones((2, 2)), jnp.ones((2, 2)))

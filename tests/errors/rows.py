@@ -8,6 +8,7 @@ names ``key`` and ``x`` stand for a random key and an input. It runs in an empty
 import dataclasses
 import importlib
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,7 +49,8 @@ class Row:
         """The statements of the program, as they stand in its file."""
         lines = inspect.getsource(self.program).splitlines()
         first = next(number for number, line in enumerate(lines) if line.startswith("def ")) + 1
-        return textwrap.dedent("\n".join(lines[first:])).strip("\n")
+        body = [re.sub(r"  # noqa: .*$", "", line) for line in lines[first:]]
+        return textwrap.dedent("\n".join(body)).strip("\n")
 
 
 def raises(kind: type[BatisteError] | type[BatisteWarning], *says: str) -> Callable[[Callable[[], Any]], Row]:

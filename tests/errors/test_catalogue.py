@@ -52,27 +52,17 @@ def test_the_smallest_program(row, tmp_path, monkeypatch):
     assert "  " not in str(raised).replace("\n  ", ""), f"two spaces: {raised}"
     assert "?." not in text, text
     assert not re.search(r" [.,;:](\s|$)", text), f"a space before a stop: {text}"
-    assert "<locals>" not in text, text
+    assert "<locals>" not in text.replace(f"{row.program.__name__}.<locals>", ""), text
     assert "batiste._" not in text, text
-
-
-@pytest.mark.parametrize("row", [row for row in ROWS if issubclass(row.kind, BatisteError)], ids=lambda row: row.name)
-def test_errors_survive_a_pickle(row, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(row.kind) as failed:
-        row.program()
-    raised = failed.value
-    if not all(isinstance(value, str | int | float | tuple | None) for value in raised.context.values()):
-        return  # what was given may be anything
-    again = pickle.loads(pickle.dumps(raised))
-    assert type(again) is row.kind
-    assert str(again) == str(raised)
-    assert again.context == raised.context
+    if all(isinstance(value, str | int | float | tuple | None) for value in getattr(raised, "context", {}).values()):
+        again = pickle.loads(pickle.dumps(raised))  # noqa: S301 - its own bytes
+        assert (type(again), str(again)) == (row.kind, str(raised))
+        assert getattr(again, "context", {}) == getattr(raised, "context", {})
 
 
 def test_every_error_has_a_row():
-    missing = [kind.__name__ for kind in KINDS if kind not in {row.kind for row in ROWS} and not is_base(kind)]
-    assert [name for name in missing if name not in {"BatisteWarning"}] == []
+    missing = {kind.__name__ for kind in KINDS if kind not in {row.kind for row in ROWS} and not is_base(kind)}
+    assert sorted(missing - {"BatisteWarning"}) == []
 
 
 def test_every_class_is_exported():

@@ -34,6 +34,7 @@ class Case:
       rngs: the random streams that training draws from.
       is_strict: whether it runs under strict promotion where all inputs and variables are of one dtype.
       keeps_dtype: whether outputs then have that dtype.
+      precisions: the dtypes that it runs in besides float32.
       has_gradient: whether a sum of its outputs has a gradient with respect to inputs or parameters.
     """
 
@@ -45,6 +46,7 @@ class Case:
     rngs: tuple[str, ...] = ()
     is_strict: bool = True
     keeps_dtype: bool = True
+    precisions: tuple[str, ...] = ("bfloat16", "float64")
     has_gradient: bool = True
 
 
@@ -81,6 +83,8 @@ BATCH_STATS = {
     "mutable": ("batch_stats",),
 }
 SINGULAR = {"train": {"update_stats": True}, "evaluate": {"update_stats": False}, "mutable": ("batch_stats",)}
+# A recurrence starts from the cell's own param_dtype, and cannot widen what it carries.
+FIRST_CARRY = {"is_strict": False, "keeps_dtype": False, "precisions": ("bfloat16",)}
 
 CASES: Mapping[str, Case] = {
     "Dense": Case(make=lambda: nn.Dense(3), args=(normal(2, 4),)),
@@ -109,4 +113,31 @@ CASES: Mapping[str, Case] = {
     "Sequential": Case(make=lambda: nn.Sequential([nn.Dense(3), nn.PReLU(), nn.Dense(2)]), args=(normal(2, 4),)),
     "BatchApply": Case(make=Merged, args=(normal(2, 3, 4),)),
     "pooling": Case(make=Pooled, args=(normal(2, 5, 3),)),
+    "MultiHeadAttention": Case(make=lambda: nn.MultiHeadAttention(2, qkv_features=4), args=(normal(2, 3, 4),)),
+    "MultiHeadAttention, cross": Case(
+        make=lambda: nn.MultiHeadDotProductAttention(2, qkv_features=4), args=(normal(2, 3, 4), normal(2, 5, 4))
+    ),
+    "MultiHeadAttention, dropout": Case(
+        make=lambda: nn.MultiHeadAttention(2, qkv_features=4, dropout_rate=0.5),
+        args=(normal(2, 3, 4),),
+        train={"deterministic": False},
+        evaluate={"deterministic": True},
+        rngs=("dropout",),
+    ),
+    "GroupedQueryAttention": Case(
+        make=lambda: nn.GroupedQueryAttention(num_heads=4, num_kv_heads=2, head_dim=4),
+        args=(normal(2, 3, 8),),
+        is_strict=False,  # rotates in float32
+    ),
+    "SimpleCell": Case(make=lambda: nn.RNN(nn.SimpleCell(3)), args=(normal(2, 4, 3),), **FIRST_CARRY),
+    "LSTMCell": Case(make=lambda: nn.RNN(nn.LSTMCell(3)), args=(normal(2, 4, 3),), **FIRST_CARRY),
+    "OptimizedLSTMCell": Case(make=lambda: nn.RNN(nn.OptimizedLSTMCell(3)), args=(normal(2, 4, 3),), **FIRST_CARRY),
+    "GRUCell": Case(make=lambda: nn.RNN(nn.GRUCell(3)), args=(normal(2, 4, 3),), **FIRST_CARRY),
+    "MGUCell": Case(make=lambda: nn.RNN(nn.MGUCell(3)), args=(normal(2, 4, 3),), **FIRST_CARRY),
+    "ConvLSTMCell": Case(make=lambda: nn.RNN(nn.ConvLSTMCell(2, (2,))), args=(normal(2, 3, 4, 2),), **FIRST_CARRY),
+    "Bidirectional": Case(
+        make=lambda: nn.Bidirectional(nn.RNN(nn.GRUCell(3)), nn.RNN(nn.GRUCell(3))),
+        args=(normal(2, 4, 3),),
+        **FIRST_CARRY,
+    ),
 }

@@ -15,13 +15,13 @@ import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import batiste.module
 from batiste.core import DenyList
 from batiste.errors import BatisteError
 
-flax.config.update("flax_fix_rng_separator", False)  # noqa: FBT003 - the default, said once
-
+flax.config.update("flax_fix_rng_separator", False)
 
 
 def namespace(library: types.ModuleType, **more: Any) -> types.SimpleNamespace:
@@ -69,7 +69,7 @@ def raised(nn: Any, run: Callable[[], Any]) -> Raised:
         run()
     except nn.Error as error:
         return Raised(type(error).__name__)
-    raise AssertionError("nothing was raised")
+    return pytest.fail("nothing was raised")
 
 
 def plain(value: Any) -> Any:

@@ -1,18 +1,13 @@
 """The blueprint as a dataclass and as a value: fields, inheritance, equality, copies, pickles, text."""
 
-import copy
 import dataclasses
-import pickle
-from collections.abc import Callable
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-import cloudpickle
 import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.module.libraries import BATISTE, calls, raised, same
-from batiste.module import Module, compact
+from tests.module.libraries import calls, raised, same
 
 X = jnp.arange(6.0).reshape(2, 3)
 T = TypeVar("T")

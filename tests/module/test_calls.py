@@ -1,3 +1,4 @@
+# ruff: noqa: PLW0108 - models are written as their users write them, with lambdas
 """init, apply, bind and their arguments: results, methods, streams, captures, interceptors, module_paths."""
 
 from typing import Any
@@ -295,9 +296,9 @@ def invalid_method(nn):
         def __call__(self, x):
             return x
 
-    return [
-        raised(nn, lambda method=method: Model().apply({}, X, method=method)) for method in (5, object())
-    ] + [type(error_of(lambda: Model().apply({}, X, method="missing"))).__mro__.__contains__(AttributeError)]
+    return [raised(nn, lambda method=method: Model().apply({}, X, method=method)) for method in (5, object())] + [
+        type(error_of(lambda: Model().apply({}, X, method="missing"))).__mro__.__contains__(AttributeError)
+    ]
 
 
 def error_of(run):
@@ -305,7 +306,7 @@ def error_of(run):
         run()
     except Exception as error:  # noqa: BLE001 - whatever it is
         return error
-    raise AssertionError("nothing was raised")
+    return None
 
 
 def on_the_class(nn):
@@ -360,9 +361,9 @@ def results_of_any_kind(nn):
 
 
 PROGRAMS = (
-    init_with_output, functions_of_a_bound_module, capture_intermediates, capture_everything, capture_of_repeated_calls_and_trees, streams,
-    bind_and_unbind, bind_mutable, bind_compact_submodules, apply_inside_apply, init_of_a_fresh_module_inside,
-    interceptors, interceptor_changes_arguments, interceptor_does_not_see_nowrap_and_properties, module_paths,
+    init_with_output, functions_of_a_bound_module, capture_intermediates, capture_everything,
+    capture_of_repeated_calls_and_trees, streams, bind_and_unbind, bind_mutable, bind_compact_submodules,
+    apply_inside_apply, init_of_a_fresh_module_inside, interceptors, interceptor_changes_arguments, interceptor_does_not_see_nowrap_and_properties, module_paths,
     invalid_method, on_the_class, unbound_calls, numpy_and_static_arguments, results_of_any_kind,
 )  # fmt: skip
 

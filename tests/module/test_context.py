@@ -1,3 +1,4 @@
+# ruff: noqa: PLW0108 - models are written as their users write them, with lambdas
 """What is dynamic: threads, errors, generators, and JAX's transforms around and within calls."""
 
 import concurrent.futures
@@ -218,7 +219,9 @@ def transforms_of_apply(nn):
     grads = jax.jit(jax.grad(loss, has_aux=True))(variables["params"], X)
     again = jax.grad(jax.checkpoint(lambda p: loss(p, X)[0]))(variables["params"])
     rows = jax.vmap(lambda row: loss(variables["params"], row[None]))(X)
-    scanned, _ = jax.lax.scan(lambda state, x: ((loss(variables["params"], x[None])[1], None)), {"stats": variables["stats"]}, X)
+    scanned, _ = jax.lax.scan(
+        lambda state, x: ((loss(variables["params"], x[None])[1], None)), {"stats": variables["stats"]}, X
+    )
     return grads, again, rows, scanned
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.module.libraries import BATISTE, calls, raised, same
+from tests.module.libraries import calls, same
 
 X = jnp.arange(6.0).reshape(2, 3)
 

@@ -1,6 +1,5 @@
+# ruff: noqa: PLW0108 - models are written as their users write them, with lambdas
 """What a module does with its variables: param, variable, sow, perturb, has, get, put, keys, mutability."""
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -239,7 +238,12 @@ def is_initializing(nn):
 
     model = Model()
     output, variables = model.init_with_output(jax.random.key(0))
-    return output, model.apply(variables), model.apply(variables, mutable=True), model.apply({}, mutable=True, rngs=jax.random.key(0))
+    return (
+        output,
+        model.apply(variables),
+        model.apply(variables, mutable=True),
+        model.apply({}, mutable=True, rngs=jax.random.key(0)),
+    )
 
 
 def params_may_be_made_by_apply(nn):
@@ -308,8 +312,8 @@ def trees_in_variables(nn):
 
 PROGRAMS = (
     parameters, variables_of_other_collections, immutable, mutable_filters, mutable_makes_collections, has_get_put,
-    variables_property, sow_appends, sow_takes_a_name, sow_beside_a_parameter, perturb, keys_by_path_and_count, is_initializing,
-    params_may_be_made_by_apply, missing_and_wrong, a_read_only_variable, trees_in_variables,
+    variables_property, sow_appends, sow_takes_a_name, sow_beside_a_parameter, perturb, keys_by_path_and_count,
+    is_initializing, params_may_be_made_by_apply, missing_and_wrong, a_read_only_variable, trees_in_variables,
 )  # fmt: skip
 
 

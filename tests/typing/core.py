@@ -30,8 +30,9 @@ core.apply(function, key_scheme="separate")  # pyright: ignore[reportArgumentTyp
 
 def variables(scope: Scope) -> None:
     """A variable is what its initialiser returns."""
-    held: Variable[jax.Array] = scope.variable("state", "a", jnp.zeros, (2,))
+    held: Variable[jax.Array] = scope.variable("state", "a", lambda: jnp.zeros(2))
     assert_type(held.value, jax.Array)
+    held.value = "text"  # pyright: ignore[reportAttributeAccessIssue]
     held.value = jnp.ones(2)
     _, made = core.init(function)(jax.random.key(0), jnp.ones(2))
     assert_type(made, dict[str, Any])

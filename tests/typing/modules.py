@@ -64,7 +64,7 @@ Encoder("three")  # pyright: ignore[reportArgumentType]
 Encoder(features=3, widht=4)  # pyright: ignore[reportCallIssue]
 Encoder(3, (), nn.relu, 1.0, "name")  # pyright: ignore[reportCallIssue]
 Model(3)  # pyright: ignore[reportArgumentType]
-_ = encoder.feature  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
+encoder.feature  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018
 
 
 class Wide(Encoder):
@@ -104,9 +104,7 @@ def calls(key: jax.Array, x: jax.Array) -> None:
     assert_type(model.apply(variables, x, mutable=["state"]), tuple[dict[str, jax.Array], dict[str, Any]])
     assert_type(model.apply(variables, x, mutable=True), tuple[dict[str, jax.Array], dict[str, Any]])
     assert_type(model.apply(variables, x, mutable="state"), tuple[dict[str, jax.Array], dict[str, Any]])
-    assert_type(
-        model.apply(variables, x, mutable=nn.DenyList("params")), tuple[dict[str, jax.Array], dict[str, Any]]
-    )
+    assert_type(model.apply(variables, x, mutable=nn.DenyList("params")), tuple[dict[str, jax.Array], dict[str, Any]])
     output, state = model.apply(variables, x, capture_intermediates=True)
     assert_type(output, dict[str, jax.Array])
     assert_type(state, dict[str, Any])
@@ -127,5 +125,3 @@ def calls(key: jax.Array, x: jax.Array) -> None:
     assert_type(bound.unbind(), tuple[Encoder, dict[str, Any]])
     assert_type(bound.variables, dict[str, Any])
     assert_type(bound.path, tuple[str, ...])
-
-    assert_type(jax.jit(model.apply)(variables, x), dict[str, jax.Array])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 import jax
 
@@ -52,7 +52,7 @@ def map_axis_meta(function: Callable[[AxisMetadata[Any]], Any], tree: Any) -> An
     """Apply ``function`` to every box of ``tree`` and leave other leaves alone."""
 
     def visit(leaf: Any) -> Any:
-        return function(leaf) if isinstance(leaf, AxisMetadata) else leaf
+        return function(cast("AxisMetadata[Any]", leaf)) if isinstance(leaf, AxisMetadata) else leaf
 
     return jax.tree.map(visit, tree, is_leaf=is_axis_metadata)
 
@@ -78,7 +78,8 @@ def replace_boxed(tree: Any, updates: Any) -> Any:
     def put(box: Any, value: Any) -> Any:
         if not isinstance(box, AxisMetadata):
             return value
-        held: Any = box.unbox()
-        return box.replace_boxed(replace_boxed(held, value) if is_axis_metadata(held) else value)
+        outer = cast("AxisMetadata[Any]", box)
+        held = outer.unbox()
+        return outer.replace_boxed(replace_boxed(held, value) if is_axis_metadata(held) else value)
 
     return jax.tree.map(put, tree, updates, is_leaf=is_axis_metadata)

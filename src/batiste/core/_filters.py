@@ -46,6 +46,7 @@ class DenyList:
 
 
 CollectionFilter: TypeAlias = Union[bool, str, Collection[str], "DenyList"]
+"""Says which collections are meant: all or none, one name, several names, or all but some."""
 
 
 def in_filter(collection_filter: CollectionFilter, name: str) -> bool:

@@ -23,12 +23,15 @@ import functools
 import itertools
 import sys
 import types
-from collections.abc import Hashable, Mapping, Set
-from typing import Any
+from collections.abc import Hashable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, cast
 
 import jax
 import jax.core
 import numpy as np
+
+from batiste.core._trace import is_extended
 
 __all__ = ["Fingerprint", "fingerprint"]
 
@@ -96,9 +99,9 @@ def fingerprint(value: Any) -> Fingerprint:
 class _Walk:
     """One walk over an object and what it holds.
 
-    Every compound value becomes a node: a tuple of plain values and of the numbers of nodes met before. Equal nodes have
-    one number, so that what is held in many places (functions that name functions that name functions) is written, and
-    compared, once.
+    Every compound value becomes a node: a tuple of plain values and of the numbers of nodes met before. Equal nodes
+    have one number, so that what is held in many places (functions that name functions that name functions) is
+    written, and compared, once.
     """
 
     def __init__(self) -> None:
@@ -115,7 +118,7 @@ class _Walk:
         return (top, tuple(self._numbers))
 
     def key(self, value: Any) -> Hashable:
-        kind: Any = type(value)
+        kind = cast("Any", type(value))
         if kind in _PLAIN:
             return (kind, repr(value)) if kind in (float, complex, slice) else (kind, value)
         mark = self._open.get(id(value))
@@ -159,7 +162,7 @@ class _Walk:
         if isinstance(value, types.MethodType):
             return (kind, self.key(value.__func__), self.key(value.__self__))
         if isinstance(value, functools.partial):
-            part: Any = value
+            part = cast("functools.partial[Any]", value)
             return (kind, self.key(part.func), self.key(part.args), self.key(part.keywords))
         container = self._container(value, kind)
         if container is not None:
@@ -172,14 +175,11 @@ class _Walk:
 
     def _container(self, value: Any, kind: type) -> Hashable | None:
         if isinstance(value, tuple | list):
-            items: Any = value
-            return (kind, *map(self.key, items))
+            return (kind, *map(self.key, cast("tuple[Any, ...]", value)))
         if isinstance(value, Mapping):  # its order counts: a program may walk over it
-            pairs: Any = value.items()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-            return (kind, *((self.key(k), self.key(v)) for k, v in pairs))
-        if isinstance(value, Set):
-            members: Any = value
-            return (kind, frozenset(map(self._apart, members)))
+            return (kind, *((self.key(k), self.key(v)) for k, v in cast("Mapping[Any, Any]", value).items()))
+        if isinstance(value, AbstractSet):
+            return (kind, frozenset(map(self._apart, cast("AbstractSet[Any]", value))))
         return None
 
     def _apart(self, value: Any) -> Hashable:
@@ -190,11 +190,9 @@ class _Walk:
         self.has_tracer |= walk.has_tracer
         return key
 
-    def _array(self, value: Any, kind: type) -> Hashable:
-        is_numpy = isinstance(value, np.ndarray | np.generic)
-        is_data = is_numpy or (
-            value.is_fully_addressable and not jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)
-        )
+    def _array(self, value: Any, kind: Any) -> Hashable:
+        is_numpy = bool(issubclass(kind, (np.ndarray, np.generic)))
+        is_data = is_numpy or (value.is_fully_addressable and not is_extended(value.dtype))
         if is_data and value.nbytes <= _SMALL_ARRAY_BYTES and value.dtype != np.dtype(object):
             how = None if is_numpy else (value.weak_type, value.sharding)
             return (kind, value.shape, value.dtype, np.asarray(value).tobytes(), how)
@@ -229,8 +227,10 @@ class _Walk:
         return self.key(value)
 
     def _other(self, value: Any, kind: type) -> Hashable:
-        if callable(value) and hasattr(value, "__wrapped__") and kind.__module__.partition(".")[0] in {"jax", "jaxlib"}:
-            return (kind, self.key(value.__wrapped__))  # a jitted or custom-derivative function
+        if kind.__module__.partition(".")[0] in {"jax", "jaxlib"} and callable(value):
+            wrapped = getattr(value, "__wrapped__", None)
+            if wrapped is not None:  # a jitted or custom-derivative function
+                return (kind, self.key(wrapped))
         hashes_by_value = kind.__hash__ not in (None, object.__hash__)
         if hashes_by_value and kind.__module__.partition(".")[0] in _TRUSTED | {"jaxlib"}:
             return (kind, value)

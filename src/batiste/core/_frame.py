@@ -8,14 +8,13 @@ call; scopes of an ended frame refuse to work.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from batiste.core._filters import CollectionFilter, in_filter
 from batiste.core._trace import current_trace, is_eager
 
 if TYPE_CHECKING:
     from batiste.core._keys import KeyScheme
-    from batiste.core._recorder import Recorder
     from batiste.typing import Key
 
 __all__ = ["Frame", "HasEffects", "copy_tree"]
@@ -75,7 +74,7 @@ class Frame:
         mutable: CollectionFilter = False,
         initializing: bool = False,
         key_scheme: KeyScheme = "linen",
-        recorder: Recorder | None = None,
+        recorder: Any = None,
         known: Mapping[tuple[str, ...], Any] | None = None,
         counters: dict[tuple[str, ...], dict[str, int]] | None = None,
         is_rehearsal: bool = False,
@@ -116,6 +115,5 @@ class Frame:
 def copy_tree(tree: Any) -> Any:
     """Return nested mappings as nested dicts of their own, with the same leaves."""
     if isinstance(tree, Mapping):
-        nested: Mapping[str, Any] = tree
-        return {name: copy_tree(value) for name, value in nested.items()}
+        return {name: copy_tree(value) for name, value in cast("Mapping[str, Any]", tree).items()}
     return tree

@@ -48,10 +48,10 @@ def open_scope(
       ApplyScopeInvalidVariablesStructureError: if ``params`` is wrapped twice.
       InvalidRngError: if a stream is given something that is no key.
     """
-    if not isinstance(variables, Mapping):
+    if not isinstance(variables, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ApplyScopeInvalidVariablesTypeError(given=f"an object of type {type(variables).__name__}")
     for collection in variables:
-        if not isinstance(collection, str):
+        if not isinstance(collection, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ApplyScopeInvalidVariablesTypeError(given=f"a dict with the key {collection!r}")
     params: Any = variables.get("params")
     if isinstance(params, Mapping) and isinstance(params.get("params"), Mapping):  # pyright: ignore[reportUnknownMemberType]

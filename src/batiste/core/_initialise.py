@@ -15,10 +15,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 import operator
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -86,9 +87,7 @@ class _Request:
 
     def frame(self, **more: Any) -> Frame:
         streams = more.pop("streams", self.streams)
-        return Frame(
-            {}, streams, mutable=self.mutable, initializing=True, key_scheme=self.key_scheme, **more
-        )
+        return Frame({}, streams, mutable=self.mutable, initializing=True, key_scheme=self.key_scheme, **more)
 
 
 def initialise(
@@ -117,7 +116,8 @@ def initialise(
     Raises:
       LazyInitError: if shapes were given where values are needed.
     """
-    leaves, treedef = jax.tree.flatten((args, kwargs))
+    leaves: list[Any] = jax.tree.leaves((args, kwargs))
+    treedef = cast("Any", jax.tree.structure((args, kwargs)))
     fixed = tuple(None if _is_array(leaf) else (leaf,) for leaf in leaves)
     arrays = tuple(leaf for leaf in leaves if _is_array(leaf))
     request = _Request(run, arrays, fixed, treedef, streams, mutable, key_scheme, where)
@@ -154,15 +154,14 @@ def _abstract_pass(request: _Request, recorder: Recorder) -> tuple[dict[str, Any
 
 
 def _outline(variables: Mapping[str, Any], recorder: Recorder, late: list[Place], prefix: Place = ()) -> dict[str, Any]:
-    """Return ``variables`` with None where ``make`` or a second pass has the value; add the latter places to ``late``."""
+    """Return ``variables`` with None where ``make`` or a second pass has the value; add the latter to ``late``."""
     outline: dict[str, Any] = {}
     for name, value in variables.items():
         place = (*prefix, name)
         if recorder.has_noted(place):
             outline[name] = None
         elif isinstance(value, Mapping):
-            inner: Any = value
-            outline[name] = _outline(inner, recorder, late, place)
+            outline[name] = _outline(cast("Mapping[str, Any]", value), recorder, late, place)
         elif has_tracer(value):
             late.append(place)
             outline[name] = None
@@ -173,7 +172,8 @@ def _outline(variables: Mapping[str, Any], recorder: Recorder, late: list[Place]
 
 def _compute(request: _Request, made: dict[Place, Any], late: list[Place]) -> dict[Place, Any]:
     """Compute the values at ``late`` in one compiled program, from which all that only the result needs is dropped."""
-    leaves, treedef = jax.tree.flatten(made)
+    leaves: list[Any] = jax.tree.leaves(made)
+    treedef = cast("Any", jax.tree.structure(made))
     known = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]  # beside them, numbers and text stay as they are
 
     def replay(known: list[Any], arrays: tuple[Any, ...], streams: dict[str, Key]) -> list[Any]:
@@ -190,8 +190,9 @@ def _compute(request: _Request, made: dict[Place, Any], late: list[Place]) -> di
         _check_independent(request, closed_jaxpr.jaxpr, len(known), late, shapes)
         arrays = tuple(_zeros(array) for array in arrays)
     program = jax.jit(functools.partial(call_jaxpr, closed_jaxpr))
-    values = program(*jax.tree.leaves((known, arrays, request.streams)))
-    return dict(zip(late, jax.tree.unflatten(jax.tree.structure(shapes), values), strict=True))
+    values = cast("list[Any]", program(*jax.tree.leaves((known, arrays, request.streams))))
+    wanted = cast("Any", jax.tree.structure(shapes))
+    return dict(zip(late, jax.tree.unflatten(wanted, values), strict=True))
 
 
 def _zeros(array: Any) -> Any:
@@ -209,7 +210,7 @@ def _check_independent(request: _Request, jaxpr: Any, before: int, late: list[Pl
     marks = [False] * before + is_shape + [False] * (len(jaxpr.invars) - before - len(is_shape))
     depends = iter(depends_on(jaxpr, marks))
     for place, value in zip(late, shapes, strict=True):
-        if any([next(depends) for _ in jax.tree.leaves(value)]):
+        if any(list(itertools.islice(depends, len(jax.tree.leaves(value))))):
             name = "/".join(place)
             raise LazyInitError(path=request.where, reason=f"the value of {name!r} is computed from the inputs")
 

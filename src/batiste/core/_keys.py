@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from batiste.typing import Array, Key
 __all__ = ["KeyScheme", "check_key_scheme", "fold_numbers", "hash_parts", "is_key", "streams_from"]
 
 KeyScheme: TypeAlias = Literal["linen", "separated"]
+"""How a path and a count become a number: as Flax Linen does it, or so that distinct paths are distinct texts."""
 
 _RAW_KEY_SHAPES = ((2,), (4,))  # threefry2x32; rbg and unsafe_rbg
 
@@ -71,9 +72,10 @@ def is_key(value: Any) -> bool:
     """Return whether ``value`` is one random key: typed and of rank 0, or raw data of one."""
     if not isinstance(value, jax.Array | np.ndarray):
         return False
-    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        return value.shape == ()
-    return value.dtype == np.uint32 and value.shape in _RAW_KEY_SHAPES
+    array = cast("jax.Array", value)
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return array.shape == ()
+    return array.dtype == np.uint32 and array.shape in _RAW_KEY_SHAPES
 
 
 def streams_from(rngs: Any, where: str) -> dict[str, Array]:
@@ -88,7 +90,7 @@ def streams_from(rngs: Any, where: str) -> dict[str, Array]:
     """
     if rngs is None:
         return {}
-    named: Mapping[Any, Any] = rngs if isinstance(rngs, Mapping) else {"params": rngs}
+    named = cast("Mapping[Any, Any]", rngs) if isinstance(rngs, Mapping) else {"params": rngs}
     streams: dict[str, Array] = {}
     for name, key in named.items():
         if not is_key(key):
@@ -97,4 +99,3 @@ def streams_from(rngs: Any, where: str) -> dict[str, Array]:
             raise InvalidRngError(path=where, problem=problem, nearest="")
         streams[str(name)] = jnp.asarray(key) if isinstance(key, np.ndarray) else key
     return streams
-

@@ -8,7 +8,7 @@ path leads nowhere: then the error names the last place on the path that exists,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from batiste.errors import (
     BatisteError,
@@ -43,10 +43,10 @@ def missing_variable(
             known="collections " + ", ".join(map(repr, variables)) if variables else "no collections at all",
             advice=_advice(variables, collection),
         )
-    node: Any = top
+    node = cast("Mapping[str, Any]", top)
     depth = 0
     while depth < len(suffix) and isinstance(node.get(suffix[depth]), Mapping):
-        node = node[suffix[depth]]
+        node = cast("Mapping[str, Any]", node[suffix[depth]])
         depth += 1
     names = [str(key) for key in node]
     place = _text(path[: len(path) - len(suffix) + depth])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +127,11 @@ class _StackedCall:
             return [jnp.repeat(array, self.size, self.axis) for array in once]
         keys = jax.random.split(fold_numbers(key, numbers[: self.before]), self.size)
         rest = numbers[self.before :]
-        return jax.vmap(lambda each: self.inner.arrays(each, rest), out_axes=self.axis)(keys)
+
+        def arrays(each: Key) -> list[Any]:
+            return self.inner.arrays(each, rest)
+
+        return jax.vmap(arrays, out_axes=self.axis)(keys)
 
 
 class Recorder:
@@ -285,8 +289,10 @@ def _trace(call: _Call, frame: Frame, drawn: Drawn | None) -> _Noted | None:
     shape: list[Any] = []
 
     def run(*operands: Any) -> list[Any]:
-        leaves, treedef = jax.tree.flatten(call(*(operands or (None, None))))
-        shape.extend((treedef, tuple(None if is_tracer(leaf) else (leaf,) for leaf in leaves)))
+        value = call(*(operands or (None, None)))
+        leaves: list[Any] = jax.tree.leaves(value)
+        shape.append(cast("Any", jax.tree.structure(value)))
+        shape.append(tuple(None if is_tracer(leaf) else (leaf,) for leaf in leaves))
         return [leaf for leaf in leaves if is_tracer(leaf)]
 
     frame.is_noting = True
@@ -305,9 +311,15 @@ def _stack(
 ) -> _Noted:
     """Return the initialiser of ``noted`` with a new axis, along which it is run again."""
     call = _StackedCall(noted.call, axis, size, before)
-    closed_jaxpr = jax.make_jaxpr(lambda *operands: call.arrays(*(operands or (None, None))))(*_operands(drawn))
+
+    def run(*operands: Any) -> list[Any]:
+        return call.arrays(*(operands or (None, None)))
+
+    closed_jaxpr = jax.make_jaxpr(run)(*_operands(drawn))
     shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed_jaxpr.out_avals]
-    leaves, treedef = jax.tree.flatten(add_axis(noted.fill(shapes), axis, dict(metadata)))
+    value = add_axis(noted.fill(shapes), axis, dict(metadata))
+    leaves: list[Any] = jax.tree.leaves(value)
+    treedef = cast("Any", jax.tree.structure(value))
     kept = tuple(None if isinstance(leaf, jax.ShapeDtypeStruct) else (leaf,) for leaf in leaves)
     return _Noted(call, closed_jaxpr, treedef, kept, is_pure=True)
 
@@ -315,8 +327,12 @@ def _stack(
 def _drawer(noted: _Noted) -> Callable[[Key | None, Any], list[Any]]:
     """Return the program that draws: kept for good if the initialiser is known by value, else for this call."""
     if noted.call.value.is_by_value:
-        return functools.partial(_draw, noted.call)
-    return jax.jit(lambda key, numbers: call_jaxpr(noted.closed_jaxpr, *(() if key is None else (key, numbers))))
+        return cast("Callable[..., list[Any]]", functools.partial(_draw, noted.call))
+
+    def draw(key: Key | None, numbers: Any) -> list[Any]:
+        return call_jaxpr(noted.closed_jaxpr, *(() if key is None else (key, numbers)))
+
+    return jax.jit(draw)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -332,8 +348,7 @@ def replace_places(variables: Mapping[str, Any], made: Mapping[Place, Any], pref
         if place in made:
             filled[name] = made[place]
         elif isinstance(value, Mapping):
-            inner: Any = value
-            filled[name] = replace_places(inner, made, place)
+            filled[name] = replace_places(cast("Mapping[str, Any]", value), made, place)
         else:
             filled[name] = value
     return filled

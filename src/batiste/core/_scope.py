@@ -13,7 +13,7 @@ dicts it has found there. The last section is for transforms, which take a scope
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from batiste.core._boxes import AxisMetadata, unbox
 from batiste.core._filters import CollectionFilter, in_filter
@@ -170,6 +170,10 @@ class Scope:
             number += 1
         return f"{prefix}{number}"
 
+    def child_names(self) -> list[str]:
+        """Return the names that children have taken here, in order."""
+        return [name for name, held in self.reservations.items() if None in held]
+
     def name_reserved(self, name: str, collection: str | None = None) -> bool:
         """Return whether a variable of ``collection`` (None: a child) may no longer be called ``name``."""
         held = self.reservations.get(name)
@@ -258,7 +262,7 @@ class Scope:
         value = _MISSING if node is None else node.get(name, _MISSING)
         if value is _MISSING:
             if not self.frame.is_mutable("params"):
-                raise self._missing("params", name)
+                raise self._missing("params", name)  # noqa: EM101 - it makes the error
             value = self._enter("params", name, init_fn, init_args, init_kwargs, drawn=self.draw("params"))
         else:
             check_shape(self.frame, value, init_fn, init_args, init_kwargs, name=name, path=self.path)
@@ -376,8 +380,8 @@ class Scope:
                 node = None if above is None else above.get(self.name)
             if node is None or not (type(node) is dict or isinstance(node, Mapping)):
                 return None
-            self._nodes[collection] = node
-        return node
+            self._nodes[collection] = cast("Any", node)
+        return cast("Any", node)
 
     def _enter(
         self,
@@ -467,8 +471,7 @@ def _unboxed(value: Any) -> Any:
 def _merge(node: dict[str, Any], name: str, value: Any) -> None:
     held = node.get(name)
     if isinstance(held, dict) and isinstance(value, dict):
-        inner: dict[str, Any] = value
-        for key, item in inner.items():
-            _merge(held, key, item)  # pyright: ignore[reportUnknownArgumentType]
+        for key, item in cast("dict[str, Any]", value).items():
+            _merge(cast("dict[str, Any]", held), key, item)
     else:
         node[name] = value

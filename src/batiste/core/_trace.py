@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.core
@@ -54,7 +54,7 @@ def is_extended(dtype: Any) -> bool:
 
 def call_jaxpr(closed_jaxpr: Any, *arguments: Any) -> list[Any]:
     """Run a closed jaxpr in the trace that is current now."""
-    run: Callable[..., list[Any]] = jax.extend.core.jaxpr_as_fun(closed_jaxpr)
+    run = cast("Callable[..., list[Any]]", jax.extend.core.jaxpr_as_fun(closed_jaxpr))
     return run(*arguments)
 
 

@@ -5,7 +5,7 @@ class's ``message``, the third is its ``hint``; both are format strings over the
 raised with, so that the catalogue can be read, tested and documented without a single error being raised.
 
 A new error is a subclass in the file of the package that raises it (``_core.py``, ``_module.py``, ...), with one row in
-``tests/errors/catalogue.py``: the smallest program that triggers it.
+``tests/errors/catalogue/``: the smallest program that triggers it.
 """
 
 from __future__ import annotations

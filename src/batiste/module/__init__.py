@@ -3,7 +3,7 @@
 from batiste.module._adopt import map_modules
 from batiste.module._blueprint import UNSPECIFIED, Blueprint, ModuleState
 from batiste.module._calls import INIT_MUTABLE, Applier
-from batiste.module._context import InterceptorContext, intercept_methods
+from batiste.module._context import InterceptorContext, current_module, intercept_methods
 from batiste.module._fields import blueprint_fields
 from batiste.module._functional import apply, init, init_with_output, merge_param, share_scope
 from batiste.module._module import Module
@@ -22,6 +22,7 @@ __all__ = [
     "blueprint_fields",
     "compact",
     "compact_name_scope",
+    "current_module",
     "init",
     "init_with_output",
     "intercept_methods",

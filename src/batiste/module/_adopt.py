@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -24,7 +24,7 @@ __all__ = ["adopt", "map_modules", "may_hold_modules"]
 @functools.lru_cache(maxsize=4096)
 def may_hold_modules(kind: type) -> bool:
     """Return whether values of a class are modules, containers or dataclasses, in which modules can be."""
-    return issubclass(kind, Blueprint | tuple | list | Mapping) or dataclasses.is_dataclass(kind)
+    return dataclasses.is_dataclass(kind) or issubclass(kind, Blueprint | tuple | list | Mapping)
 
 
 def map_modules(function: Any, value: Any, suffix: str = "", *, freeze: bool = True) -> Any:
@@ -36,13 +36,13 @@ def map_modules(function: Any, value: Any, suffix: str = "", *, freeze: bool = T
       suffix: how far inside of the containers ``value`` is: ``_0_key``.
       freeze: whether lists become tuples.
     """
-    kind: Any = type(value)
+    kind = cast("Any", type(value))
     if not may_hold_modules(kind):
         return value
     if isinstance(value, Blueprint):
         return function(suffix, value)
     if isinstance(value, tuple):
-        items: Any = value
+        items = cast("tuple[Any, ...]", value)
         names: Any = getattr(kind, "_fields", None) or range(len(items))
         mapped = [
             map_modules(function, item, f"{suffix}_{name}", freeze=freeze)
@@ -50,13 +50,13 @@ def map_modules(function: Any, value: Any, suffix: str = "", *, freeze: bool = T
         ]
         return kind(*mapped) if hasattr(kind, "_fields") else tuple(mapped)
     if isinstance(value, list):
-        elements: Any = value
+        elements = cast("list[Any]", value)
         listed = [
             map_modules(function, item, f"{suffix}_{index}", freeze=freeze) for index, item in enumerate(elements)
         ]
         return tuple(listed) if freeze else listed
     if isinstance(value, Mapping):
-        pairs: Any = value
+        pairs = cast("Mapping[Any, Any]", value)
         new = {key: map_modules(function, item, f"{suffix}_{key}", freeze=freeze) for key, item in pairs.items()}
         return new if kind is dict else _rebuilt(kind, new)
     if dataclasses.is_dataclass(value) and not isinstance(value, type) and not jax.tree_util.all_leaves([value]):
@@ -75,7 +75,7 @@ def adopt(owner: Blueprint, name: str, value: Any) -> Any:
       name: the attribute that holds the value; the submodules are named after it.
       value: a module, or nested containers with modules.
     """
-    if not may_hold_modules(type(value)):
+    if not may_hold_modules(cast("Any", type(value))):
         return value
     waiting: list[Blueprint] = []
 

@@ -34,6 +34,7 @@ class Unspecified:
 
 
 UNSPECIFIED: Final = Unspecified()
+"""As a parent: the module whose method is being run."""
 
 
 class ModuleState:
@@ -118,6 +119,6 @@ class Blueprint:
         """Run ``setup`` unless it has run."""
         raise TypeError(type(self).__name__)
 
-    def _name_scope(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _name_scope(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG002 - an interface
         """Return what runs ``function`` of this module as the child ``name``."""
         raise TypeError(type(self).__name__)

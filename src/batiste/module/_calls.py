@@ -71,11 +71,15 @@ def resolve_method(module: Blueprint, method: Any) -> Callable[..., Any]:
             if hasattr(type(module), name):
                 raise ApplyModuleInvalidMethodError(path=type(module).__name__, given=name)
             getattr(module, name)  # a field, or an error that names the nearest method
-        return lambda bound, *args, **kwargs: getattr(bound, name)(*args, **kwargs)
+        return functools.partial(_call_named, name)
     unbound = getattr(method, "__func__", method)
     if not callable(unbound):
         raise ApplyModuleInvalidMethodError(path=type(module).__name__, given=method)
     return unbound
+
+
+def _call_named(name: str, bound: Any, *args: Any, **kwargs: Any) -> Any:
+    return getattr(bound, name)(*args, **kwargs)
 
 
 def _call(bound: Any, *args: Any, **kwargs: Any) -> Any:
@@ -94,7 +98,7 @@ def _captures(
 class Applier:
     """``module.apply`` as a value: two are equal if their modules are.
 
-    A plain bound method compares its module by identity, and everything that keeps it as a static argument (``jax.jit``,
+    A plain bound method compares its module by identity, and all that keeps it as a static argument (``jax.jit``,
     ``TrainState``) would be traced anew for an equal module.
     """
 

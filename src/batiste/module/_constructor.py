@@ -1,7 +1,7 @@
-"""The constructor of a module class: what ``dataclasses`` would write, without a call of ``__setattr__`` for each field.
+"""The constructor of a module class: what ``dataclasses`` would write, without calling ``__setattr__`` for each field.
 
 Modules are made anew at every call of their parent, so their constructor is on the way of every trace. The one that is
-made here puts the fields into the instance's dict at once. Its signature, defaults and order are those of the dataclass.
+made here puts the fields into the instance's dict at once. Its signature, defaults and order are a dataclass's.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,6 +19,7 @@ __all__ = [
     "NextMethod",
     "Watch",
     "capturing",
+    "current_module",
     "intercept_methods",
     "watched",
 ]
@@ -68,8 +69,13 @@ WATCH: ContextVar[Watch | None] = ContextVar("batiste_watch", default=None)
 """Who watches method calls; None, the usual case, costs one look-up a call."""
 
 
+def current_module() -> Any:
+    """Return the module whose method is being run, or None."""
+    return CURRENT.get()
+
+
 @contextlib.contextmanager
-def intercept_methods(interceptor: Interceptor) -> Iterator[None]:
+def intercept_methods(interceptor: Interceptor) -> Generator[None]:
     """Call ``interceptor`` around every method of every module while the context lasts.
 
     Args:
@@ -85,7 +91,7 @@ def intercept_methods(interceptor: Interceptor) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def capturing(capture: CaptureFilter | None) -> Iterator[None]:
+def capturing(capture: CaptureFilter | None) -> Generator[None]:
     """Store results of methods in ``intermediates`` for one ``apply``; None stops what an outer ``apply`` stores."""
     watch = WATCH.get()
     if capture is (watch.capture if watch else None):

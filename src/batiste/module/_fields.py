@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import Any
+from typing import Any, cast
 
 from batiste.core import Fingerprint, fingerprint
 from batiste.errors import ReservedModuleAttributeError
@@ -29,7 +29,7 @@ def make_dataclass(cls: type[Blueprint], *, kw_only: bool) -> None:
     Raises:
       ReservedModuleAttributeError: if it defines a name that modules need for themselves.
     """
-    annotated: dict[str, Any] = cls.__dict__.get("__annotations__", {})
+    annotated: dict[str, Any] = cls.__dict__.get("__annotations__", {})  # noqa: RUF063 - the dict itself, to change it
     if "name" in annotated and cls.__dict__.get("name") is None:  # said once more, which Flax allows
         del annotated["name"]
         if "name" in cls.__dict__:
@@ -62,7 +62,7 @@ def compared_values(module: Blueprint) -> tuple[tuple[str, Any], ...]:
 
     Fields with ``compare=False`` are left out, and so is what a cached property keeps.
     """
-    fields: dict[str, Any] = type(module).__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    fields = _fields_of(module)
     values = module.__dict__ if module.scope is None else blueprint_fields(module)
     return tuple(
         (name, value)
@@ -72,8 +72,12 @@ def compared_values(module: Blueprint) -> tuple[tuple[str, Any], ...]:
     )
 
 
+def _fields_of(module: Blueprint) -> dict[str, dataclasses.Field[Any]]:
+    return cast("Any", type(module)).__dataclass_fields__
+
+
 def _is_property(kind: type, name: str) -> bool:
-    return hasattr(type(inspect.getattr_static(kind, name, None)), "__set__")
+    return hasattr(cast("Any", type(inspect.getattr_static(kind, name, None))), "__set__")
 
 
 def value_of(module: Blueprint) -> Fingerprint:
@@ -87,7 +91,7 @@ def value_of(module: Blueprint) -> Fingerprint:
 
 def describe(module: Blueprint) -> str:
     """Return the call that makes the module, without the fields that have their default value."""
-    fields: dict[str, Any] = type(module).__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    fields = _fields_of(module)
     shown = [
         f"{n}={_written(v)}" for n, v in blueprint_fields(module).items() if fields[n].repr and _differs(fields[n], v)
     ]

@@ -21,7 +21,7 @@ def apply(
     fn: Callable[..., Any],
     module: Blueprint,
     mutable: CollectionFilter = False,
-    capture_intermediates: bool | CaptureFilter = False,  # noqa: FBT001, FBT002 - Flax Linen's signature
+    capture_intermediates: bool | CaptureFilter = False,
 ) -> Callable[..., Any]:
     """Return the pure function ``(variables, *args, rngs=None, **kwargs)`` that runs ``fn`` on the bound module.
 
@@ -50,7 +50,7 @@ def init_with_output(
     fn: Callable[..., Any],
     module: Blueprint,
     mutable: CollectionFilter = INIT_MUTABLE,
-    capture_intermediates: bool | CaptureFilter = False,  # noqa: FBT001, FBT002 - Flax Linen's signature
+    capture_intermediates: bool | CaptureFilter = False,
 ) -> Callable[..., tuple[Any, MutableVariables]]:
     """Return the function ``(rngs, *args, **kwargs)`` that makes the variables of ``fn`` and runs it.
 
@@ -81,7 +81,7 @@ def init(
     fn: Callable[..., Any],
     module: Blueprint,
     mutable: CollectionFilter = INIT_MUTABLE,
-    capture_intermediates: bool | CaptureFilter = False,  # noqa: FBT001, FBT002 - Flax Linen's signature
+    capture_intermediates: bool | CaptureFilter = False,
 ) -> Callable[..., MutableVariables]:
     """Return the function ``(rngs, *args, **kwargs)`` that makes the variables of ``fn``; see ``Module.init``.
 
@@ -115,7 +115,7 @@ def merge_param(name: str, a: T | None, b: T | None) -> T:
       MergeParamError: if both or neither are given.
     """
     if (a is None) == (b is None):
-        raise MergeParamError(name=name, how="twice" if a is not None else "not at all, where it must be given once")
+        raise MergeParamError(name=name, how="in both" if a is not None else "in neither")
     return a if a is not None else b  # pyright: ignore[reportReturnType]
 
 

@@ -127,7 +127,7 @@ class Module(VariableAccess):
         values = self.__dict__
         for name in self.blueprint_names_:
             value = values.get(name)
-            if may_hold_modules(type(value)):
+            if may_hold_modules(cast("Any", type(value))):
                 adopted = adopt(self, name, value)
                 if adopted is not value:
                     values[name] = adopted
@@ -195,20 +195,23 @@ class Module(VariableAccess):
             state.assigned.add(name)
             object.__setattr__(self, name, adopt(self, name, value))
 
-    def __getattr__(self, name: str) -> Any:
-        state: ModuleState | None = self.__dict__.get("_state")
-        if state is not None and self.scope is not None and not (state.is_set_up or state.in_setup or name[:2] == "__"):
-            self._set_up()
-            if name in self.__dict__:
-                return self.__dict__[name]
-        known = [n for n in dir(type(self)) if not n.startswith("_")] + [n for n in self.__dict__ if n[0] != "_"]
-        bound = "Attributes that setup defines are there only in init, apply and bind."
-        raise UnknownModuleAttributeError(
-            path=type(self).__name__ if self.scope is None else where(self),
-            name=name,
-            nearest=nearest(name, known),
-            advice=bound if self.scope is None else f"Define it as a field, or in setup: self.{name} = ...",
-        )
+    if not TYPE_CHECKING:  # a checker is to find the attributes that are not there
+
+        def __getattr__(self, name: str) -> Any:
+            state: ModuleState | None = self.__dict__.get("_state")
+            is_bound = state is not None and self.scope is not None and name[:2] != "__"
+            if is_bound and not (state.is_set_up or state.in_setup):
+                self._set_up()
+                if name in self.__dict__:
+                    return self.__dict__[name]
+            known = [n for n in dir(type(self)) if not n.startswith("_")] + [n for n in self.__dict__ if n[0] != "_"]
+            bound = "Attributes that setup defines are there only in init, apply and bind."
+            raise UnknownModuleAttributeError(
+                path=type(self).__name__ if self.scope is None else where(self),
+                name=name,
+                nearest=nearest(name, known),
+                advice=bound if self.scope is None else f"Define it as a field, or in setup: self.{name} = ...",
+            )
 
     def __dir__(self) -> list[str]:
         state: ModuleState | None = self.__dict__.get("_state")
@@ -270,7 +273,7 @@ class Module(VariableAccess):
           _reset_names: whether submodules in fields forget their names.
           **updates: new values of fields, ``name`` among them.
         """
-        values = blueprint_fields(self) | {"name": self.name, "parent": parent} | updates
+        values: dict[str, Any] = {**blueprint_fields(self), "name": self.name, "parent": parent, **updates}
         if _deep_clone:
             seen: dict[int, Any] = {}
 
@@ -337,7 +340,7 @@ class Module(VariableAccess):
             rngs: Rngs | None = None,
             method: None = None,
             mutable: Literal[False] = False,
-            capture_intermediates: bool | CaptureFilter = False,
+            capture_intermediates: Literal[False] = False,
             key_scheme: KeyScheme = "linen",
             **kwargs: Any,
         ) -> T: ...
@@ -355,13 +358,25 @@ class Module(VariableAccess):
         ) -> tuple[T, MutableVariables]: ...
         @overload
         def apply(
+            self: _Calls[T],
+            variables: Variables,
+            *args: Any,
+            rngs: Rngs | None = None,
+            method: None = None,
+            mutable: CollectionFilter = False,
+            capture_intermediates: Literal[True] | CaptureFilter,
+            key_scheme: KeyScheme = "linen",
+            **kwargs: Any,
+        ) -> tuple[T, MutableVariables]: ...
+        @overload
+        def apply(
             self,
             variables: Variables,
             *args: Any,
             rngs: Rngs | None = None,
             method: Callable[..., T],
             mutable: Literal[False] = False,
-            capture_intermediates: bool | CaptureFilter = False,
+            capture_intermediates: Literal[False] = False,
             key_scheme: KeyScheme = "linen",
             **kwargs: Any,
         ) -> T: ...
@@ -383,7 +398,19 @@ class Module(VariableAccess):
             variables: Variables,
             *args: Any,
             rngs: Rngs | None = None,
-            method: str,
+            method: Callable[..., T],
+            mutable: CollectionFilter = False,
+            capture_intermediates: Literal[True] | CaptureFilter,
+            key_scheme: KeyScheme = "linen",
+            **kwargs: Any,
+        ) -> tuple[T, MutableVariables]: ...
+        @overload
+        def apply(
+            self,
+            variables: Variables,
+            *args: Any,
+            rngs: Rngs | None = None,
+            method: Callable[..., Any] | str | None = None,
             mutable: CollectionFilter = False,
             capture_intermediates: bool | CaptureFilter = False,
             key_scheme: KeyScheme = "linen",
@@ -400,12 +427,12 @@ class Module(VariableAccess):
               method: a method, its name, or a function of the bound module; by default ``__call__``.
               mutable: which collections may change: False, True, a name, a list of names, ``DenyList``.
               capture_intermediates: True, or a filter ``(module, method_name) -> bool``: store results of methods in
-                the collection ``intermediates``, which must be mutable.
+                the collection ``intermediates``, which is then mutable.
               key_scheme: ``"linen"`` or ``"separated"``; the one that ``init`` was given.
               **kwargs: keyword arguments of the method.
 
             Returns:
-              What the method returns; if ``mutable`` is not False, a pair of that and the mutable collections.
+              What the method returns; if collections may change, a pair of that and those collections.
             """
 
     else:
@@ -494,7 +521,7 @@ class Module(VariableAccess):
         self,
         rngs: Rngs | None,
         *args: Any,
-        show_repeated: bool = False,
+        show_repeated: bool = False,  # noqa: ARG002 - Flax Linen's signature
         mutable: CollectionFilter = INIT_MUTABLE,
         **kwargs: Any,
     ) -> dict[str, Module]:

@@ -1,13 +1,13 @@
 """How a bound module reaches its variables, random streams and collections: through its scope.
 
-These are the methods that layers call from within ``setup`` and compact methods. What may be made, and under which name,
+These are the methods that layers call within ``setup`` and compact methods. What may be made, and under which name,
 is asked of the module's state; everything else is the scope's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax.numpy as jnp
 
@@ -184,8 +184,10 @@ class VariableAccess(Blueprint):
         scope = self._bound("perturb")
         if not (scope.has_variable(collection, name) or scope.is_mutable_collection(collection)):
             return value
-        zeros: Variable[Any] = self.variable(collection, name, jnp.zeros, jnp.shape(value), jnp.result_type(value))  # pyright: ignore[reportArgumentType]
-        return value + zeros.value
+        array = cast("Any", value)
+        init_fn = cast("Callable[..., Any]", jnp.zeros)
+        zeros = self.variable(collection, name, init_fn, jnp.shape(array), jnp.result_type(array))
+        return array + zeros.value
 
     def _bound(self, call: str) -> Scope:
         scope = self.scope

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 
@@ -75,16 +75,21 @@ def wrap_class(cls: type) -> None:
         if name in _NEVER_WRAPPED or name in fields:
             continue
         if inspect.isfunction(attribute):
-            setattr(cls, name, wrap_method_once(attribute))
+            setattr(cls, name, wrap_method_once(attribute, name))
         elif isinstance(attribute, functools.cached_property | property) or _is_descriptor(attribute):
             setattr(cls, name, _Property(attribute))
 
 
-def wrap_method_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``function`` as a module's method, unless it is one already or is marked ``nowrap``."""
+def wrap_method_once(function: Callable[..., Any], name: str | None = None) -> Callable[..., Any]:
+    """Return ``function`` as a module's method, unless it is one already or is marked ``nowrap``.
+
+    Args:
+      function: a function whose first argument is a module.
+      name: the method's name, by default the function's.
+    """
     if hasattr(function, "nowrap") or hasattr(function, "is_wrapped_method"):
         return function
-    name = getattr(function, "__name__", type(function).__name__)
+    name = name or getattr(function, "__name__", type(function).__name__)
     if name == "setup":
         run = _run_setup
     elif hasattr(function, "compact"):
@@ -155,7 +160,7 @@ def _run_setup(self: Blueprint, function: Callable[..., Any], name: str, args: A
     if not state.in_setup:
         state.in_setup, state.cursors = True, {}
     try:
-        return _run(self, function, "setup", args, kwargs)
+        return _run(self, function, name, args, kwargs)
     finally:
         CURRENT.reset(token)
         state.in_setup, state.cursors = held
@@ -220,9 +225,10 @@ class _Property:
 
 
 def _is_descriptor(attribute: Any) -> bool:
+    kind = cast("Any", type(attribute))
     return (
-        hasattr(type(attribute), "__get__")
-        and hasattr(type(attribute), "__set__")
+        hasattr(kind, "__get__")
+        and hasattr(kind, "__set__")
         and not isinstance(attribute, staticmethod | classmethod | type)
         and not inspect.ismemberdescriptor(attribute)
         and not inspect.isgetsetdescriptor(attribute)

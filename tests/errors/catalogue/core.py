@@ -1,3 +1,4 @@
+# ruff: noqa: PLW0108 - models are written as their users write them, with lambdas
 """Scopes: variables that are not there, may not be written, or have another shape; missing streams."""
 
 import jax

@@ -180,12 +180,12 @@ def a_name_as_a_parent():
     nn.Dense(2, parent="encoder")
 
 
-@raises(MergeParamError, "The option 'deterministic' is given not at all", "exactly once")
+@raises(MergeParamError, "The option 'deterministic' must be given once", "given in neither", "one of the two places")
 def an_option_is_given_nowhere():
     nn.Dropout(0.5).apply({}, x, rngs={"dropout": key})
 
 
-@raises(MergeParamError, "The option 'deterministic' is given twice", "exactly once")
+@raises(MergeParamError, "The option 'deterministic' must be given once", "given in both")
 def an_option_is_given_twice():
     nn.Dropout(0.5, deterministic=True).apply({}, x, deterministic=False)
 

@@ -28,9 +28,11 @@ from batiste.errors import (
     FeatureAxesError,
     Fp8DtypeError,
     GroupChoiceError,
+    IgnoredPrecisionWarning,
     InexactDtypeError,
     InputRankError,
     KernelMaskShapeError,
+    LinenDeprecationWarning,
     MaskRankError,
     NonMatrixError,
     NormMaskShapeError,
@@ -157,7 +159,9 @@ def half_of_the_einsums():
 
 @raises(AttentionFunctionError, "attention_fn", "no argument 'module'", "sow_weights")
 def weights_of_a_function_that_shows_none():
-    def plain(query, key, value, *, mask, dropout_rng, dropout_rate, broadcast_dropout, deterministic, dtype, precision):
+    def plain(
+        query, key, value, *, mask, dropout_rng, dropout_rate, broadcast_dropout, deterministic, dtype, precision
+    ):
         return value
 
     layer = nn.MultiHeadDotProductAttention(num_heads=1, attention_fn=plain)
@@ -249,3 +253,13 @@ def sixteen_bits_are_not_eight():
 def a_product_without_its_axes():
     nn.Fp8DotGeneral().init(key, x, x)
 
+
+@raises(LinenDeprecationWarning, "inputs_kv")
+def an_argument_of_older_linen():
+    inputs = jnp.ones((1, 2, 4))
+    nn.MultiHeadDotProductAttention(num_heads=2).init(key, inputs, inputs_kv=inputs)
+
+
+@raises(IgnoredPrecisionWarning, "does not use precision")
+def a_precision_of_a_product_in_8_bits():
+    nn.fp8_ops.dot_general_with_precision(x, x.T, (((1,), (0,)), ((), ())), precision="highest")

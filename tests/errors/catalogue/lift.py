@@ -1,0 +1,142 @@
+"""Lifted transforms: what is lifted, how axes are named, and what a body may write."""
+
+import jax.numpy as jnp
+
+from batiste import nn
+from batiste.errors import (
+    BranchVariablesError,
+    LiftAxisSizeError,
+    LoopVariableError,
+    MixedCallsError,
+    ScanBodyError,
+    SeveralScopesError,
+    SharedVariableError,
+    TransformedModuleError,
+    TransformTargetError,
+)
+from tests.errors.rows import key, raises, x
+
+
+@raises(
+    TransformTargetError,
+    "vmap lifts a Module class or a function",
+    "an object of type Dense",
+    "vmap(Dense, ...)(features)",
+)
+def an_instance_is_lifted():
+    nn.vmap(nn.Dense(2))
+
+
+@raises(TransformedModuleError, "jit(", "needs a bound module")
+def a_lifted_function_without_a_module():
+    nn.jit(lambda module, x: module(x))(nn.Dense(2), x)
+
+
+@raises(MixedCallsError, "different calls", "/")
+def modules_of_two_calls():
+    other = nn.Dense(2).bind(nn.Dense(2).init(key, x))
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.jit(lambda module, other, x: other(x))(self, other, x)
+
+    Model().init(key, x)
+
+
+@raises(LiftAxisSizeError, "vmap over /VmapDense_0", "2 in_axes for 1 arguments")
+def more_axes_than_arguments():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            layers = nn.vmap(nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(0, 0))
+            return layers(2)(x)
+
+    Model().init(key, x)
+
+
+@raises(LoopVariableError, "while_loop over /", "state/count")
+def a_loop_makes_a_variable():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            def body(module, carry):
+                module.variable("state", "count", lambda: 0)
+                return carry + 1
+
+            return nn.while_loop(lambda module, carry: carry < 3, body, self, 0, carry_variables="state")
+
+    Model().apply({}, x, mutable=["state"])
+
+
+@raises(BranchVariablesError, "cond over /", "state/a")
+def branches_write_different_variables():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            def first(module, x):
+                module.put_variable("state", "a", x)
+                return x
+
+            return nn.cond(x.sum() > 0, first, lambda module, x: x, self, x)
+
+    Model().apply({}, jnp.ones(3), mutable=["state"])
+
+
+@raises(ScanBodyError, "scan over /", "is called without a carry", "scan(Block)()(x, None)")
+def a_scan_without_a_carry():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x, None
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.scan(Block, length=2)()()
+
+    Model().init(key, x)
+
+
+@raises(ScanBodyError, "scan over /", "returns an object of type", "returns (carry, outputs)")
+def a_body_without_outputs():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, carry, _):
+            return nn.Dense(3)(carry)
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            blocks = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)
+            return blocks()(x, None)
+
+    Model().init(key, x)
+
+
+@raises(SeveralScopesError, "vjp over /", "several places", "multi_scope=True")
+def gradients_by_two_modules():
+    class Inner(nn.Module):
+        other: nn.Module
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.vjp(lambda module, x: module.other(x), self, x)[0]
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Inner(nn.Dense(2))(x)
+
+    Model().init(key, x)
+
+
+@raises(SharedVariableError, "vmap over /", "params", "variable_axes")
+def different_parameters_in_one_place():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            layers = nn.vmap(nn.Dense, variable_axes={"params": None}, split_rngs={"params": True})
+            return layers(2)(x[None])
+
+    Model().init(key, jnp.ones((2, 3)))
