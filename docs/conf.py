@@ -29,6 +29,8 @@ add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 napoleon_use_rtype = False
+napoleon_use_ivar = True  # fields are described in the docstring, and some of them a second time by autodoc
+suppress_warnings = ["ref.python"]  # `Array` and `bytes` are names of several things, and links to any will do
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 

@@ -126,7 +126,7 @@ def summary(model: _Blueprint, *inputs: Any, rngs: Rngs | None = None, **kwargs:
 
     Args:
       model: the blueprint.
-      *inputs: what the model is called with; arrays and ``jax.ShapeDtypeStruct``s count by shape alone.
+      *inputs: what the model is called with; arrays, and shapes (``jax.ShapeDtypeStruct``), count by shape alone.
       rngs: the random streams; their values do not matter, and by default there is ``params`` only.
       **kwargs: options of the call, passed on as they are: ``train=False``, ``method="encode"``.
     """

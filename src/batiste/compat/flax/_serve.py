@@ -1,0 +1,154 @@
+"""Serving ``import flax`` from batiste, and noting what is asked for that is not there.
+
+While a **server** is installed, ``flax`` and every module under it are the modules of ``batiste.compat.flax``: the same
+objects, so that a class is one class by whichever name it was reached. What a program asks of them in vain, be it a
+module or a name in one, raises as it always does and is noted under Flax's name for it.
+
+Processes that the program starts by ``spawn`` or as other programs import Flax as they find it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any, Self
+
+__all__ = ["Server"]
+
+_THEIRS = "flax"
+_OURS = "batiste.compat.flax"
+_SERVER = "__batiste_server__"
+
+
+class Server(MetaPathFinder):
+    """Finds ``flax`` and the modules under it in batiste; for use in a ``with`` block, or by ``install``.
+
+    Attributes:
+      missing: what was asked for and is not there, by Flax's dotted name, in the order of the first asking.
+    """
+
+    def __init__(self) -> None:
+        self.missing: dict[str, None] = {}
+        self._set_aside: dict[str, ModuleType] = {}
+
+    def install(self) -> None:
+        """Serve from now on. Modules of an installed Flax that are loaded already are set aside."""
+        for name in _loaded(_THEIRS):
+            self._set_aside[name] = sys.modules.pop(name)
+        for name in _loaded(_OURS):
+            self.watch(sys.modules[name])
+        sys.meta_path.insert(0, self)
+
+    def uninstall(self) -> None:
+        """Serve no longer, and put back what was set aside."""
+        sys.meta_path.remove(self)
+        for name in _loaded(_THEIRS):
+            del sys.modules[name]
+        for name in _loaded(_OURS):
+            _unwatch(sys.modules[name])
+        sys.modules.update(self._set_aside)
+        self._set_aside.clear()
+
+    def __enter__(self) -> Self:
+        self.install()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.uninstall()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return how to load a module of Flax, or one of batiste's that stands for it; None leaves others to others."""
+        if _is_under(fullname, _THEIRS):
+            if importlib.util.find_spec(_ours(fullname)) is not None:
+                return ModuleSpec(fullname, _Alias(self))
+            self.note(fullname)
+        elif _is_under(fullname, _OURS):
+            spec = PathFinder.find_spec(fullname, path, target)
+            if spec is not None and spec.loader is not None:
+                spec.loader = _Watching(spec.loader, self)
+            return spec
+        return None
+
+    def watch(self, module: ModuleType) -> None:
+        """Note from now on what is asked of a module in vain; private modules are not for programs."""
+        if type(module) is ModuleType and not module.__name__.rpartition(".")[2].startswith("_"):
+            vars(module)[_SERVER] = self
+            module.__class__ = _Watched
+
+    def note(self, name: str) -> None:
+        """Note that a name was asked for and is not there."""
+        self.missing.setdefault(name)
+
+
+class _Alias(Loader):
+    """Loads batiste's module under Flax's name: one object under two names."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._own_spec: ModuleSpec | None = None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(_ours(spec.name))
+        self._own_spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._own_spec  # the import system has put the one under Flax's name there
+        self._server.watch(module)
+
+
+class _Watching(Loader):
+    """Loads a module as another loader does, and has it watched."""
+
+    def __init__(self, loader: Loader, server: Server) -> None:
+        self._loader = loader
+        self._server = server
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        self._server.watch(module)
+
+
+class _Watched(ModuleType):
+    """A module that notes the names that are asked of it in vain."""
+
+    def __getattr__(self, name: str) -> Any:
+        if not (name.startswith("__") and name.endswith("__")):
+            vars(self)[_SERVER].note(f"{_theirs(self.__name__)}.{name}")
+        message = f"module {_theirs(self.__name__)!r} has no attribute {name!r}"
+        raise AttributeError(message)
+
+
+def _unwatch(module: Any) -> None:
+    if isinstance(module, _Watched):
+        del vars(module)[_SERVER]
+        module.__class__ = ModuleType  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _loaded(root: str) -> list[str]:
+    return [name for name in sys.modules if _is_under(name, root)]
+
+
+def _is_under(name: str, root: str) -> bool:
+    return name == root or name.startswith(f"{root}.")
+
+
+def _ours(name: str) -> str:
+    return _OURS + name.removeprefix(_THEIRS)
+
+
+def _theirs(name: str) -> str:
+    return _THEIRS + name.removeprefix(_OURS)

@@ -1,0 +1,542 @@
+"""Lifted transforms over functions of scopes: ``flax.core.lift``.
+
+batiste's transforms take functions of modules. Here a function of a scope is taken for a function of a **place**, a
+module without anything of its own that stands at the scope; the transform moves the place, and the function gets the
+scope that it stands at then. Several scopes go together as a tuple, a list or a dict of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
+
+import jax
+
+from batiste.core import CollectionFilter, Scope
+from batiste.lift import In, Out
+from batiste.lift import cond as _cond
+from batiste.lift import custom_vjp as _custom_vjp
+from batiste.lift import fold_rngs as _fold_rngs
+from batiste.lift import jit as _jit
+from batiste.lift import jvp as _jvp
+from batiste.lift import map_variables as _map_variables
+from batiste.lift import remat as _remat
+from batiste.lift import remat_scan as _remat_scan
+from batiste.lift import scan as _scan
+from batiste.lift import switch as _switch
+from batiste.lift import value_and_grad as _value_and_grad
+from batiste.lift import vjp as _vjp
+from batiste.lift import vmap as _vmap
+from batiste.lift import while_loop as _while_loop
+from batiste.module import Module
+
+__all__ = [
+    "In",
+    "Out",
+    "checkpoint",
+    "cond",
+    "custom_vjp",
+    "fold_rngs",
+    "id_fn",
+    "jit",
+    "jvp",
+    "map_variables",
+    "remat",
+    "remat_scan",
+    "scan",
+    "swap_collection",
+    "switch",
+    "value_and_grad",
+    "vjp",
+    "vmap",
+    "while_loop",
+]
+
+T = TypeVar("T")
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
+_EVERY: Mapping[Any, Any] = MappingProxyType({True: 0})
+_SPLIT: Mapping[Any, Any] = MappingProxyType({True: True})
+
+
+class Place(Module):
+    """Stands at a scope, or at several; what it holds beside the scope is how they are arranged."""
+
+    others: Any = ()
+    arrangement: Any = None
+
+
+def _place(scopes: Any) -> Any:
+    """Return the place at a scope, or at a tree of them."""
+    if isinstance(scopes, Scope):
+        return Place(parent=scopes)
+    first, *others = jax.tree.leaves(scopes)
+    arrangement = cast("Any", jax.tree.structure(scopes))
+    place = Place(arrangement=arrangement, parent=first)
+    place.__dict__["others"] = tuple(Place(parent=scope) for scope in others)  # not as children of the first
+    return place
+
+
+def _scopes(place: Any) -> Any:
+    """Return the scope, or the tree of scopes, that a place stands at."""
+    if place.arrangement is None:
+        return place.scope
+    return jax.tree.unflatten(place.arrangement, [place.scope, *(other.scope for other in place.others)])
+
+
+def _of_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of a place from one of its scope."""
+
+    def placed(place: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(_scopes(place), *args, **kwargs)
+
+    placed.__name__ = getattr(function, "__name__", type(function).__name__)
+    return placed
+
+
+def _of_scope(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of a scope from one of a place."""
+
+    def inner(scope: Any, *args: Any, **kwargs: Any) -> Any:  # the name that `scope.child` finds in Flax, too
+        return function(_place(scope), *args, **kwargs)
+
+    return inner
+
+
+def id_fn(x: T) -> T:
+    """Return what is given."""
+    return x
+
+
+def map_variables(
+    fn: Callable[..., Any],
+    mapped_collections: CollectionFilter,
+    map_in_fn: Callable[..., Any] = id_fn,
+    map_out_fn: Callable[..., Any] = id_fn,
+    init: bool = False,
+    mutable: bool = False,
+    rngs: CollectionFilter = True,
+    variables: CollectionFilter = True,
+) -> Callable[..., Any]:
+    """Return a function of a scope that sees some variables through a function: ``batiste.lift.map_variables``.
+
+    Args:
+      fn: called as ``fn(scope, *args)``.
+      mapped_collections: the collections that are mapped.
+      map_in_fn: called with them; returns what ``fn`` sees.
+      map_out_fn: called with what ``fn`` has made or changed; returns what is stored.
+      init: whether variables that are not there are made by ``fn``, and mapped outwards.
+      mutable: whether ``fn`` may change the mapped collections.
+      rngs: the random streams that are seen inside.
+      variables: the other collections that are seen inside.
+    """
+    return _of_scope(
+        _map_variables(
+            _of_place(fn),
+            mapped_collections,
+            map_in_fn,
+            map_out_fn,
+            init=init,
+            mutable=mutable,
+            rngs=rngs,
+            variables=variables,
+        )
+    )
+
+
+def swap_collection(fn: Callable[..., Any], col_a: str, col_b: str) -> Callable[..., Any]:
+    """Return a function of a scope that sees each of two collections under the name of the other.
+
+    Args:
+      fn: called as ``fn(scope, *args)``.
+      col_a: one collection.
+      col_b: the other one.
+    """
+    other = {col_a: col_b, col_b: col_a}
+
+    def swapped(variables: Mapping[str, Any]) -> dict[str, Any]:
+        return {other.get(name, name): tree for name, tree in variables.items()}
+
+    return map_variables(fn, (col_a, col_b), swapped, swapped, mutable=True)
+
+
+def vjp(
+    fn: Callable[..., Any],
+    scope: Any,
+    *primals: Any,
+    has_aux: bool = False,
+    reduce_axes: tuple[str, ...] = (),
+    vjp_variables: CollectionFilter = "params",
+    variables: CollectionFilter = True,
+    rngs: CollectionFilter = True,
+) -> Any:
+    """Return the output of ``fn(scope, *primals)`` and its pullback: ``batiste.lift.vjp``.
+
+    Args:
+      fn: a function of a scope.
+      scope: the scope.
+      *primals: its other arguments.
+      has_aux: whether ``fn`` returns a pair, whose second part has no gradient.
+      reduce_axes: accepted for Flax's signature.
+      vjp_variables: the collections that the pullback returns cotangents of.
+      variables: the other collections that are seen inside.
+      rngs: the random streams that are seen inside.
+    """
+    return _vjp(
+        _of_place(fn),
+        _place(scope),
+        *primals,
+        has_aux=has_aux,
+        reduce_axes=reduce_axes,
+        vjp_variables=vjp_variables,
+        variables=variables,
+        rngs=rngs,
+    )
+
+
+def value_and_grad(
+    fn: Callable[..., Any],
+    scope: Any,
+    *primals: Any,
+    has_aux: bool = False,
+    reduce_axes: tuple[str, ...] = (),
+    variables: CollectionFilter = True,
+    rngs: CollectionFilter = True,
+) -> Any:
+    """Return the output of ``fn(scope, *primals)`` and its gradient by the primals: ``batiste.lift.value_and_grad``.
+
+    Args:
+      fn: a function of a scope.
+      scope: the scope.
+      *primals: its other arguments.
+      has_aux: whether ``fn`` returns a pair, whose second part has no gradient.
+      reduce_axes: accepted for Flax's signature.
+      variables: the collections that are seen inside.
+      rngs: the random streams that are seen inside.
+    """
+    return _value_and_grad(
+        _of_place(fn),
+        _place(scope),
+        *primals,
+        has_aux=has_aux,
+        reduce_axes=reduce_axes,
+        variables=variables,
+        rngs=rngs,
+    )
+
+
+def jvp(
+    fn: Callable[..., Any],
+    scope: Any,
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    variable_tangents: Any,
+    variables: CollectionFilter = True,
+    rngs: CollectionFilter = True,
+) -> tuple[Any, Any]:
+    """Return the output of ``fn(scope, *primals)`` and its tangent: ``batiste.lift.jvp``.
+
+    Args:
+      fn: a function of a scope.
+      scope: the scope.
+      primals: its other arguments.
+      tangents: their tangents.
+      variable_tangents: the tangents of variables, by collection.
+      variables: the other collections that are seen inside.
+      rngs: the random streams that are seen inside.
+    """
+    return _jvp(_of_place(fn), _place(scope), primals, tangents, variable_tangents, variables=variables, rngs=rngs)
+
+
+def vmap(
+    fn: Callable[..., Any],
+    variable_axes: Mapping[CollectionFilter, Any],
+    split_rngs: Mapping[CollectionFilter, bool],
+    in_axes: Any = 0,
+    out_axes: Any = 0,
+    axis_size: int | None = None,
+    axis_name: str | None = None,
+    spmd_axis_name: str | None = None,
+    metadata_params: Mapping[Any, Any] = _NOTHING,
+) -> Callable[..., Any]:
+    """Return a function of a scope mapped over an axis: ``batiste.lift.vmap``.
+
+    Args:
+      fn: called as ``fn(scope, *args)``.
+      variable_axes: for collections the axis they are mapped over; None: shared.
+      split_rngs: for random streams whether each call has keys of its own.
+      in_axes: the axis of each argument after the scope.
+      out_axes: the axis of each result.
+      axis_size: the extent of the axis, where no argument tells it.
+      axis_name: a name for collectives.
+      spmd_axis_name: a mesh axis to which the mapped axis belongs.
+      metadata_params: told to boxes when the axis comes and goes.
+    """
+    return _of_scope(
+        _vmap(
+            _of_place(fn),
+            variable_axes=variable_axes,
+            split_rngs=split_rngs,
+            in_axes=in_axes,
+            out_axes=out_axes,
+            axis_size=axis_size,
+            axis_name=axis_name,
+            spmd_axis_name=spmd_axis_name,
+            metadata_params=metadata_params,
+        )
+    )
+
+
+def scan(
+    fn: Callable[..., Any],
+    variable_axes: Mapping[CollectionFilter, Any] = _NOTHING,
+    variable_broadcast: CollectionFilter = False,
+    variable_carry: CollectionFilter = False,
+    split_rngs: Mapping[CollectionFilter, bool] = _NOTHING,
+    in_axes: Any = 0,
+    out_axes: Any = 0,
+    length: int | None = None,
+    reverse: bool = False,
+    unroll: int = 1,
+    _split_transpose: bool = False,
+    data_transform: Callable[..., Any] | None = None,
+    metadata_params: Mapping[Any, Any] = _NOTHING,
+    check_constancy_invariants: bool = True,
+) -> Callable[..., Any]:
+    """Return a function of a scope in a loop: ``batiste.lift.scan``, whose arguments these are.
+
+    Args:
+      fn: called as ``fn(scope, carry, *args)``; returns the carry and what is stacked.
+      variable_axes: for collections the axis along which each step has a slice.
+      variable_broadcast: collections that all steps share.
+      variable_carry: collections that are carried from step to step.
+      split_rngs: for random streams whether each step has keys of its own.
+      in_axes: the axis of each argument after the carry.
+      out_axes: the axis of each result.
+      length: how many steps there are, where no argument tells it.
+      reverse: whether the last step comes first.
+      unroll: how many steps are one iteration of the loop.
+      data_transform: called with the variables and keys of each step.
+      metadata_params: told to boxes when the axis comes and goes.
+      check_constancy_invariants: whether what all steps share is checked to be the same in all.
+    """
+    return _of_scope(
+        _scan(
+            _of_place(fn),
+            variable_axes=variable_axes,
+            variable_broadcast=variable_broadcast,
+            variable_carry=variable_carry,
+            split_rngs=split_rngs,
+            in_axes=in_axes,
+            out_axes=out_axes,
+            length=length,
+            reverse=reverse,
+            unroll=unroll,
+            data_transform=data_transform,
+            metadata_params=metadata_params,
+            _split_transpose=_split_transpose,
+            check_constancy_invariants=check_constancy_invariants,
+        )
+    )
+
+
+def while_loop(
+    cond_fn: Callable[..., Any],
+    body_fn: Callable[..., T],
+    scope: Any,
+    init: T,
+    carry_variables: CollectionFilter = False,
+    broadcast_variables: CollectionFilter = True,
+    split_rngs: Mapping[CollectionFilter, bool] = _NOTHING,
+) -> T:
+    """Run ``body_fn(scope, carry)`` while ``cond_fn(scope, carry)`` holds: ``batiste.lift.while_loop``.
+
+    Args:
+      cond_fn: says whether to go on.
+      body_fn: returns the next carry.
+      scope: the scope.
+      init: the first carry.
+      carry_variables: collections that the body may change.
+      broadcast_variables: collections that it reads.
+      split_rngs: for random streams whether each step has keys of its own.
+    """
+    return _while_loop(
+        _of_place(cond_fn), _of_place(body_fn), _place(scope), init, carry_variables, broadcast_variables, split_rngs
+    )
+
+
+def cond(
+    pred: Any,
+    true_fun: Callable[..., T],
+    false_fun: Callable[..., T],
+    scope: Any,
+    *operands: Any,
+    variables: CollectionFilter = True,
+    rngs: CollectionFilter = True,
+) -> T:
+    """Run one of two functions of a scope: ``batiste.lift.cond``.
+
+    Args:
+      pred: whether it is the first.
+      true_fun: called as ``true_fun(scope, *operands)``.
+      false_fun: likewise.
+      scope: the scope.
+      *operands: the other arguments.
+      variables: the collections that are seen inside.
+      rngs: the random streams that are seen inside.
+    """
+    return _cond(
+        pred, _of_place(true_fun), _of_place(false_fun), _place(scope), *operands, variables=variables, rngs=rngs
+    )
+
+
+def switch(
+    index: Any,
+    branches: Sequence[Callable[..., T]],
+    scope: Any,
+    *operands: Any,
+    variables: CollectionFilter = True,
+    rngs: CollectionFilter = True,
+) -> T:
+    """Run one of several functions of a scope: ``batiste.lift.switch``.
+
+    Args:
+      index: which one.
+      branches: the functions.
+      scope: the scope.
+      *operands: the other arguments.
+      variables: the collections that are seen inside.
+      rngs: the random streams that are seen inside.
+    """
+    functions = [_of_place(branch) for branch in branches]
+    return _switch(index, functions, _place(scope), *operands, variables=variables, rngs=rngs)
+
+
+def custom_vjp(
+    fn: Callable[..., Any],
+    forward_fn: Callable[..., Any],
+    backward_fn: Callable[..., Any],
+    grad_vars: CollectionFilter = "params",
+    nondiff_argnums: int | tuple[int, ...] = (),
+) -> Callable[..., Any]:
+    """Return a function of a scope with a gradient of its own: ``batiste.lift.custom_vjp``.
+
+    Args:
+      fn: called as ``fn(scope, *args)``.
+      forward_fn: called likewise; returns the output, and what the backward pass needs.
+      backward_fn: called with that and the cotangent; returns the cotangents of the variables and of each argument.
+      grad_vars: the collections that have gradients.
+      nondiff_argnums: arguments, counted from the scope as 0, that have none.
+    """
+    return _of_scope(_custom_vjp(_of_place(fn), _of_place(forward_fn), backward_fn, grad_vars, nondiff_argnums))
+
+
+def remat(
+    fn: Callable[..., Any],
+    variables: CollectionFilter = True,
+    rngs: CollectionFilter = True,
+    concrete: bool = False,
+    prevent_cse: bool = True,
+    static_argnums: int | tuple[int, ...] = (),
+    policy: Callable[..., bool] | None = None,
+) -> Callable[..., Any]:
+    """Return a function of a scope that computes again for its gradient what it does not keep: ``batiste.lift.remat``.
+
+    Args:
+      fn: called as ``fn(scope, *args)``.
+      variables: the collections that are seen inside.
+      rngs: the random streams that are seen inside.
+      concrete: accepted for Flax's signature.
+      prevent_cse: whether the compiler is kept from undoing it.
+      static_argnums: arguments, the scope counted as 0, that are no arrays.
+      policy: what is kept, as for ``jax.checkpoint``.
+    """
+    return _of_scope(
+        _remat(
+            _of_place(fn),
+            variables=variables,
+            rngs=rngs,
+            concrete=concrete,
+            prevent_cse=prevent_cse,
+            static_argnums=static_argnums,
+            policy=policy,
+        )
+    )
+
+
+checkpoint = remat
+"""The same as ``remat``."""
+
+
+def jit(
+    fn: Callable[..., Any],
+    variables: CollectionFilter = True,
+    rngs: CollectionFilter = True,
+    static_argnums: int | Iterable[int] = (),
+    static_argnames: str | Iterable[str] = (),
+    donate_argnums: int | Iterable[int] = (),
+    device: Any = None,
+    backend: str | None = None,
+) -> Callable[..., Any]:
+    """Return a function of a scope that is compiled: ``batiste.lift.jit``.
+
+    Args:
+      fn: called as ``fn(scope, *args)``.
+      variables: the collections that are seen inside.
+      rngs: the random streams that are seen inside.
+      static_argnums: arguments, the scope counted as 0, that are no arrays.
+      static_argnames: keyword arguments that are none.
+      donate_argnums: arguments whose memory may be used again.
+      device: accepted for Flax's signature.
+      backend: accepted for Flax's signature.
+    """
+    return _of_scope(
+        _jit(
+            _of_place(fn),
+            variables=variables,
+            rngs=rngs,
+            static_argnums=static_argnums,
+            static_argnames=static_argnames,
+            donate_argnums=donate_argnums,
+            device=device,
+            backend=backend,
+        )
+    )
+
+
+def remat_scan(
+    body_fn: Callable[..., Any],
+    lengths: Sequence[int],
+    policy: Callable[..., bool] | None = None,
+    variable_broadcast: CollectionFilter = False,
+    variable_carry: CollectionFilter = False,
+    variable_axes: Mapping[CollectionFilter, Any] = _EVERY,
+    split_rngs: Mapping[CollectionFilter, bool] = _SPLIT,
+) -> Callable[..., Any]:
+    """Return a function of a scope in nested loops that keep little for the gradient: ``batiste.lift.remat_scan``.
+
+    Args:
+      body_fn: called as ``body_fn(scope, carry)``; returns the carry.
+      lengths: how many steps each loop has, from the outermost.
+      policy: what is kept, as for ``jax.checkpoint``.
+      variable_broadcast: collections that all steps share.
+      variable_carry: collections that are carried from step to step.
+      variable_axes: for collections the axis along which each step has a slice.
+      split_rngs: for random streams whether each step has keys of its own.
+    """
+    return _of_scope(
+        _remat_scan(_of_place(body_fn), lengths, policy, variable_broadcast, variable_carry, variable_axes, split_rngs)
+    )
+
+
+def fold_rngs(
+    fn: Callable[..., Any], variables: CollectionFilter = True, rngs: CollectionFilter = True
+) -> Callable[..., Any]:
+    """Return a function of a scope whose streams have their path folded in beforehand: ``batiste.lift.fold_rngs``.
+
+    Args:
+      fn: called as ``fn(scope, *args)``.
+      variables: the collections that are seen inside.
+      rngs: the random streams that are seen inside.
+    """
+    return _of_scope(_fold_rngs(_of_place(fn), variables, rngs))

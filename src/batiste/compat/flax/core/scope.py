@@ -1,0 +1,151 @@
+"""Scopes, and functions of scopes: ``flax.core.scope``.
+
+The scope is batiste's own, with the methods of Flax's that programs use. ``flags`` are accepted and have no effect: a
+scope has no ``get_flag``, and ``is_initializing`` tells what the one flag of Flax's own tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from batiste.compat.flax.core.partial_eval import lazy_init as _lazily
+from batiste.compat.flax.typing import (
+    Array,
+    Collection,
+    FrozenVariableDict,
+    MutableCollection,
+    MutableVariableDict,
+    PRNGFoldable,
+    PRNGKey,
+    RNGSequences,
+    VariableDict,
+)
+from batiste.core import (
+    CollectionFilter,
+    DenyList,
+    Scope,
+    Variable,
+    filter_to_set,
+    group_collections,
+    in_filter,
+    intersect_filters,
+    is_filter_empty,
+    open_scope,
+    subtract_filters,
+    union_filters,
+)
+from batiste.core import apply as _apply
+from batiste.core import init as _init
+
+__all__ = [
+    "Array",
+    "Collection",
+    "CollectionFilter",
+    "DenyList",
+    "Filter",
+    "FrozenVariableDict",
+    "MutableCollection",
+    "MutableVariableDict",
+    "PRNGFoldable",
+    "PRNGKey",
+    "PRNGSequenceFilter",
+    "RNGSequences",
+    "Scope",
+    "Variable",
+    "VariableDict",
+    "apply",
+    "bind",
+    "filter_to_set",
+    "group_collections",
+    "in_filter",
+    "init",
+    "intersect_filters",
+    "is_filter_empty",
+    "lazy_init",
+    "subtract_filters",
+    "union_filters",
+]
+
+Filter: TypeAlias = CollectionFilter
+"""A filter over names."""
+
+PRNGSequenceFilter: TypeAlias = CollectionFilter
+"""A filter over the names of random streams."""
+
+
+def bind(
+    variables: VariableDict,
+    rngs: RNGSequences | None = None,
+    mutable: CollectionFilter = False,
+    flags: Mapping[str, Any] | None = None,
+) -> Scope:
+    """Return a scope at the top of variables; its ``close`` ends the call.
+
+    Args:
+      variables: collections by name.
+      rngs: random keys by stream.
+      mutable: which collections may change.
+      flags: accepted for Flax's signature.
+
+    Raises:
+      ApplyScopeInvalidVariablesTypeError: if ``variables`` is no mapping of collections.
+      InvalidRngError: if a stream is given something that is no key.
+    """
+    del flags
+    return open_scope(variables, rngs, mutable=mutable, where="bind")
+
+
+def apply(
+    fn: Callable[..., Any], mutable: CollectionFilter = False, flags: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """Return a pure function of variables from a function of a scope.
+
+    Args:
+      fn: called as ``fn(scope, *args, **kwargs)``.
+      mutable: which collections it may change.
+      flags: accepted for Flax's signature.
+
+    Returns:
+      A function ``(variables, *args, rngs=None, **kwargs)`` of what ``fn`` returns, or of a pair of that and the
+      changed collections if ``mutable`` is not False.
+    """
+    del flags
+    return _apply(fn, mutable)
+
+
+def init(
+    fn: Callable[..., Any], mutable: CollectionFilter = True, flags: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """Return a function that makes the variables of a function of a scope.
+
+    Args:
+      fn: called as ``fn(scope, *args, **kwargs)``.
+      mutable: which collections it may make.
+      flags: accepted for Flax's signature.
+
+    Returns:
+      A function ``(rngs, *args, **kwargs)`` of a pair: what ``fn`` returns, and the variables.
+    """
+    del flags
+    return _init(fn, mutable)
+
+
+def lazy_init(
+    fn: Callable[..., Any], mutable: CollectionFilter = True, flags: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """Return a function that makes variables where the inputs may be shapes: ``jax.ShapeDtypeStruct``.
+
+    Args:
+      fn: called as ``fn(scope, *args, **kwargs)``.
+      mutable: which collections it may make.
+      flags: accepted for Flax's signature.
+
+    Returns:
+      A function ``(rngs, *args, **kwargs)`` of the variables.
+
+    Raises:
+      LazyInitError: when it is called, if the value of a variable depends on an input of which only the shape is given.
+    """
+    made = init(fn, mutable, flags)
+    return _lazily(lambda *args, **kwargs: made(*args, **kwargs)[1])

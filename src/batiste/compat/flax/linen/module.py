@@ -1,0 +1,81 @@
+"""Modules and what is said about their methods: ``flax.linen.module``.
+
+batiste names operations after modules and methods whenever JAX traces, so ``enable_named_call`` and its like change
+nothing: they are here for the programs that call them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+
+from batiste.compat.flax.core.frozen_dict import FrozenDict
+from batiste.compat.flax.typing import FrozenVariableDict, PRNGKey, RNGSequences, VariableDict
+from batiste.core import CollectionFilter, DenyList, Scope, Variable, union_filters
+from batiste.nn import (
+    InterceptorContext,
+    Module,
+    apply,
+    compact,
+    compact_name_scope,
+    init,
+    init_with_output,
+    intercept_methods,
+    merge_param,
+    nowrap,
+    share_scope,
+    wrap_method_once,
+)
+
+__all__ = [
+    "CollectionFilter",
+    "DenyList",
+    "FrozenDict",
+    "FrozenVariableDict",
+    "InterceptorContext",
+    "Module",
+    "PRNGKey",
+    "RNGSequences",
+    "Scope",
+    "Variable",
+    "VariableDict",
+    "apply",
+    "capture_call_intermediates",
+    "compact",
+    "compact_name_scope",
+    "disable_named_call",
+    "enable_named_call",
+    "init",
+    "init_with_output",
+    "intercept_methods",
+    "merge_param",
+    "nowrap",
+    "override_named_call",
+    "share_scope",
+    "union_filters",
+    "wrap_method_once",
+]
+
+
+def capture_call_intermediates(_: Module, method_name: str) -> bool:
+    """Return whether a method is ``__call__``: the filter that ``capture_intermediates=True`` stands for."""
+    return method_name == "__call__"
+
+
+def enable_named_call() -> None:
+    """Do nothing: operations always carry the names of their modules."""
+
+
+def disable_named_call() -> None:
+    """Do nothing: operations always carry the names of their modules."""
+
+
+@contextlib.contextmanager
+def override_named_call(enable: bool = True) -> Generator[None]:
+    """Do nothing: operations always carry the names of their modules.
+
+    Args:
+      enable: accepted for Flax's signature.
+    """
+    del enable
+    yield
