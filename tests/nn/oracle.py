@@ -6,7 +6,7 @@
 - `apply` under `jax.jit`, for each `Mode`: the same outputs and the same mutated collections;
 - the gradient of a fixed sum of the outputs with respect to every variable and every input, likewise.
 
-To be fast, both Modules run in one program for each mode, and default initialisers are replaced by one that is cheap to
+To be fast, both Modules run in one program, and default initialisers are replaced by one that is cheap to
 compile and different for every key: what random initialisers draw is compared in `test_initializers.py`. `exact=False`
 compares within a tolerance, for layers that compute the same in another order.
 """
@@ -54,8 +54,7 @@ def compare(
     variables = _init(ours, args, init)
     expected = jax.jit(lambda *arrays: _init(theirs, _refill(args, arrays), init))(*arrays)
     assert_same(variables, expected, exact=exact, tolerance=tolerance, what="initial variables")
-    for mode in modes:
-        results = _run((ours, theirs), variables, args, mode, gradients=gradients)
+    for mode, results in zip(modes, _run((ours, theirs), variables, args, modes, gradients=gradients), strict=True):
         for what, ours_part, theirs_part in zip(("outputs", "mutated", "gradients"), *results, strict=True):
             assert_same(ours_part, theirs_part, exact=exact, tolerance=tolerance, what=f"{what} of {mode}")
     return variables
@@ -115,12 +114,12 @@ def _refill(tree: Any, arrays: Sequence[Any]) -> Any:
     return jax.tree.map(lambda leaf: next(rest) if _is_array(leaf) else leaf, tree)
 
 
-def _run(modules: Sequence[Any], variables: Any, args: Sequence[Any], mode: Mode, *, gradients: bool) -> Any:
-    """Return outputs, mutated collections and gradients of each Module, all from one program."""
+def _run(modules: Sequence[Any], variables: Any, args: Any, modes: Sequence[Mode], *, gradients: bool) -> Any:
+    """Return outputs, mutated collections and gradients of each mode and Module, all from one program."""
     given = [jnp.asarray(leaf) for leaf in _arrays((variables, args))]
     is_wanted = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in given]
 
-    def loss(module: Any, wanted: list[Any], others: list[Any]) -> tuple[Any, Any]:
+    def loss(wanted: list[Any], others: list[Any], module: Any, mode: Mode) -> tuple[Any, Any]:
         first, second = iter(wanted), iter(others)
         filled = _refill((variables, args), [next(first if w else second) for w in is_wanted])
         mutable = list(mode.mutable) or False
@@ -129,16 +128,18 @@ def _run(modules: Sequence[Any], variables: Any, args: Sequence[Any], mode: Mode
         outputs, mutated = result if mutable else (result, {})
         return _weighted_sum(outputs), (outputs, mutated)
 
-    def run(wanted: list[Any], others: list[Any]) -> list[Any]:
+    def one(module: Any, mode: Mode, wanted: list[Any], others: list[Any]) -> tuple[Any, Any, Any]:
         if not gradients:
-            return [(*loss(module, wanted, others)[1], {}) for module in modules]
-        pairs = [jax.grad(loss, argnums=1, has_aux=True)(module, wanted, others) for module in modules]
-        return [(*results, grads) for grads, results in pairs]
+            return (*loss(wanted, others, module, mode)[1], {})
+        grads, results = jax.grad(loss, has_aux=True)(wanted, others, module, mode)
+        return (*results, grads)
+
+    def run(wanted: list[Any], others: list[Any]) -> list[Any]:
+        return [[one(module, mode, wanted, others) for module in modules] for mode in modes]
 
     wanted = [leaf for leaf, w in zip(given, is_wanted, strict=True) if w]
     others = [leaf for leaf, w in zip(given, is_wanted, strict=True) if not w]
-    quickly_compiled = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
-    return quickly_compiled(wanted, others)
+    return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})(wanted, others)
 
 
 def _weighted_sum(outputs: Any) -> Any:

@@ -20,7 +20,7 @@ CASES = {
     "same": (X2, (2, 2), {"strides": (2, 2), "padding": "SAME"}),
     "padded": (X2, (2, 3), {"padding": ((1, 0), (2, 1))}),
     "no batch axis": (X2[0], (2, 2), {"padding": "SAME"}),
-    "two batch axes": (X2[None], (2, 2), {"padding": "SAME"}),
+    "two batch axes": (X2[None], (2, 2), {}),
     "integers": ((X2 * 9).astype(np.int32), (2, 2), {}),
     "bfloat16": (jnp.asarray(X2, jnp.bfloat16), (2, 2), {"padding": "SAME"}),
 }
@@ -37,8 +37,8 @@ def value_and_gradient(function, x):
 def test_pools(name, x, window, options):
     x = jnp.asarray(x)
     ours, theirs = getattr(nn, name), getattr(pooling, name)
-    results = [value_and_gradient(lambda x, f=f: f(x, window, **options), x) for f in (ours, theirs)]
-    assert_same(*results)
+    results = jax.jit(lambda x: [value_and_gradient(lambda x, f=f: f(x, window, **options), x) for f in (ours, theirs)])
+    assert_same(*results(x))
 
 
 @pytest.mark.parametrize(("x", "window", "options"), CASES.values(), ids=CASES)

@@ -237,7 +237,7 @@ def _size(tree: Any) -> str:
 def _at(tree: Any, path: tuple[str, ...]) -> Any:
     for name in path:
         tree = cast("Mapping[str, Any]", tree).get(name) if isinstance(tree, Mapping) else None
-    return {} if tree is None else cast("Any", tree)
+    return {} if tree is None else tree
 
 
 def _own(tree: Any, path: tuple[str, ...], children: set[tuple[str, ...]]) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 def _flops(row: Row, variables: Mapping[str, Any], rngs: Rngs | None, *, gradient: bool) -> int:
     """Return the operations of one call, by the cost analysis of the program before it is compiled."""
     leaves: list[Any] = jax.tree.leaves(row.inputs)
-    treedef: Any = jax.tree.structure(row.inputs)
+    treedef = cast("Any", jax.tree.structure(row.inputs))
     is_array = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves]
 
     def run(variables: Any, arrays: list[Any]) -> Any:
@@ -277,5 +277,5 @@ def _flops(row: Row, variables: Mapping[str, Any], rngs: Rngs | None, *, gradien
 
     arrays = [leaf for leaf, mark in zip(leaves, is_array, strict=True) if mark]
     lowered: Any = jax.jit(with_gradient if gradient else run).lower(dict(variables), arrays)
-    analysis: Any = lowered.cost_analysis()
-    return int((analysis or {}).get("flops", 0))
+    analysis: dict[str, float] = lowered.cost_analysis() or {}
+    return int(analysis.get("flops", 0))

@@ -89,8 +89,8 @@ def wrap_method_once(function: Callable[..., Any], name: str | None = None) -> C
     """
     if hasattr(function, "nowrap") or hasattr(function, "is_wrapped_method"):
         return function
-    name = name or getattr(function, "__name__", type(function).__name__)
-    if name == "setup":
+    called = name or str(getattr(function, "__name__", type(function).__name__))
+    if called == "setup":
         run = _run_setup
     elif hasattr(function, "compact"):
         run = _run_compact
@@ -103,7 +103,7 @@ def wrap_method_once(function: Callable[..., Any], name: str | None = None) -> C
     # a ContextVar among the globals that they name would not pickle.
     @functools.wraps(function)
     def method(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
-        return run(self, function, name, args, kwargs)
+        return run(self, function, called, args, kwargs)
 
     method.is_wrapped_method = True  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
     return method

@@ -1,0 +1,277 @@
+"""The commands of ``batiste`` and what each takes; what they do is in the files that load when they run.
+
+Words are the same everywhere: ``SRC`` and ``DST`` are checkpoints, ``PATTERN`` a glob over paths. Every command that
+writes has ``--force``, ``--dry-run`` and ``--quiet``; every command that answers has ``--json``. Exit codes are those
+of ``_report.py``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from batiste.cli._late import Late
+from batiste.cli._report import Exit, reported
+
+if TYPE_CHECKING:
+    from batiste.cli import _change, _compare, _show, _store
+else:
+    _change = Late("batiste.cli._change")
+    _compare = Late("batiste.cli._compare")
+    _show = Late("batiste.cli._show")
+    _store = Late("batiste.cli._store")
+
+__all__ = ["app"]
+
+_ABOUT = """Look at checkpoints, compare, check and change them, without the model.
+
+Reads folders of batiste and Orbax, safetensors, Flax MessagePack, .npz and PyTorch files; writes folders, and a single
+file where the name ends in .safetensors.
+
+Exit codes: 0 done; 1 the checkpoints differ, or do not verify; 2 the command line is wrong; 3 an error, in one line;
+4 a mistake in batiste; 130 interrupted; 141 the output's reader has gone.
+"""
+
+app = typer.Typer(name="batiste", help=_ABOUT, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Source = Annotated[Path, typer.Argument(metavar="SRC", help="The checkpoint to read.", show_default=False)]
+Target = Annotated[
+    Path, typer.Argument(metavar="DST", help="Where to write: a folder or a .safetensors file.", show_default=False)
+]
+PatternList = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[PATTERN]...", help="Globs over paths; - reads them from standard input."),
+]
+Regex = Annotated[bool, typer.Option("--regex", "-E", help="Patterns are regular expressions for whole paths.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the checkpoint at DST, when the new is complete.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be written, and write nothing.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Compress = Annotated[bool, typer.Option("--compress", help="Compress the arrays of a folder: smaller and slower.")]
+Within = Annotated[str, typer.Option("--within", help="A glob for the level above the layers.")]
+
+
+@app.command()
+@reported
+def show(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The checkpoint.", show_default=False)],
+    patterns: PatternList = None,
+    *,
+    regex: Regex = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Mean, spread, extremes and NaN of each leaf.")] = False,
+    depth: Annotated[int | None, typer.Option("--depth", "-d", min=0, help="Show so many levels.")] = None,
+    paths: Annotated[bool, typer.Option("--paths", help="Print the paths alone, one a line.")] = False,
+    as_json: AsJson = False,
+) -> Exit:
+    """Show what a checkpoint holds: shapes, dtypes, bytes, totals of each level."""
+    return _show.show(path, patterns or [], regex=regex, stats=stats, depth=depth, paths_only=paths, as_json=as_json)
+
+
+@app.command()
+@reported
+def diff(
+    left: Annotated[Path, typer.Argument(metavar="A", help="One checkpoint.", show_default=False)],
+    right: Annotated[Path, typer.Argument(metavar="B", help="The other one.", show_default=False)],
+    patterns: PatternList = None,
+    *,
+    regex: Regex = False,
+    values: Annotated[bool, typer.Option(help="Compare values too, and not only shapes and dtypes.")] = True,
+    rtol: Annotated[float, typer.Option(min=0, help="Tolerance, relative to the value in A.")] = 0.0,
+    atol: Annotated[float, typer.Option(min=0, help="Tolerance, absolute.")] = 0.0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> Exit:
+    """Say how two checkpoints differ; the exit code is 1 if they do."""
+    return _compare.diff(
+        left,
+        right,
+        patterns or [],
+        regex=regex,
+        values=values,
+        rtol=rtol,
+        atol=atol,
+        as_json=as_json,
+        quiet=quiet,
+    )
+
+
+@app.command()
+@reported
+def verify(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="The checkpoints.", show_default=False)],
+    *,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail where a format keeps no digests.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> Exit:
+    """Check every bit of checkpoints; the exit code is 1 if one is not as it was saved."""
+    return _compare.verify(paths, strict=strict, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+@reported
+def select(
+    source: Source,
+    target: Target,
+    patterns: PatternList = None,
+    *,
+    exclude: Annotated[list[str] | None, typer.Option("--exclude", "-x", help="Leave these out; repeatable.")] = None,
+    regex: Regex = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    compress: Compress = False,
+) -> Exit:
+    """Write the leaves whose paths match."""
+    if not patterns and not exclude:
+        message = "give a PATTERN, or --exclude"
+        raise typer.BadParameter(message)
+    output = _store.Output(target, force, dry_run, quiet, compress)
+    return _change.select(source, patterns or [], exclude or [], output, regex=regex)
+
+
+@app.command()
+@reported
+def rename(
+    source: Source,
+    target: Target,
+    rules: Annotated[
+        list[str],
+        typer.Argument(metavar="OLD=NEW...", help="Glob and new path; {1} is what the first wildcard matched."),
+    ],
+    *,
+    regex: Regex = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    compress: Compress = False,
+) -> Exit:
+    """Write the leaves at other paths."""
+    output = _store.Output(target, force, dry_run, quiet, compress)
+    return _change.rename(source, rules, output, regex=regex)
+
+
+@app.command()
+@reported
+def cast(
+    source: Source,
+    target: Target,
+    dtype: Annotated[str, typer.Argument(metavar="DTYPE", help="bfloat16, float32, ...", show_default=False)],
+    *,
+    pattern: Annotated[list[str] | None, typer.Option("--pattern", "-p", help="Only these; repeatable.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Cast integers and booleans too.")] = False,
+    regex: Regex = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    compress: Compress = False,
+) -> Exit:
+    """Write floating leaves in another dtype."""
+    output = _store.Output(target, force, dry_run, quiet, compress)
+    return _change.cast(source, dtype, pattern or [], output, regex=regex, every=every)
+
+
+@app.command()
+@reported
+def merge(
+    paths: Annotated[list[Path], typer.Argument(metavar="SRC... DST", help="The sources, and where to write.")],
+    *,
+    overwrite: Annotated[
+        Literal["error", "first", "last"], typer.Option(help="Which source wins where two have the same path.")
+    ] = "error",
+    force: Force = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    compress: Compress = False,
+) -> Exit:
+    """Write one checkpoint with the leaves of several."""
+    *sources, target = _several(paths)
+    return _change.merge(sources, _store.Output(target, force, dry_run, quiet, compress), overwrite=overwrite)
+
+
+@app.command()
+@reported
+def average(
+    paths: Annotated[list[Path], typer.Argument(metavar="SRC... DST", help="The sources, and where to write.")],
+    *,
+    weights: Annotated[str | None, typer.Option("--weights", "-w", help="One number a source: 3,1.")] = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    compress: Compress = False,
+) -> Exit:
+    """Write the mean of several checkpoints."""
+    *sources, target = _several(paths)
+    shares = None if weights is None else _numbers(weights, len(sources))
+    return _change.average(sources, shares, _store.Output(target, force, dry_run, quiet, compress))
+
+
+@app.command()
+@reported
+def stack(
+    source: Source,
+    target: Target,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="h, for the layers h_0, h_1, ...", show_default=False)],
+    *,
+    within: Within = "**",
+    force: Force = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    compress: Compress = False,
+) -> Exit:
+    """Write equal layers as one level, stacked along a first axis."""
+    return _change.stack(source, name, within, _store.Output(target, force, dry_run, quiet, compress))
+
+
+@app.command()
+@reported
+def unstack(
+    source: Source,
+    target: Target,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="h, for a level h of stacked layers.", show_default=False)
+    ],
+    *,
+    within: Within = "**",
+    force: Force = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    compress: Compress = False,
+) -> Exit:
+    """Write stacked layers apart, as NAME_0, NAME_1, ..."""
+    return _change.unstack(source, name, within, _store.Output(target, force, dry_run, quiet, compress))
+
+
+@app.command()
+@reported
+def convert(
+    source: Source,
+    target: Target,
+    *,
+    force: Force = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    compress: Compress = False,
+) -> Exit:
+    """Write the same checkpoint in another format."""
+    return _change.convert(source, _store.Output(target, force, dry_run, quiet, compress))
+
+
+def _several(paths: list[Path]) -> list[Path]:
+    if len(paths) < 2:
+        message = "give at least one SRC, and DST last"
+        raise typer.BadParameter(message)
+    return paths
+
+
+def _numbers(text: str, count: int) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        message = f"--weights takes {count} numbers with commas between, and was given {text!r}"
+        raise typer.BadParameter(message)
+    return numbers

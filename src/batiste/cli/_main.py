@@ -1,0 +1,38 @@
+"""The way in: what happens before the first option is read.
+
+The command works on files, so it leaves accelerators to the programs that train on them: unless ``JAX_PLATFORMS`` says
+otherwise, JAX sees the CPU alone and takes no memory of a GPU. Without typer, the command says what to install.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from batiste.cli._late import Late
+
+if TYPE_CHECKING:
+    from batiste.cli import _app
+else:
+    _app = Late("batiste.cli._app")
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line in ``sys.argv`` and end the process with its exit code.
+
+    Raises:
+      SystemExit: always; 0 is success, and the codes are those of ``docs/concepts/cli.md``.
+    """
+    missing = [name for name in ("typer", "rich") if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.stderr.write(f"error: the batiste command needs {' and '.join(missing)}: pip install 'batiste[cli]'\n")
+        raise SystemExit(3)
+    if "JAX_PLATFORMS" not in os.environ:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        if "jax" in sys.modules:  # which has read the environment already, and has not looked for devices yet
+            sys.modules["jax"].config.update("jax_platforms", "cpu")
+    _app.app(prog_name="batiste")
