@@ -1,8 +1,8 @@
 """``python -m benchmarks``: batiste beside raw JAX and Flax Linen, in one run.
 
 Cold rows run each library in processes of their own, in a shuffled order, several times over; warm rows run all
-libraries in one process, in turn. Figures are CPU seconds, since wall time wavers with what else the machine does. A ratio is the
-median of ratios of neighbouring measurements, with the smallest and the largest beside it.
+libraries in one process, in turn. Figures are CPU seconds, since wall time wavers with what else the machine does. A
+ratio is the median of ratios of neighbouring measurements, with the smallest and the largest beside it.
 """
 
 import argparse

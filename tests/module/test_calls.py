@@ -363,7 +363,8 @@ def results_of_any_kind(nn):
 PROGRAMS = (
     init_with_output, functions_of_a_bound_module, capture_intermediates, capture_everything,
     capture_of_repeated_calls_and_trees, streams, bind_and_unbind, bind_mutable, bind_compact_submodules,
-    apply_inside_apply, init_of_a_fresh_module_inside, interceptors, interceptor_changes_arguments, interceptor_does_not_see_nowrap_and_properties, module_paths,
+    apply_inside_apply, init_of_a_fresh_module_inside, interceptors,
+    interceptor_changes_arguments, interceptor_does_not_see_nowrap_and_properties, module_paths,
     invalid_method, on_the_class, unbound_calls, numpy_and_static_arguments, results_of_any_kind,
 )  # fmt: skip
 

@@ -127,7 +127,7 @@ def build(nn: Any, node: Node, name: str | None, **parent: Any) -> Any:
     return Tree(below, name=name, **parent)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(trees)
 def test_trees_are_linens(tree):
     def program(nn):

@@ -3,11 +3,11 @@
 import contextlib
 import functools
 
-import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from batiste import errors, nn, shard

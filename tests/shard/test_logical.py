@@ -3,10 +3,10 @@
 import inspect
 import threading
 
-import flax.linen as linen
 import hypothesis.strategies as st
 import jax
 import pytest
+from flax import linen
 from flax.linen import spmd
 from hypothesis import given
 from jax.sharding import NamedSharding, PartitionSpec
@@ -151,10 +151,10 @@ def test_other_rules_are_another_program():
     assert traced == [P("data"), P("model")]
 
 
-FUNCTIONS = (
-    "get_logical_axis_rules get_partition_spec get_sharding logical_axis_rules logical_to_mesh logical_to_mesh_axes "
-    "logical_to_mesh_sharding set_logical_axis_rules with_logical_constraint with_logical_partitioning with_partitioning"
-).split()
+FUNCTIONS = """
+    get_logical_axis_rules get_partition_spec get_sharding logical_axis_rules logical_to_mesh logical_to_mesh_axes
+    logical_to_mesh_sharding set_logical_axis_rules with_logical_constraint with_logical_partitioning with_partitioning
+""".split()  # noqa: SIM905 - a list of names reads best as words
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, "Partitioned", "LogicallyPartitioned"])

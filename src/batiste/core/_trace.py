@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import jax
@@ -96,13 +96,24 @@ def _equation_depends_on(equation: Any, marks: list[bool]) -> list[bool]:
         return [True] * len(equation.outvars)
     if equation.primitive.name != "scan":
         return depends_on(inner, marks)
-    first, carried = equation.params["num_consts"], equation.params["num_carry"]
+    extents = _scan_extents(equation.params)
+    if extents is None:
+        return [True] * len(equation.outvars)
+    first, carried = extents
     while True:  # what the carry depends on grows until it is stable
         outputs = depends_on(inner, marks)
         grown = [mark or new for mark, new in zip(marks[first : first + carried], outputs, strict=False)]
         if grown == marks[first : first + carried]:
             return outputs
         marks = marks[:first] + grown + marks[first + carried :]
+
+
+def _scan_extents(params: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return how many inputs of a ``scan`` are constants, and how many are carried; None if it does not tell."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    parts = getattr(params.get("ft_in"), "elts", ())  # of a newer JAX: constants, carry, inputs
+    return (len(list(parts[0])), len(list(parts[1]))) if len(parts) == 3 else None
 
 
 @functools.cache

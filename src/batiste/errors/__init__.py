@@ -95,6 +95,7 @@ from batiste.errors._fp8 import (
 from batiste.errors._lift import (
     BranchVariablesError,
     LiftAxisSizeError,
+    LiftedMethodError,
     LoopVariableError,
     MixedCallsError,
     ScanBodyError,
@@ -297,6 +298,7 @@ __all__ = [
     "LazyInitError",
     "LazyReadError",
     "LiftAxisSizeError",
+    "LiftedMethodError",
     "LinenDeprecationWarning",
     "LogicalRulesError",
     "LoopVariableError",

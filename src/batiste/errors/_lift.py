@@ -7,6 +7,7 @@ from batiste.errors._base import BatisteError
 __all__ = [
     "BranchVariablesError",
     "LiftAxisSizeError",
+    "LiftedMethodError",
     "LoopVariableError",
     "MixedCallsError",
     "ScanBodyError",
@@ -50,6 +51,16 @@ class LiftAxisSizeError(BatisteError, ValueError):
     code = "lift/axis-size"
     message = "{transform} over {path} finds {problem}."
     hint = "{advice}"
+
+
+class LiftedMethodError(BatisteError, TypeError):
+    """A method that is to be lifted does not exist, or gets an option that the transform does not take."""
+
+    code = "lift/method"
+    message = "{transform}({target}, methods=...) names {problem}.{nearest}"
+    hint = (
+        "Write methods=['__call__', 'encode'], or methods={{'encode': {{'in_axes': (0, None)}}}} with its own options."
+    )
 
 
 class LoopVariableError(BatisteError):

@@ -1,29 +1,62 @@
 """``grad``, ``value_and_grad``, ``vjp``, ``jvp`` and ``custom_vjp`` of functions of modules.
 
-On ``init`` the function is run once as it is, so that its variables are there before anything is differentiated.
+Variables that a function makes on ``init`` are not there before it, so nothing is differentiated by them in that call.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from batiste.core import CollectionFilter
-from batiste.lift._region import Region
+from batiste.errors import SeveralScopesError
+from batiste.lift._first import Body, FirstValues, all_shared, first_values
+from batiste.lift._region import Groups, Region, Streams, Written
 from batiste.module import wrap_method_once
 
 __all__ = ["custom_vjp", "grad", "jvp", "value_and_grad", "vjp"]
 
 
-def _region(
-    name: str, fn: Callable[..., Any], args: tuple[Any, ...], variables: list[CollectionFilter], rngs: CollectionFilter
-) -> tuple[Region, Callable[..., Any]]:
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """A call of a function of a module that is differentiated."""
+
+    region: Region
+    function: Callable[..., Any]
+    mdl: Any
+    made: FirstValues
+
+    def run(self, groups: Groups, streams: Streams, *inputs: Any) -> tuple[Any, Written]:
+        """Run the function with these variables and keys."""
+        return self.region.run(self.function, groups, streams, (self.mdl, *inputs), {}, premade=self.made.entry())
+
+
+def _call(
+    name: str,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    variables: list[CollectionFilter],
+    rngs: CollectionFilter,
+    *,
+    advice: str | None = None,
+) -> _Call:
+    """Return the call; on ``init`` its variables are noted beforehand.
+
+    Raises:
+      SeveralScopesError: if ``advice`` is given and the module holds modules from elsewhere.
+    """
     function = wrap_method_once(fn)
-    region = Region(name, fn, args, variables, [rngs])
-    return region.rehearse(function, args, {}, keep=[True] * len(variables)), function
+    region = Region(name, fn, args, {}, variables, [rngs])
+    if advice is not None and len(region.scopes) > 1:
+        paths = ", ".join(scope.path_text for scope in region.scopes)
+        raise SeveralScopesError(transform=name, path=region.path, paths=paths, advice=advice)
+    made = first_values(region, Body(function, args, {}, region.groups), all_shared(region))
+    return _Call(region, function, args[0], made)
 
 
 def vjp(
@@ -48,28 +81,36 @@ def vjp(
       vjp_variables: the collections that cotangents are wanted for.
       variables: the other collections that are seen inside.
       rngs: the random streams that are seen inside.
-      multi_scope: whether cotangents come as a tuple, one entry for each outermost scope of ``mdl``.
+      multi_scope: whether the cotangents of variables come as a list: modules that ``mdl`` holds and that belong
+        elsewhere, by the names of their fields, then itself.
 
     Returns:
       ``(result, vjp_fn)`` or ``(result, vjp_fn, aux)``; ``vjp_fn(cotangent)`` gives the cotangents of the variables,
       by collection from the module down, and then of each primal.
+
+    Raises:
+      SeveralScopesError: if ``mdl`` holds modules from elsewhere, unless ``multi_scope`` is set.
     """
     del reduce_axes
-    region, function = _region("vjp", fn, (mdl, *primals), [vjp_variables, variables], rngs)
+    advice = None if multi_scope else "Pass multi_scope=True, and get a list with the gradients of each, in this order."
+    call = _call("vjp", fn, (mdl, *primals), [vjp_variables, variables], rngs, advice=advice)
+    region = call.region
 
     def body(group: Any, *inputs: Any) -> Any:
-        output, written = region.run(function, (group, *region.groups[1:]), region.streams, (mdl, *inputs), {})
+        output, written = call.run((group, *region.groups[1:]), region.streams, *inputs)
         output, aux = output if has_aux else (output, None)
         return output, (aux, written)
 
-    output, pull, (aux, written) = jax.vjp(body, region.groups[0], *primals, has_aux=True)
+    results = cast("tuple[Any, ...]", jax.vjp(body, region.groups[0], *primals, has_aux=True))
+    output, pull, (aux, written) = results
     region.finish(written)
     pulled = jax.tree_util.Partial(_pull_all if multi_scope else _pull_first, pull)
     return (output, pulled, aux) if has_aux else (output, pulled)
 
 
 def _pull_all(pull: Callable[..., Any], cotangent: Any) -> tuple[Any, ...]:
-    return pull(cotangent)
+    variables, *primals = pull(cotangent)
+    return (list(variables), *primals)
 
 
 def _pull_first(pull: Callable[..., Any], cotangent: Any) -> tuple[Any, ...]:
@@ -96,25 +137,24 @@ def jvp(
       variable_tangents: tangents by collection, from the module down; collections that are not given do not move.
       variables: the collections that are seen inside.
       rngs: the random streams that are seen inside.
+
+    Raises:
+      SeveralScopesError: if ``mdl`` holds modules from elsewhere.
     """
-    region, function = _region("jvp", fn, (mdl, *primals), [variables], rngs)
-    moving = tuple(
-        {c: tree for c, tree in held.items() if c in moved}
-        for held, moved in zip(region.groups[0], _per_scope(variable_tangents), strict=True)
-    )
+    advice = "Differentiate by arrays that you pass yourself, or call it on a module that owns what it uses."
+    call = _call("jvp", fn, (mdl, *primals), [variables], rngs, advice=advice)
+    region = call.region
+    (held,) = region.groups[0]
+    tangents_in = {collection: tree for collection, tree in variable_tangents.items() if jax.tree.leaves(tree)}
+    moving = {collection: tree for collection, tree in held.items() if collection in tangents_in}
 
-    def body(group: Any, *inputs: Any) -> Any:
-        merged = tuple({**held, **moved} for held, moved in zip(region.groups[0], group, strict=True))
-        return region.run(function, (merged,), region.streams, (mdl, *inputs), {})
+    def body(moved: Any, *inputs: Any) -> Any:
+        return call.run((({**held, **moved},),), region.streams, *inputs)
 
-    arguments, directions = (moving, *primals), (_per_scope(variable_tangents), *tangents)
+    arguments, directions = (moving, *primals), (tangents_in, *tangents)
     (output, written), (tangent, _) = jax.jvp(body, arguments, directions)
     region.finish(written)
     return output, tangent
-
-
-def _per_scope(tangents: Any) -> tuple[Any, ...]:
-    return tangents if isinstance(tangents, tuple) else (tangents,)
 
 
 def value_and_grad(
@@ -141,17 +181,17 @@ def value_and_grad(
       ``(value, gradients)``, or ``((value, aux), gradients)``; the gradients are a tuple, one for each primal.
     """
     del reduce_axes
-    region, function = _region("value_and_grad", fn, (mdl, *primals), [variables], rngs)
+    call = _call("value_and_grad", fn, (mdl, *primals), [variables], rngs)
+    region = call.region
 
     def body(*inputs: Any) -> Any:
-        output, written = region.run(function, region.groups, region.streams, (mdl, *inputs), {})
+        output, written = call.run(region.groups, region.streams, *inputs)
         value, aux = output if has_aux else (output, None)
         return value, (aux, written)
 
     numbers = tuple(range(len(primals)))
     (value, (aux, written)), gradients = jax.value_and_grad(body, argnums=numbers, has_aux=True)(*primals)
     region.finish(written)
-
     return ((value, aux), gradients) if has_aux else (value, gradients)
 
 
@@ -196,40 +236,45 @@ def custom_vjp(
     Args:
       fn: called as ``fn(module, *args)`` where no gradient is taken.
       forward_fn: called in its place where one is; returns the result and residuals.
-      backward_fn: called as ``backward_fn(*nondiff_args, residuals, cotangent)``; returns the cotangents of the variables
-        (by collection, from the module down) and then of each other argument.
+      backward_fn: called as ``backward_fn(*nondiff_args, residuals, cotangent)``; returns the cotangents of the
+        variables (by collection, from the module down) and then of each other argument.
       grad_vars: the collections that cotangents are given for.
       nondiff_argnums: arguments without cotangents, counted with the module as 0.
+
+    Returns:
+      A function ``(module, *args)``; it raises ``SeveralScopesError`` if the module holds modules from elsewhere.
     """
     numbers = (nondiff_argnums,) if isinstance(nondiff_argnums, int) else tuple(nondiff_argnums)
 
-    def call(mdl: Any, *args: Any) -> Any:
-        region, function = _region("custom_vjp", fn, (mdl, *args), [grad_vars, True], True)
-        forward = wrap_method_once(forward_fn)
-        streams = region.streams
-
-        def run(groups: Any, keys: Any, *inputs: Any) -> Any:
-            return region.run(function, groups, keys, (mdl, *inputs), {})
+    def differentiable(mdl: Any, *args: Any) -> Any:
+        advice = "Call it on a module that owns what it uses."
+        call = _call("custom_vjp", fn, (mdl, *args), [grad_vars, True], True, advice=advice)
+        region = call.region
+        call_forward = dataclasses.replace(call, function=wrap_method_once(forward_fn))
 
         def run_forward(groups: Any, keys: Any, *inputs: Any) -> Any:
-            (output, residuals), written = region.run(forward, groups, keys, (mdl, *inputs), {})
-            zeros = jax.tree.map(jax.numpy.zeros_like, groups[1:])
+            (output, residuals), written = call_forward.run(groups, keys, *inputs)
+            zeros: Any = jax.tree.map(_zeros, groups[1:])
             return (output, written), (residuals, zeros, keys)
 
         def run_backward(*held: Any) -> Any:
             *fixed, (residuals, zeros, keys), (cotangent, _) = held
             variables, *inputs = backward_fn(*fixed, residuals, cotangent)
-            first = variables if isinstance(variables, tuple) else (variables,)
-            return ((first, *zeros), jax.tree.map(_no_tangent, keys), *inputs)
+            return (((variables,), *zeros), jax.tree.map(_no_tangent, keys), *inputs)
 
         shifted = tuple(number + 1 for number in numbers)  # groups and keys stand where the module stood
-        transformed: Any = jax.custom_vjp(run, nondiff_argnums=shifted)
+        make: Any = jax.custom_vjp
+        transformed = make(call.run, nondiff_argnums=shifted)
         transformed.defvjp(run_forward, run_backward)
-        output, written = transformed(region.groups, streams, *args)
+        output, written = transformed(region.groups, region.streams, *args)
         region.finish(written)
         return output
 
-    return call
+    return differentiable
+
+
+def _zeros(value: Any) -> Any:
+    return jnp.zeros_like(value)
 
 
 def _no_tangent(key: Any) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Generic, TypeAlias, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 
 from batiste.core import CollectionFilter, add_axis, remove_axis
+from batiste.errors import LiftAxisSizeError
 from batiste.module import Blueprint
 
 __all__ = [
@@ -18,26 +19,34 @@ __all__ = [
     "Out",
     "VariableAxes",
     "broadcast",
+    "first_entry",
+    "from_front",
     "in_axis",
     "is_array_like",
+    "is_axis",
+    "is_shared_axis",
+    "merged",
     "move_in",
     "move_out",
     "out_axis",
+    "per_argument",
     "size_along",
     "static_args",
+    "the_size",
+    "to_front",
 ]
 
 T = TypeVar("T")
 
 
-class _Broadcast:
+class Broadcast:
     """The type of ``broadcast``."""
 
     def __repr__(self) -> str:
         return "broadcast"
 
 
-broadcast = _Broadcast()
+broadcast = Broadcast()
 """As an axis of ``scan``: the same value in every step."""
 
 
@@ -63,19 +72,21 @@ class Out(Generic[T]):
     axis: T
 
 
-AxisSpec: TypeAlias = int | None | In[Any] | Out[Any]
+AxisSpec: TypeAlias = int | In[Any] | Out[Any] | None
 """An axis, None for a variable that all share, or one for the way in or out alone."""
 
 VariableAxes: TypeAlias = Mapping[CollectionFilter, AxisSpec]
 """The axis of the variables of each collection, by collection filter."""
 
 
-def in_axis(spec: AxisSpec) -> Any:
-    """Return the axis on the way in."""
-    return spec.axis if isinstance(spec, In | Out) else spec
+def in_axis(spec: AxisSpec) -> int | None:
+    """Return the axis on the way in; None if variables are shared or do not go in."""
+    return None if isinstance(spec, Out) else spec.axis if isinstance(spec, In) else spec
 
 
-out_axis = in_axis
+def out_axis(spec: AxisSpec) -> int | None:
+    """Return the axis on the way out; None if variables are shared or do not come out."""
+    return None if isinstance(spec, In) else spec.axis if isinstance(spec, Out) else spec
 
 
 def move_in(tree: Any, axis: int | None, metadata: Mapping[Any, Any]) -> Any:
@@ -88,12 +99,77 @@ def move_out(tree: Any, axis: int | None, metadata: Mapping[Any, Any]) -> Any:
     return tree if axis is None else add_axis(tree, axis, dict(metadata))
 
 
+def merged(parts: Iterable[Mapping[Any, Any]]) -> dict[Any, Any]:
+    """Return one dict with the entries of all."""
+    whole: dict[Any, Any] = {}
+    for part in parts:
+        whole.update(part)
+    return whole
+
+
+def to_front(tree: Any, axis: int | None) -> Any:
+    """Return arrays with one axis moved to the front; as they are if there is none."""
+    if axis is None:
+        return tree
+
+    def move(array: Any) -> Any:
+        return jnp.moveaxis(array, axis, 0)
+
+    return jax.tree.map(move, tree)
+
+
+def from_front(tree: Any, axis: int | None) -> Any:
+    """Return arrays with their first axis moved to ``axis``; as they are if there is none."""
+    if axis is None:
+        return tree
+
+    def move(array: Any) -> Any:
+        return jnp.moveaxis(array, 0, axis)
+
+    return jax.tree.map(move, tree)
+
+
+def first_entry(tree: Any, axis: int | None) -> Any:
+    """Return the first entry of arrays along an axis, or what stands for one along an axis of length 0."""
+    if axis is None:
+        return tree
+
+    def take(array: Any) -> Any:
+        if jnp.shape(array)[axis]:
+            return jax.lax.index_in_dim(array, 0, axis, keepdims=False)
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            data = jnp.sum(jax.random.key_data(array), axis)
+            return cast("Any", jax.random.wrap_key_data(data, impl=jax.random.key_impl(array)))
+        return jnp.sum(array, axis, dtype=array.dtype)
+
+    return jax.tree.map(take, tree)
+
+
+def per_argument(axes: Any, arguments: tuple[Any, ...], transform: str, path: str) -> tuple[Any, ...]:
+    """Return an axis, or a tree of axes, for each argument.
+
+    Raises:
+      LiftAxisSizeError: if there are more or fewer axes than arguments.
+    """
+    if not isinstance(axes, tuple | list):
+        return (axes,) * len(arguments)
+    given = cast("tuple[Any, ...]", tuple(axes))  # pyright: ignore[reportUnknownArgumentType]
+    if len(given) != len(arguments):
+        raise LiftAxisSizeError(
+            transform=transform,
+            path=path,
+            problem=f"{len(given)} in_axes for {len(arguments)} arguments",
+            advice="Give one axis for each argument that is mapped or looped over, or one axis for all.",
+        )
+    return given
+
+
 def static_args(tree: Any) -> tuple[list[Any], Any]:
     """Split arguments into arrays, and a function that puts arrays back between all that is not an array.
 
     Python numbers, flags, strings and modules stay what they are: only arrays pass through the transform.
     """
-    leaves, treedef = jax.tree.flatten(tree)
+    leaves, treedef = cast("tuple[list[Any], Any]", jax.tree.flatten(tree))
     is_array = [is_array_like(leaf) for leaf in leaves]
     arrays = [leaf for leaf, mark in zip(leaves, is_array, strict=True) if mark]
     others = [None if mark else leaf for leaf, mark in zip(leaves, is_array, strict=True)]
@@ -110,13 +186,64 @@ def is_array_like(leaf: Any) -> bool:
     return not isinstance(leaf, Blueprint) and hasattr(leaf, "dtype") and hasattr(leaf, "shape")
 
 
-def size_along(tree: Any, axes: Any) -> set[int]:
-    """Return the extents of the arrays of ``tree`` along the axes that ``axes``, a prefix of it, gives."""
+def is_axis(value: Any) -> bool:
+    """Return whether ``value`` says of one part of arguments or results how it is looped over."""
+    return value is None or isinstance(value, int | Broadcast)
+
+
+def is_shared_axis(axis: Any) -> bool:
+    """Return whether ``axis`` says that every step has the same value."""
+    return axis is None or isinstance(axis, Broadcast)
+
+
+def size_along(tree: Any, axes: Any, transform: str, path: str) -> set[int]:
+    """Return the extents of the arrays of ``tree`` along the axes that ``axes``, a prefix of it, gives.
+
+    Raises:
+      LiftAxisSizeError: if an array has no such axis.
+    """
     found: set[int] = set()
 
     def visit(axis: Any, part: Any) -> None:
-        if isinstance(axis, int):
-            found.update(jnp.shape(leaf)[axis] for leaf in jax.tree.leaves(part))
+        if not is_shared_axis(axis):
+            leaves: list[Any] = jax.tree.leaves(part)
+            for leaf in leaves:
+                shape = cast("Any", jnp.shape(leaf))
+                if not -len(shape) <= axis < len(shape):
+                    raise LiftAxisSizeError(
+                        transform=transform,
+                        path=path,
+                        problem=f"the axis {axis} asked of {_written(leaf)}",
+                        advice="Give None for what is not mapped or looped over, or nested axes for a nested argument.",
+                    )
+                found.add(int(shape[axis]))
 
-    jax.tree.map(visit, axes, tree, is_leaf=lambda a: a is None or isinstance(a, int | _Broadcast))
+    jax.tree.map(visit, axes, tree, is_leaf=is_axis)
     return found
+
+
+def _written(leaf: Any) -> str:
+    return f"an array of shape {jnp.shape(leaf)}" if is_array_like(leaf) else f"an object of type {type(leaf).__name__}"
+
+
+def the_size(found: set[int], transform: str, path: str, *, option: str) -> int:
+    """Return the one extent of a lifted axis.
+
+    Args:
+      found: the extents that arguments, variables and options tell.
+      transform: the transform's name.
+      path: where it stands.
+      option: the argument that says the extent.
+
+    Raises:
+      LiftAxisSizeError: if there is none, or more than one.
+    """
+    if len(found) != 1:
+        told = f"the extents {', '.join(map(str, sorted(found)))}"
+        raise LiftAxisSizeError(
+            transform=transform,
+            path=path,
+            problem=told if found else "no argument and no variable that tells the extent of its axis",
+            advice=f"Give {option}=, and make every argument and variable with that axis as long along it.",
+        )
+    return next(iter(found))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 
 from batiste.core import CollectionFilter
-from batiste.errors import BranchVariablesError, LoopVariableError
-from batiste.lift._region import Region
+from batiste.errors import BranchVariablesError
+from batiste.lift._first import Body, known_values, make_first
+from batiste.lift._region import Place, Region, Streams
 from batiste.module import wrap_method_once
+from batiste.typing import Key
 
 __all__ = ["cond", "switch", "while_loop"]
 
@@ -79,12 +83,13 @@ def _choose(
     rngs: CollectionFilter,
 ) -> Any:
     functions = [wrap_method_once(branch) for branch in branches]
-    region = Region(name, branches[0], (mdl, operands), [variables], [rngs])
-    places: list[set[Any]] = []
+    region = Region(name, branches[0], (mdl, *operands), {}, [variables], [rngs])
+    made = known_values(region)
+    places: list[set[Place]] = []
 
     def body(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(groups: Any, streams: Any, *inputs: Any) -> Any:
-            output, written = region.run(function, groups, streams, (mdl, *inputs), {})
+            output, written = region.run(function, groups, streams, (mdl, *inputs), {}, premade=made.entry())
             places.append(set(written[0]))
             return output, written
 
@@ -94,15 +99,16 @@ def _choose(
     arguments = (region.groups, region.streams, *operands)
     try:
         if name == "cond":
-            output, written = jax.lax.cond(choice, *bodies, *arguments)
+            result = cast("Any", jax.lax.cond(choice, *bodies, *arguments))
         else:
-            output, written = jax.lax.switch(choice, bodies, *arguments)
+            result = cast("Any", jax.lax.switch(choice, bodies, *arguments))
     except TypeError:
-        odd = set().union(*places) - set.intersection(*places) if places else set()
+        odd = [place for place in set[Place]().union(*places) if not all(place in written for written in places)]
         if not odd:
             raise
         names = ", ".join(sorted("/".join(place) for place in odd))
         raise BranchVariablesError(transform=name, path=region.path, names=names) from None
+    output, written = result
     region.finish(written)
     return output
 
@@ -139,48 +145,38 @@ def while_loop(
         "while_loop",
         body_fn,
         (mdl,),
+        {},
         filters,
         list(split_rngs),
         mutable=[True, False],
         splits=list(split_rngs.values()),
     )
-    region.rehearse(function, (mdl, init), {}, keep=[True, True])
-    marks = list(split_rngs.values())
+    make_first(region, Body(function, (mdl, init), {}, region.groups), [0, 1], counted=False)
     shared = region.groups[1]
+    changed: set[Place] = set()
 
-    def keys_of(streams: Any) -> tuple[Any, Any]:
-        """Return the keys that are left for later steps, and those of this step."""
-        pairs = [
-            (jax.tree.map(lambda k: jax.random.split(k)[0], g), jax.tree.map(lambda k: jax.random.split(k)[1], g))
-            if mark
-            else (g, g)
-            for g, mark in zip(streams, marks, strict=True)
-        ]
-        return tuple(left for left, _ in pairs), tuple(used for _, used in pairs)
+    def keys_of(number: Any) -> Streams:
+        """Return the keys of a step."""
+        return tuple(
+            jax.tree.map(functools.partial(_fold, number), group) if is_split else group
+            for group, is_split in zip(region.streams, region.splits, strict=True)
+        )
 
     def go_on(state: Any) -> Any:
-        carried, streams, value = state
-        return region.run(test, (carried, shared), streams, (mdl, value), {}, mutable=False)[0]
+        number, carried, value = state
+        return region.run(test, (carried, shared), keys_of(number), (mdl, value), {}, mutable=False)[0]
 
     def step(state: Any) -> Any:
-        carried, streams, value = state
-        left, used = keys_of(streams)
-        value, written = region.run(function, (carried, shared), used, (mdl, value), {})
-        made = [place for place in written[0] if not _is_there(region, carried, place)]
-        if made:
-            names = ", ".join("/".join(place) for place in made)
-            raise LoopVariableError(
-                transform="while_loop",
-                path=region.path,
-                names=names,
-                options="carry_variables, and call body_fn once before the loop on init",
-            )
-        return region.whole(0, (carried,), written), left, value
+        number, carried, value = state
+        value, written = region.run(function, (carried, shared), keys_of(number), (mdl, value), {})
+        region.check_carried("while_loop", carried, written[0])
+        changed.update(written[0])
+        return number + 1, region.whole(0, (carried,), written), value
 
-    carried, _, value = jax.lax.while_loop(go_on, step, (region.groups[0], region.streams, init))
-    region.finish((region.changes(carried), {}))
+    _, carried, value = jax.lax.while_loop(go_on, step, (jnp.uint32(0), region.groups[0], init))
+    region.finish((region.leaves(carried, changed), {}))
     return value
 
 
-def _is_there(region: Region, group: Any, place: tuple[str, ...]) -> bool:
-    return place in region.changes(group)
+def _fold(number: Any, key: Key) -> Key:
+    return jax.random.fold_in(key, number)

@@ -6,15 +6,15 @@ On ``init`` nothing runs that could be recomputed or compiled, so the body is pa
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 
 from batiste.core import CollectionFilter
 from batiste.lift._axes import AxisSpec, is_array_like, static_args
+from batiste.lift._first import known_values
 from batiste.lift._region import Region, from_keys, to_keys
 from batiste.lift._scan import scan
 from batiste.lift._target import Methods, lifted
@@ -28,8 +28,9 @@ Target = TypeVar("Target")
 class _Remat:
     variables: CollectionFilter
     rngs: CollectionFilter
+    concrete: bool
     prevent_cse: bool
-    static_argnums: tuple[int, ...]
+    static_argnums: int | Iterable[int]
     policy: Callable[..., bool] | None
 
 
@@ -61,9 +62,7 @@ def remat(
       methods: the methods of a class; by default ``__call__``.
       keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
     """
-    del concrete
-    numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
-    options = _Remat(variables, rngs, prevent_cse, numbers, policy)
+    options = _Remat(variables, rngs, concrete, prevent_cse, static_argnums, policy)
     return lifted("checkpoint", target, _run_remat, options, methods=methods, keep_name=keep_name)
 
 
@@ -71,16 +70,21 @@ checkpoint = remat
 
 
 def _run_remat(options: _Remat, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    transform = functools.partial(jax.checkpoint, prevent_cse=options.prevent_cse, policy=options.policy)
-    return _run_whole("remat", transform, options, options.static_argnums, (), function, args, kwargs)
+    def transform(body: Callable[..., Any]) -> Callable[..., Any]:
+        return cast("Any", jax.checkpoint)(body, prevent_cse=options.prevent_cse, policy=options.policy)
+
+    return _run_whole("remat", transform, options, (), function, args, kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Jit:
     variables: CollectionFilter
     rngs: CollectionFilter
-    static_argnums: tuple[int, ...]
-    static_argnames: tuple[str, ...]
+    static_argnums: int | Iterable[int]
+    static_argnames: str | Iterable[str]
+    donate_argnums: int | Iterable[int]
+    device: Any
+    backend: str | None
 
 
 def jit(
@@ -111,32 +115,33 @@ def jit(
       methods: the methods of a class; by default ``__call__``.
       keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
     """
-    del donate_argnums, device, backend
-    numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
-    names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
-    options = _Jit(variables, rngs, numbers, names)
+    options = _Jit(variables, rngs, static_argnums, static_argnames, donate_argnums, device, backend)
     return lifted("jit", target, _run_jit, options, methods=methods, keep_name=keep_name)
 
 
 def _run_jit(options: _Jit, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _run_whole("jit", jax.jit, options, options.static_argnums, options.static_argnames, function, args, kwargs)
+    given = options.static_argnames
+    names = (given,) if isinstance(given, str) else tuple(given)
+    return _run_whole("jit", cast("Any", jax.jit), options, names, function, args, kwargs)
 
 
 def _run_whole(
     name: str,
     transform: Callable[..., Any],
     options: _Remat | _Jit,
-    numbers: tuple[int, ...],
     names: tuple[str, ...],
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
     """Run a function of modules within a transform that takes all variables alike."""
-    region = Region(name, function, (args, kwargs), [options.variables], [options.rngs])
+    region = Region(name, function, args, kwargs, [options.variables], [options.rngs])
     starts = region.fold_streams(options.rngs) if name == "jit" else None
     if region.frame.recorder is not None:
         return region.run_in_place(function, args, kwargs, starts=starts)
+    made = known_values(region)
+    given = options.static_argnums
+    numbers: tuple[int, ...] = (given,) if isinstance(given, int) else tuple(given)
     fixed = {number % len(args) for number in numbers if -len(args) <= number < len(args)}
     fixed |= {index for index, value in enumerate(args) if not _has_arrays(value)}
     moving = [value for index, value in enumerate(args) if index not in fixed]
@@ -149,7 +154,8 @@ def _run_whole(
         rest = iter(moved)
         whole = tuple(value if index in fixed else next(rest) for index, value in enumerate(args))
         starts = None if folded is None else from_keys(folded)
-        return region.run(function, groups, streams, whole, moved_kwargs | fixed_kwargs, starts=starts)
+        moving_kwargs = moved_kwargs | fixed_kwargs
+        return region.run(function, groups, streams, whole, moving_kwargs, starts=starts, premade=made.entry())
 
     folded = None if starts is None else to_keys(starts)
     output, written = transform(body)(region.groups, region.streams, folded, arrays)
@@ -187,47 +193,48 @@ def remat_scan(
       variable_axes: collections that are stacked; by default all, along the first axis.
       split_rngs: whether every step draws its own random numbers; by default of every stream.
     """
-    from_class = isinstance(target, type)
-    options: dict[str, Any] = {
-        "variable_broadcast": variable_broadcast,
-        "variable_carry": variable_carry,
-        "variable_axes": variable_axes,
-        "split_rngs": split_rngs,
-    }
-
-    def once(function: Callable[..., Any]) -> Callable[..., Any]:
-        def body(module: Any, carry: Any, *_: Any) -> Any:
-            return function(module, carry), None
-
-        return body
-
-    def looped(function: Callable[..., Any], sizes: Sequence[int]) -> Callable[..., Any]:
-        for size in reversed(sizes):
-            inner: Any = remat(function, policy=policy, prevent_cse=False)
-            loop: Any = scan(once(inner), length=size, **options)
-
-            def function(module: Any, carry: Any, loop: Any = loop) -> Any:
-                return loop(module, carry)[0]
-
-        return function
-
-    sizes = tuple(lengths or ())
-    if not from_class:
-        return looped(target, sizes)  # pyright: ignore[reportReturnType, reportArgumentType]
-    return lifted("remat_scan", target, _run_remat_scan, _RematScan(looped, sizes))  # pyright: ignore[reportReturnType]
+    options = _RematScan(lengths, policy, variable_broadcast, variable_carry, variable_axes, split_rngs)
+    return lifted("remat_scan", target, _run_remat_scan, options)
 
 
 @dataclasses.dataclass(frozen=True)
 class _RematScan:
-    looped: Callable[..., Any]
-    sizes: tuple[int, ...]
+    lengths: Sequence[int] | None
+    policy: Callable[..., bool] | None
+    variable_broadcast: CollectionFilter
+    variable_carry: CollectionFilter
+    variable_axes: Mapping[CollectionFilter, AxisSpec]
+    split_rngs: Mapping[CollectionFilter, bool]
 
 
 def _run_remat_scan(
     options: _RematScan, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    module, *inputs = args
-    return options.looped(lambda mdl, carry: function(mdl, carry, **kwargs), options.sizes)(module, *inputs)
+    def call(module: Any, carry: Any) -> Any:
+        return function(module, carry, **kwargs)
+
+    for length in reversed(options.lengths or ()):
+        call = _looped(remat(call, policy=options.policy, prevent_cse=False), length, options)
+    return call(*args)
+
+
+def _looped(function: Callable[..., Any], length: int, options: _RematScan) -> Callable[..., Any]:
+    def body(module: Any, carry: Any, _: Any) -> tuple[Any, None]:
+        return function(module, carry), None
+
+    loop: Callable[..., Any] = scan(
+        body,
+        variable_axes=options.variable_axes,
+        variable_broadcast=options.variable_broadcast,
+        variable_carry=options.variable_carry,
+        split_rngs=options.split_rngs,
+        length=length,
+    )
+
+    def call(module: Any, carry: Any) -> Any:
+        return loop(module, carry, None)[0]
+
+    return call
 
 
 def named_call(class_fn: Target, force: bool = True) -> Target:

@@ -9,7 +9,7 @@ there afterwards.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from batiste.core import Frame, Start
 from batiste.module import Blueprint, ModuleState, blueprint_fields, map_modules
@@ -20,18 +20,20 @@ _PRIVATE = frozenset({"_state", "_value", "scope", "parent"})
 
 
 def modules_in(arguments: Any) -> list[Blueprint]:
-    """Return every module among nested arguments and in the fields of those, each once."""
-    found: dict[int, Blueprint] = {}
+    """Return every module among nested arguments, each once, after those that its fields hold, by name."""
+    seen: set[int] = set()
+    found: list[Blueprint] = []
 
     def visit(_: str, module: Any) -> Any:
-        if id(module) not in found:
-            found[id(module)] = module
-            for value in blueprint_fields(module).values():
+        if id(module) not in seen:
+            seen.add(id(module))
+            for _, value in sorted(blueprint_fields(module).items()):
                 map_modules(visit, value)
+            found.append(module)
         return module
 
     map_modules(visit, arguments)
-    return list(found.values())
+    return found
 
 
 class Rebinder:
@@ -46,7 +48,7 @@ class Rebinder:
         """Return nested arguments with every bound module replaced by its copy."""
         if not modules_in(arguments):
             return arguments
-        return map_modules(lambda _, module: self._copy(module), arguments, freeze=False)
+        return map_modules(self._replaced, arguments, freeze=False)
 
     def hand_back(self) -> None:
         """Let the originals that are in the midst of a method go on from where their copies ended."""
@@ -58,18 +60,19 @@ class Rebinder:
                 for name, held in copied.scope.reservations.items():
                     original.scope.reservations.setdefault(name, set()).update(held)
 
-    def _copy(self, module: Any) -> Any:
+    def _replaced(self, _: str, module: Any) -> Any:
         if module.scope is None:
             return module
         pair = self._copies.get(id(module))
         if pair is None:
-            copied = object.__new__(type(module).lifted_from_ or type(module))
+            kind = cast("Any", type(module))
+            copied: Any = object.__new__(kind.lifted_from_ or kind)
             self._copies[id(module)] = pair = (module, copied)
-            values = copied.__dict__
+            values: dict[str, Any] = copied.__dict__
             state: ModuleState = module._state
             for name, value in module.__dict__.items():
                 if name not in _PRIVATE and (state.in_setup or name not in state.assigned):
-                    values[name] = map_modules(lambda _, inner: self._copy(inner), value)
+                    values[name] = map_modules(self._replaced, value)
             values["parent"] = module.parent
             values["scope"] = scope = module.scope.rebuild(self._frame, self._starts)
             values["_state"] = self._state_of(module)

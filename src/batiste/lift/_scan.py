@@ -1,23 +1,41 @@
 """``scan``: a module as the body of a loop, with variables that are stacked, carried or shared.
 
 Stacked variables have one slice for each step, shared ones are the same in every step, and carried ones are handed from
-step to step. On ``init`` shared variables are made once, before the loop; stacked ones are made by the loop.
+step to step. On ``init`` shared and carried variables are made once, before the loop, and stacked ones by the loop. The
+body may write a shared variable if it writes the same in every step; what it wrote is what the steps then see.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 
-from batiste.core import CollectionFilter
-from batiste.errors import LiftAxisSizeError, LoopVariableError
-from batiste.lift._axes import In, Out, VariableAxes, broadcast, in_axis, move_in, move_out, out_axis, size_along
-from batiste.lift._region import Region, Stacking
+from batiste.core import CollectionFilter, intersect_filters, is_filter_empty
+from batiste.errors import ScanBodyError, SharedVariableError
+from batiste.lift._axes import (
+    In,
+    Out,
+    VariableAxes,
+    first_entry,
+    from_front,
+    in_axis,
+    is_axis,
+    is_shared_axis,
+    move_in,
+    move_out,
+    out_axis,
+    per_argument,
+    size_along,
+    the_size,
+    to_front,
+)
+from batiste.lift._first import Body, FirstValues, Layout, first_values, make_first
+from batiste.lift._region import Group, Groups, Place, Region, Streams
 from batiste.lift._target import Methods, lifted
 
 __all__ = ["scan"]
@@ -39,7 +57,8 @@ class _Options:
     unroll: int
     data_transform: Callable[..., Any] | None
     metadata_params: Mapping[Any, Any]
-    split_transpose: bool
+    _split_transpose: bool
+    check_constancy_invariants: bool
 
 
 def scan(
@@ -68,8 +87,8 @@ def scan(
     Args:
       target: a Module class, or a function whose first argument is a module.
       variable_axes: collections whose variables are stacked along an axis, one slice for each step.
-      variable_broadcast: collections that every step shares; the body reads them.
-      variable_carry: collections that each step hands on to the next; they must exist before the loop.
+      variable_broadcast: collections that every step shares.
+      variable_carry: collections that each step hands on to the next; except on ``init``, they exist before the loop.
       split_rngs: for random streams, whether every step draws its own numbers. Streams that are not named are not seen
         inside.
       in_axes: the axis of each input after the carry that is looped over; ``broadcast`` gives the whole input to every
@@ -86,9 +105,10 @@ def scan(
 
     Raises:
       LiftAxisSizeError: if the number of steps is unknown or differs.
-      LoopVariableError: if the body writes a variable that steps share.
+      LoopVariableError: if the body makes a variable that is carried.
+      ScanBodyError: if the body takes no carry, or does not return a pair.
+      SharedVariableError: if the body writes a variable that steps share, and not the same in each of them.
     """
-    del check_constancy_invariants
     options = _Options(
         dict(variable_axes),
         variable_broadcast,
@@ -102,86 +122,180 @@ def scan(
         data_transform,
         dict(metadata_params),
         _split_transpose,
+        check_constancy_invariants,
     )
     return lifted("scan", target, _run, options, methods=methods, keep_name=keep_name)
 
 
 def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    specs, splits = list(options.variable_axes.values()), list(options.split_rngs.values())
     filters = [options.variable_broadcast, options.variable_carry, *options.variable_axes]
-    region = Region("scan", function, (args, kwargs), filters, list(options.split_rngs), splits=splits)
-    metadata = options.metadata_params
-    module, carry, inputs = args[0], args[1] if len(args) > 1 else None, args[2:]
-    in_axes = tuple(options.in_axes) if isinstance(options.in_axes, tuple | list) else (options.in_axes,) * len(inputs)
-    ins = [None if isinstance(spec, Out) else in_axis(spec) for spec in specs]
-    length = _length(options, region, inputs, in_axes, ins)
-    stacked, join = _split_inputs(inputs, in_axes)
+    splits = list(options.split_rngs.values())
+    region = Region("scan", function, args, kwargs, filters, list(options.split_rngs), splits=splits)
+    if len(args) < 2:
+        raise ScanBodyError(path=region.path, problem="is called without a carry")
+    return _Loop(options, region, function, args, kwargs).run()
 
-    def slices() -> list[Any]:
-        """Return the stacked groups with that axis in front, and an empty one where they only come out."""
-        empty: Any = ({},) * len(region.scopes)
-        return [
-            empty if isinstance(spec, Out) else jax.tree.map(lambda x, a=axis: jnp.moveaxis(x, a, 0), group)
-            for spec, axis, group in zip(specs, ins, region.groups[2:], strict=True)
+
+class _Loop:
+    """One run of a loop.
+
+    The body is traced in two passes. The first finds what it writes in collections that all steps share, on ``init``
+    the variables that it makes there; the second is the loop. Where the first could find nothing it is left out. Random
+    keys are counted in both, as in Flax Linen.
+    """
+
+    def __init__(
+        self,
+        options: _Options,
+        region: Region,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.options, self.region, self.function, self.kwargs = options, region, function, kwargs
+        self.module, self.carry, *rest = args
+        self.specs = list(options.variable_axes.values())
+        inputs, in_axes = tuple(rest), per_argument(options.in_axes, tuple(rest), "scan", region.path)
+        self.length = self._length(inputs, in_axes)
+        self.stacked, self.join = _split_inputs(inputs, in_axes)
+        nothing: Group = tuple(dict[str, Any]() for _ in region.scopes)
+        self.slices: list[Any] = [
+            nothing if isinstance(spec, Out) else to_front(group, in_axis(spec))
+            for spec, group in zip(self.specs, region.groups[2:], strict=True)
         ]
+        self.carried_places: set[Place] = set()
+        self.own = range(2, len(region.filters))
 
-    def step_groups(shared: Any, carried: Any, slices: list[Any]) -> tuple[Any, ...]:
-        return (shared, carried, *(move_in(g, a, metadata) for g, a in zip(slices, ins, strict=True)))
+    def run(self) -> tuple[Any, Any]:
+        """Run the loop; return the last carry and the outputs."""
+        options, region = self.options, self.region
+        made = self._first_values()
+        keys = region.split_keys(self.length)
+        keys = [group if is_split else () for group, is_split in zip(keys, region.splits, strict=True)]
+        state = (region.groups[1], self.carry)
+        steps = (None if made.values is None else jnp.arange(self.length), self.slices, keys, self.stacked)
+        shared, shared_outputs, changed = self._first_pass(made, state, steps)
 
-    def first_groups() -> tuple[Any, ...]:
-        return step_groups(*region.groups[:2], jax.tree.map(lambda x: x[0], slices()))
+        def step(state: Any, inputs: Any) -> Any:
+            state, outputs, written = self._step(shared, made.entry(inputs[0], self.own), state, inputs)
+            self.carried_places.update(written[1])
+            return state, (_choose(outputs, options.out_axes, shared=False), written[2:])
 
-    if length and region.frame.initializing:
-        call = (function, (module, carry, *join(jax.tree.map(lambda x: x[0], stacked))), kwargs)
-        region.rehearse(*call, keep=[True, True, *(False for _ in specs)], groups=first_groups())
-        axes = [None, None, *(None if isinstance(spec, In) else out_axis(spec) for spec in specs)]
-        region.stack(*call, groups=first_groups(), stacking=Stacking(axes, length, metadata, passes=2))
-    shared_group, carried_group = region.groups[:2]
+        (carried, carry), (outputs, written) = jax.lax.scan(
+            step,
+            state,
+            steps,
+            length=self.length,
+            reverse=options.reverse,
+            unroll=options.unroll,
+            _split_transpose=options._split_transpose,
+        )
+        stacked = [from_front(values, out_axis(spec)) for values, spec in zip(written, self.specs, strict=True)]
+        region.finish((changed, region.leaves(carried, self.carried_places), *stacked))
+        return carry, _join(outputs, shared_outputs, options.out_axes)
 
-    def body(state: Any, step: Any) -> Any:
-        (carried, carry), (step_slices, keys, inputs) = state, step
-        groups = step_groups(shared_group, carried, step_slices)
-        streams = tuple(k if is_split else g for k, is_split, g in zip(keys, splits, region.streams, strict=True))
-        if options.data_transform is not None:
-            groups, streams = options.data_transform(groups, streams)
-        (carry, outputs), written = region.run(function, groups, streams, (module, carry, *join(inputs)), kwargs)
-        if written[0]:
-            names = ", ".join(sorted("/".join(place) for place in written[0]))
-            raise LoopVariableError(
-                transform="scan", path=region.path, names=names, options="variable_carry or variable_axes"
+    def _first_values(self) -> FirstValues:
+        """On ``init``, make the variables that are carried, and return the first values of the others."""
+        region, specs = self.region, self.specs
+        slices = self._bare(first_entry(self.slices, 0))
+        arguments = (self.module, self.carry, *self.join(first_entry(self.stacked, 0)))
+        body = Body(self.function, arguments, self.kwargs, (*region.groups[:2], *slices))
+        layout = Layout(
+            [None, None, *map(out_axis, specs)],
+            [True, self.options.variable_carry is not False, *(not isinstance(spec, In) for spec in specs)],
+            self.length,
+            self.options.metadata_params,
+            passes=2,
+        )
+        if self.options.variable_carry is not False:
+            make_first(region, body, [1], counted=False, layout=layout)
+            body = dataclasses.replace(body, groups=(*region.groups[:2], *slices))
+        return first_values(region, body, layout)
+
+    def _first_pass(self, made: FirstValues, state: Any, steps: Any) -> tuple[Group, Any, dict[Place, Any]]:
+        """Run the body once for what all steps share.
+
+        Returns:
+          The shared variables as the steps see them, shared outputs, and what it wrote.
+
+        Raises:
+          SharedVariableError: if they differ from step to step.
+        """
+        region, axes = self.region, self.options.out_axes
+        has_outputs = any(map(is_shared_axis, jax.tree.leaves(axes, is_leaf=is_axis)))
+        may_write = not is_filter_empty(intersect_filters(region.filters[0], region.frame.mutable))
+        if not (has_outputs or may_write or any(map(any, region.streams))):
+            return region.groups[0], None, {}
+        found: set[Place] = set()
+
+        def first(state: Any, steps: Any) -> Any:
+            inputs = first_entry(steps, 0)
+            _, outputs, written = self._step(region.groups[0], made.entry(inputs[0], (0, *self.own)), state, inputs)
+            found.update(written[0])
+            return _choose(outputs, axes, shared=True), written[0]
+
+        counts = region.counts()
+        jax.eval_shape(first, state, steps)
+        outputs, changed = None, dict[Place, Any]()
+        if found or has_outputs:
+            region.count_from(counts)
+            try:  # an output of vmap that does not depend on the mapped axis is the same in every step
+                outputs, changed = jax.vmap(first, out_axes=None)(*jax.tree.map(_with_axis, (state, steps)))
+            except ValueError as error:
+                if "out_axes" not in str(error):
+                    raise
+                names = ", ".join(sorted("/".join(place) for place in found)) or "outputs"
+                raise SharedVariableError(
+                    transform="scan", path=region.path, names=names, options="variable_axes, variable_carry or out_axes"
+                ) from None
+        entered = {place: region.first[place] for place in region.entered if region.group_of(place) == 0}
+        return region.whole(0, region.groups, ({**entered, **changed},)), outputs, changed
+
+    def _step(
+        self, shared: Any, premade: Mapping[Place, Any] | None, state: Any, step: Any
+    ) -> tuple[tuple[Any, Any], Any, list[dict[Place, Any]]]:
+        """Run the body once; return the next state, its outputs, and what it wrote in each group."""
+        (carried, carry), (_, slices, keys, inputs) = state, step
+        region = self.region
+        groups: Groups = (shared, carried, *self._bare(slices))
+        streams: Streams = tuple(
+            key if is_split else group for key, is_split, group in zip(keys, region.splits, region.streams, strict=True)
+        )
+        if self.options.data_transform is not None:
+            groups, streams = self.options.data_transform(groups, streams)
+        arguments = (self.module, carry, *self.join(inputs))
+        result, written = region.run(self.function, groups, streams, arguments, self.kwargs, premade=premade)
+        if not isinstance(result, tuple | list) or len(cast("Sequence[Any]", result)) != 2:
+            raise ScanBodyError(
+                path=region.path, problem=f"returns an object of type {type(cast('Any', result)).__name__}"
             )
-        kept = [
-            {} if isinstance(spec, In) else move_out(values, out_axis(spec), metadata)
-            for values, spec in zip(written[2:], specs, strict=True)
+        pair = cast("Sequence[Any]", result)
+        region.check_carried("scan", carried, written[1])
+        kept: list[dict[Place, Any]] = [
+            {} if isinstance(spec, In) else move_out(values, out_axis(spec), self.options.metadata_params)
+            for values, spec in zip(written[2:], self.specs, strict=True)
         ]
-        return (region.whole(1, groups, written), carry), (outputs, kept)
+        return (region.whole(1, groups, written), pair[0]), pair[1], [*written[:2], *kept]
 
-    keys = [
-        jax.tree.map(lambda key: jax.random.split(key, length), group) if is_split else ()
-        for group, is_split in zip(region.streams, splits, strict=True)
-    ]
-    first, steps = (carried_group, carry), (slices(), keys, stacked)
-    if any(map(any, region.streams)):  # keys are counted as if the body had been traced before, as Flax Linen does
-        jax.eval_shape(body, first, jax.tree.map(lambda x: x[0], steps))
-    (carried, carry), (outputs, kept) = jax.lax.scan(
-        body,
-        first,
-        steps,
-        length=length,
-        reverse=options.reverse,
-        unroll=options.unroll,
-        _split_transpose=options.split_transpose,
-    )
-    written = [
-        jax.tree.map(lambda x, a=out_axis(spec): jnp.moveaxis(x, 0, a), values)
-        for spec, values in zip(specs, kept, strict=True)
-    ]
-    region.finish(({}, region.changes(carried), *written))
-    return carry, _from_front(outputs, options.out_axes)
+    def _bare(self, slices: Sequence[Any]) -> list[Any]:
+        """Tell the boxes of stacked variables that the stacked axis is gone."""
+        metadata = self.options.metadata_params
+        return [move_in(group, in_axis(spec), metadata) for group, spec in zip(slices, self.specs, strict=True)]
+
+    def _length(self, inputs: tuple[Any, ...], in_axes: tuple[Any, ...]) -> int:
+        found = size_along(inputs, in_axes, "scan", self.region.path)
+        for spec, group in zip(self.specs, self.region.groups[2:], strict=True):
+            found |= size_along(group, in_axis(spec), "scan", self.region.path)
+        if self.options.length is not None:
+            found.add(self.options.length)
+        return the_size(found, "scan", self.region.path, option="length")
 
 
-def _is_axis(value: Any) -> bool:
-    return value is None or value is broadcast or isinstance(value, int)
+@dataclasses.dataclass(frozen=True)
+class _Whole:
+    """A part of the inputs that every step gets whole."""
+
+    value: Any
 
 
 def _split_inputs(
@@ -196,64 +310,41 @@ def _split_inputs(
     stacked: list[Any] = []
 
     def visit(axis: Any, part: Any) -> Any:
-        if axis is broadcast or axis is None:
+        if is_shared_axis(axis):
             return _Whole(part)
-        stacked.append(jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), part))
+        stacked.append(to_front(part, axis))
         return None
 
-    plan = jax.tree.map(visit, axes, inputs, is_leaf=_is_axis)
+    plan = jax.tree.map(visit, axes, inputs, is_leaf=is_axis)
 
     def join(slices: list[Any]) -> tuple[Any, ...]:
         rest = iter(slices)
-        return jax.tree.map(
-            lambda part: next(rest) if part is None else part.value,
-            plan,
-            is_leaf=lambda part: part is None or isinstance(part, _Whole),
-        )
+
+        def fill(part: Any) -> Any:
+            return next(rest) if part is None else part.value
+
+        return jax.tree.map(fill, plan, is_leaf=lambda part: part is None or isinstance(part, _Whole))
 
     return stacked, join
 
 
-@dataclasses.dataclass(frozen=True)
-class _Whole:
-    """A part of the inputs that every step gets whole."""
-
-    value: Any
+def _with_axis(array: Any) -> Any:
+    return jnp.expand_dims(array, 0)
 
 
-def _length(
-    options: _Options, region: Region, inputs: tuple[Any, ...], in_axes: tuple[Any, ...], ins: list[Any]
-) -> int:
-    if len(in_axes) != len(inputs):
-        raise LiftAxisSizeError(
-            transform="scan",
-            path=region.path,
-            problem=f"{len(in_axes)} in_axes for {len(inputs)} inputs",
-            advice="Give one axis for each input after the carry, or one for all.",
-        )
-    found = size_along(inputs, in_axes)
-    for axis, group in zip(ins, region.groups[2:], strict=True):
-        if axis is not None:
-            found |= size_along(group, axis)
-    if options.length is not None:
-        found.add(options.length)
-    if len(found) != 1:
-        problem = "no input that tells the number of steps" if not found else f"the numbers of steps {sorted(found)}"
-        raise LiftAxisSizeError(
-            transform="scan",
-            path=region.path,
-            problem=problem,
-            advice="Give length=, and make every input and every stacked variable as long along its axis.",
-        )
-    return found.pop()
+def _choose(outputs: Any, axes: Any, *, shared: bool) -> Any:
+    """Return the parts of outputs that steps share, or those that they do not; None in place of the others."""
+
+    def choose(axis: Any, part: Any) -> Any:
+        return part if is_shared_axis(axis) == shared else None
+
+    return jax.tree.map(choose, axes, outputs, is_leaf=is_axis)
 
 
-def _from_front(outputs: Any, axes: Any) -> Any:
-    """Move the stacked axis of outputs from the front to where ``axes`` wants it; shared outputs lose it."""
+def _join(stacked: Any, shared: Any, axes: Any) -> Any:
+    """Return all outputs, with the stacked axis where ``axes`` wants it."""
 
-    def move(axis: Any, part: Any) -> Any:
-        if axis is broadcast or axis is None:
-            return jax.tree.map(lambda x: x[0], part)
-        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, axis), part)
+    def join(axis: Any, part: Any, whole: Any = None) -> Any:
+        return whole if is_shared_axis(axis) else from_front(part, axis)
 
-    return jax.tree.map(move, axes, outputs, is_leaf=_is_axis)
+    return jax.tree.map(join, axes, stacked, *([] if shared is None else [shared]), is_leaf=is_axis)

@@ -15,16 +15,16 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from batiste.core import Fingerprint, fingerprint
-from batiste.errors import CallCompactUnboundModuleError, TransformTargetError
+from batiste.errors import CallCompactUnboundModuleError, LiftedMethodError, TransformTargetError, nearest
 from batiste.module import Blueprint, compact, wrap_method_once
 
 __all__ = ["Methods", "Run", "lifted"]
 
 Target = TypeVar("Target")
-Methods: TypeAlias = None | str | Iterable[str] | Mapping[str, Mapping[str, Any]]
+Methods: TypeAlias = str | Iterable[str] | Mapping[str, Mapping[str, Any]] | None
 """The methods that are lifted: names, or a mapping from names to options of their own; by default ``__call__``."""
 
 
@@ -47,28 +47,45 @@ def lifted(
       name: the transform's name, for messages and for class names.
       target: a Module class, or a function of a module.
       run: the transform.
-      options: what ``run`` is given: a dataclass.
+      options: what ``run`` is given: a dataclass whose fields are called like the transform's arguments.
       methods: the methods of a class that are lifted.
       keep_name: whether a class keeps its name.
 
     Raises:
       TransformTargetError: if the target is neither a Module class nor a function.
+      LiftedMethodError: if the class has no such method, or the transform no such option.
     """
     if isinstance(target, type) and issubclass(target, Blueprint):
-        chosen: dict[str, Any] = {}
-        if isinstance(methods, Mapping):
-            chosen = {method: dataclasses.replace(options, **more) for method, more in methods.items()}
-        else:
-            names = ("__call__",) if methods is None else (methods,) if isinstance(methods, str) else methods
-            chosen = dict.fromkeys(names, options)
-        prefix = "" if keep_name else name.capitalize()
-        recipe = _Recipe(name, target, run, chosen, prefix)
+        chosen = _options_of_methods(name, target, options, methods)
+        recipe = _Recipe(name, target, run, chosen, "" if keep_name else name.capitalize())
         made: Any = _known_class(recipe) if recipe.value.is_by_value else recipe.make()
         return made
-    if callable(target) and not isinstance(target, Blueprint | type):
-        function: Any = _lifted_function(target, run, options)
-        return function
+    function = cast("Any", target)
+    if callable(function) and not isinstance(function, Blueprint | type):
+        lifted_function = _lifted_function(cast("Callable[..., Any]", function), run, options)
+        return cast("Any", lifted_function)
     raise TransformTargetError(transform=name, given=f"an object of type {type(target).__name__}")
+
+
+def _options_of_methods(name: str, target: type[Blueprint], options: Any, methods: Methods) -> dict[str, Any]:
+    if isinstance(methods, Mapping):
+        given = cast("Mapping[str, Mapping[str, Any]]", methods)
+    else:
+        names = ("__call__",) if methods is None else (methods,) if isinstance(methods, str) else methods
+        given = {method: dict[str, Any]() for method in names}
+    known = {field.name for field in dataclasses.fields(options)}
+    chosen: dict[str, Any] = {}
+    for method, more in given.items():
+        if not callable(getattr(target, method, None)):
+            methods_there = [each for each in dir(target) if callable(getattr(target, each))]
+            problem, near = f"the method {method!r}, which is not there", nearest(method, methods_there)
+            raise LiftedMethodError(transform=name, target=target.__name__, problem=problem, nearest=near)
+        unknown = [option for option in more if option not in known]
+        if unknown:
+            problem, near = f"the option {unknown[0]!r} for {method!r}, which is none", nearest(unknown[0], known)
+            raise LiftedMethodError(transform=name, target=target.__name__, problem=problem, nearest=near)
+        chosen[method] = dataclasses.replace(options, **more)
+    return chosen
 
 
 class _Recipe:
@@ -106,8 +123,7 @@ def _lifted_method(method: Callable[..., Any], run: Run, options: Any) -> Callab
             raise CallCompactUnboundModuleError(path=type(self).__name__, method=method.__name__)
         return run(options, method, (self, *args), kwargs)
 
-    call.is_wrapped_method = True  # pyright: ignore[reportFunctionMemberAccess]
-    return call
+    return _as_method(call)
 
 
 def _lifted_function(function: Callable[..., Any], run: Run, options: Any) -> Callable[..., Any]:
@@ -132,5 +148,10 @@ def _lifted_function(function: Callable[..., Any], run: Run, options: Any) -> Ca
 
     if hasattr(function, "compact"):
         compact(call)
-    call.is_wrapped_method = True  # pyright: ignore[reportFunctionMemberAccess]
+    return _as_method(call)
+
+
+def _as_method(call: Any) -> Callable[..., Any]:
+    """Mark a function as one that is a module's method as it is."""
+    call.is_wrapped_method = True
     return call

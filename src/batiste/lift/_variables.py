@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from batiste.core import CollectionFilter, add_axis, remove_axis
-from batiste.lift._axes import In, Out, VariableAxes, in_axis
+from batiste.lift._axes import VariableAxes
+from batiste.lift._first import Body, Layout, first_values, known_values, make_first
 from batiste.lift._region import Region
 from batiste.lift._target import Methods, lifted
 
@@ -24,9 +25,9 @@ def _same(variables: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class _Options:
-    mapped: CollectionFilter
-    map_in: Callable[..., Any]
-    map_out: Callable[..., Any]
+    mapped_collections: CollectionFilter
+    trans_in_fn: Callable[..., Any]
+    trans_out_fn: Callable[..., Any]
     init: bool
     mutable: bool
     rngs: CollectionFilter
@@ -69,20 +70,23 @@ def _run_map(options: _Options, function: Callable[..., Any], args: tuple[Any, .
     region = Region(
         "map_variables",
         function,
-        (args, kwargs),
-        [options.mapped, options.variables],
+        args,
+        kwargs,
+        [options.mapped_collections, options.variables],
         [options.rngs],
         mutable=[may_change, True],
     )
     if options.init and region.frame.initializing:
-        region.rehearse(function, args, kwargs, keep=[True, True])
-        if options.map_out is not _same:
-            region.store(tuple(map(options.map_out, region.groups[0])))
-    seen = tuple(map(options.map_in, region.groups[0]))
-    output, (changed, *written) = region.run(function, (seen, *region.groups[1:]), region.streams, args, kwargs)
-    if changed:
-        stored = map(options.map_out, region.whole(0, (seen,), (changed,)))
-        changed = region.changes(tuple(stored))
+        make_first(region, Body(function, args, kwargs, region.groups), [0], counted=True)
+        if options.trans_out_fn is not _same:
+            region.publish(region.leaves(tuple(map(options.trans_out_fn, region.groups[0]))))
+            region.take()
+    made = first_values(region, Body(function, args, kwargs, region.groups), Layout([None, None], [False, True]))
+    groups = (tuple(map(options.trans_in_fn, region.groups[0])), *region.groups[1:])
+    output, (changed, *written) = region.run(function, groups, region.streams, args, kwargs, premade=made.entry())
+    if changed or (may_change and options.trans_in_fn is not _same):  # Linen stores what the module saw
+        stored = map(options.trans_out_fn, region.whole(0, groups, (changed,)))
+        changed = region.leaves(tuple(stored))
     region.finish((changed, *written))
     return output
 
@@ -93,7 +97,7 @@ def add_metadata_axis(
     metadata_params: Mapping[Any, Any] = _NOTHING,
     methods: Methods = None,
 ) -> Target:
-    """Return a module whose boxes are told of an axis as ``vmap`` and ``scan`` would tell them; arrays stay as they are.
+    """Return a module whose boxes are told of an axis as ``vmap`` and ``scan`` would tell them; arrays stay the same.
 
     Args:
       target: a Module class, or a function whose first argument is a module.
@@ -102,19 +106,28 @@ def add_metadata_axis(
       methods: the methods of a class; by default ``__call__``.
     """
     for collection_filter, axis in variable_axes.items():
-        number = in_axis(axis)
-        if number is None or isinstance(axis, In | Out):
-            continue
-        target = map_variables(
-            target,
-            collection_filter,
-            lambda tree, a=number: remove_axis(tree, a, dict(metadata_params)),
-            lambda tree, a=number: add_axis(tree, a, dict(metadata_params)),
-            mutable=True,
-            init=True,
-            methods=methods,
-        )
+        if isinstance(axis, int):
+            box = _Axis(axis, dict(metadata_params))
+            target = map_variables(
+                target, collection_filter, box.take, box.put, mutable=True, init=True, methods=methods
+            )
     return target
+
+
+@dataclasses.dataclass(frozen=True)
+class _Axis:
+    """An axis that only boxes know of."""
+
+    axis: int
+    metadata: dict[Any, Any]
+
+    def take(self, tree: Any) -> Any:
+        """Tell boxes that the axis is gone."""
+        return remove_axis(tree, self.axis, self.metadata)
+
+    def put(self, tree: Any) -> Any:
+        """Tell boxes that the axis is there."""
+        return add_axis(tree, self.axis, self.metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,10 +148,11 @@ def fold_rngs(target: Target, variables: CollectionFilter = True, rngs: Collecti
 
 
 def _run_fold(options: _Fold, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    region = Region("fold_rngs", function, (args, kwargs), [options.variables], [options.rngs])
+    region = Region("fold_rngs", function, args, kwargs, [options.variables], [options.rngs])
     starts = region.fold_streams(options.rngs)
     if region.frame.recorder is not None:
         return region.run_in_place(function, args, kwargs, starts=starts)
-    output, written = region.run(function, region.groups, region.streams, args, kwargs, starts=starts)
+    premade = known_values(region).entry()
+    output, written = region.run(function, region.groups, region.streams, args, kwargs, starts=starts, premade=premade)
     region.finish(written)
     return output

@@ -8,11 +8,27 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from batiste.core import CollectionFilter
-from batiste.errors import LiftAxisSizeError
-from batiste.lift._axes import In, Out, VariableAxes, in_axis, is_array_like, move_in, move_out, out_axis, size_along
-from batiste.lift._region import Region, Stacking
+from batiste.errors import SharedVariableError
+from batiste.lift._axes import (
+    In,
+    Out,
+    VariableAxes,
+    first_entry,
+    in_axis,
+    is_array_like,
+    is_axis,
+    move_in,
+    move_out,
+    out_axis,
+    per_argument,
+    size_along,
+    the_size,
+)
+from batiste.lift._first import Body, Layout, first_values
+from batiste.lift._region import Group, Groups, Place, Region
 from batiste.lift._target import Methods, lifted
 
 __all__ = ["vmap"]
@@ -67,6 +83,7 @@ def vmap(
 
     Raises:
       LiftAxisSizeError: if the extent of the axis is unknown or differs.
+      SharedVariableError: if entries make or write different values of a variable that they share.
     """
     options = _Options(
         dict(variable_axes),
@@ -83,64 +100,65 @@ def vmap(
 
 def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     specs, splits = list(options.variable_axes.values()), list(options.split_rngs.values())
-    region = Region(
-        "vmap", function, (args, kwargs), list(options.variable_axes), list(options.split_rngs), splits=splits
-    )
-    metadata = options.metadata_params
-    ins = [None if isinstance(spec, Out) else in_axis(spec) for spec in specs]
-    outs = [None if isinstance(spec, In) else out_axis(spec) for spec in specs]
+    rngs = list(options.split_rngs)
+    region = Region("vmap", function, args, kwargs, list(options.variable_axes), rngs, splits=splits)
+    ins, outs, metadata = [*map(in_axis, specs)], [*map(out_axis, specs)], options.metadata_params
     modules, inputs = args[:1], args[1:]
-    in_axes = tuple(options.in_axes) if isinstance(options.in_axes, tuple | list) else (options.in_axes,) * len(inputs)
+    in_axes = per_argument(options.in_axes, inputs, "vmap", region.path)
     mapped_kwargs = {name: value for name, value in kwargs.items() if _is_array_tree(value)}
     fixed_kwargs = {name: value for name, value in kwargs.items() if name not in mapped_kwargs}
     size = _size(options, region, inputs, in_axes, mapped_kwargs, ins)
+    nothing: Group = tuple(dict[str, Any]() for _ in region.scopes)
+    groups: Groups = tuple(nothing if isinstance(s, Out) else g for s, g in zip(specs, region.groups, strict=True))
 
-    def seen() -> tuple[Any, ...]:
-        """Return the groups of variables that the body gets, an empty one where they only come out."""
-        empty: Any = ({},) * len(region.scopes)
-        return tuple(empty if isinstance(s, Out) else g for s, g in zip(specs, region.groups, strict=True))
+    first = Body(
+        function,
+        (*modules, *map(_first, in_axes, inputs)),
+        first_entry(mapped_kwargs, 0) | fixed_kwargs,
+        tuple(move_in(first_entry(group, axis), axis, metadata) for axis, group in zip(ins, groups, strict=True)),
+    )
+    made = first_values(region, first, Layout(outs, [not isinstance(s, In) for s in specs], size, metadata))
 
-    def one_of(groups: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(move_in(_first(axis, group), axis, metadata) for axis, group in zip(ins, groups, strict=True))
+    shared: set[Place] = set()
 
-    if region.frame.initializing:
-        call = (function, (*modules, *map(_first, in_axes, inputs)), _first(0, mapped_kwargs) | fixed_kwargs)
-        region.rehearse(*call, keep=[axis is None for axis in outs], groups=one_of(seen()))
-        region.stack(*call, groups=one_of(seen()), stacking=Stacking(outs, size, metadata))
-
-    def body(groups: Any, streams: Any, inputs: Any, mapped: Any) -> Any:
+    def body(number: Any, groups: Any, streams: Any, inputs: Any, mapped: Any) -> Any:
         groups = tuple(move_in(group, axis, metadata) for group, axis in zip(groups, ins, strict=True))
-        output, written = region.run(function, groups, streams, (*modules, *inputs), mapped | fixed_kwargs)
-        kept = [
+        whole = (*modules, *inputs), mapped | fixed_kwargs
+        output, written = region.run(function, groups, streams, *whole, premade=made.entry(number))
+        shared.update(place for values, axis in zip(written, outs, strict=True) if axis is None for place in values)
+        kept: list[Any] = [
             {} if isinstance(spec, In) else move_out(values, axis, metadata)
             for values, axis, spec in zip(written, outs, specs, strict=True)
         ]
-        return output, kept
+        return output, tuple(kept)
 
-    streams = tuple(
-        jax.tree.map(lambda key: jax.random.split(key, size), group) if is_split else group
-        for group, is_split in zip(region.streams, splits, strict=True)
-    )
     mapped = jax.vmap(
         body,
-        in_axes=(tuple(ins), tuple(0 if is_split else None for is_split in splits), in_axes, 0),
-        out_axes=(options.out_axes, outs),
+        in_axes=(0, tuple(ins), tuple(0 if is_split else None for is_split in splits), in_axes, 0),
+        out_axes=(options.out_axes, tuple(outs)),
         axis_size=size,
         axis_name=options.axis_name,
         spmd_axis_name=options.spmd_axis_name,
     )
-    output, written = mapped(seen(), streams, inputs, mapped_kwargs)
-    region.finish(tuple(written))
+    numbers = None if made.values is None else jnp.arange(size)
+    try:
+        output, written = mapped(numbers, groups, region.split_keys(size), inputs, mapped_kwargs)
+    except ValueError as error:
+        if not shared or "out_axes[1]" not in str(error):
+            raise
+        names = ", ".join(sorted("/".join(place) for place in shared))
+        raise SharedVariableError(transform="vmap", path=region.path, names=names, options="variable_axes") from None
+    region.finish(written)
     return output
 
 
 def _first(axes: Any, tree: Any) -> Any:
     """Return the first entry of arrays along the axes that ``axes``, a prefix of the tree, gives."""
 
-    def take(axis: int | None, part: Any) -> Any:
-        return part if axis is None else jax.tree.map(lambda x: jax.lax.index_in_dim(x, 0, axis, keepdims=False), part)
+    def take(axis: Any, part: Any) -> Any:
+        return first_entry(part, axis)
 
-    return jax.tree.map(take, axes, tree, is_leaf=lambda axis: axis is None or isinstance(axis, int))
+    return jax.tree.map(take, axes, tree, is_leaf=is_axis)
 
 
 def _is_array_tree(value: Any) -> bool:
@@ -149,27 +167,16 @@ def _is_array_tree(value: Any) -> bool:
 
 
 def _size(
-    options: _Options, region: Region, inputs: tuple[Any, ...], in_axes: tuple[Any, ...], kwargs: Any, ins: list[Any]
+    options: _Options,
+    region: Region,
+    inputs: tuple[Any, ...],
+    in_axes: tuple[Any, ...],
+    kwargs: Any,
+    ins: list[int | None],
 ) -> int:
-    if len(in_axes) != len(inputs):
-        raise LiftAxisSizeError(
-            transform="vmap",
-            path=region.path,
-            problem=f"{len(in_axes)} in_axes for {len(inputs)} arguments",
-            advice="Give one axis for each argument after the module, or one for all.",
-        )
-    found = size_along(inputs, in_axes) | size_along(kwargs, 0)
+    found = size_along(inputs, in_axes, "vmap", region.path) | size_along(kwargs, 0, "vmap", region.path)
     for axis, group in zip(ins, region.groups, strict=True):
-        if axis is not None:
-            found |= size_along(group, axis)
+        found |= size_along(group, axis, "vmap", region.path)
     if options.axis_size is not None:
         found.add(options.axis_size)
-    if len(found) != 1:
-        problem = "no argument and no variable with the mapped axis" if not found else f"the extents {sorted(found)}"
-        raise LiftAxisSizeError(
-            transform="vmap",
-            path=region.path,
-            problem=problem,
-            advice="Give axis_size=, and make every mapped argument and variable as long along its axis.",
-        )
-    return found.pop()
+    return the_size(found, "vmap", region.path, option="axis_size")

@@ -15,7 +15,7 @@ Options are static arguments, so they are plain values that compare by value: tu
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 
@@ -23,6 +23,9 @@ __all__ = ["jitted"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# In newer JAX, True means to inline when lowering, after differentiation; what it meant before has a name of its own.
+_WHEN_TRACED: Any = getattr(getattr(jax, "Inline", None), "JAX_EARLY", True)
 
 
 def jitted(*, arrays: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -33,6 +36,6 @@ def jitted(*, arrays: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         static = tuple(range(arrays, function.__code__.co_argcount))
-        return jax.jit(function, static_argnums=static, inline=True)
+        return jax.jit(function, static_argnums=static, inline=_WHEN_TRACED)
 
     return decorate

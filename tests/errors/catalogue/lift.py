@@ -6,6 +6,7 @@ from batiste import nn
 from batiste.errors import (
     BranchVariablesError,
     LiftAxisSizeError,
+    LiftedMethodError,
     LoopVariableError,
     MixedCallsError,
     ScanBodyError,
@@ -140,3 +141,13 @@ def different_parameters_in_one_place():
             return layers(2)(x[None])
 
     Model().init(key, jnp.ones((2, 3)))
+
+
+@raises(LiftedMethodError, "vmap(Dense, methods=...)", "'__cal__', which is not there.", "Did you mean '__call__'?")
+def a_misspelt_method_is_lifted():
+    nn.vmap(nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True}, methods=["__cal__"])
+
+
+@raises(LiftedMethodError, "vmap(Dense, methods=...)", "'in_axis' for '__call__'", "Did you mean 'in_axes'?")
+def a_misspelt_option_of_a_method():
+    nn.vmap(nn.Dense, variable_axes={"params": 0}, methods={"__call__": {"in_axis": 0}})

@@ -28,9 +28,9 @@ from tests.errors.rows import raises
 
 @raises(AbstractMeshError, "('batch', None)", "no devices", "jax.set_mesh(mesh)")
 def an_array_on_a_mesh_without_devices():
-    mesh = jax.sharding.AbstractMesh((8,), ("data",))
+    rows, mesh = jnp.ones((8, 8)), jax.sharding.AbstractMesh((8,), ("data",))
     with jax.sharding.use_abstract_mesh(mesh):
-        shard.with_logical_constraint(jnp.ones((8, 8)), ("batch", None), (("batch", "data"),))
+        shard.with_logical_constraint(rows, ("batch", None), (("batch", "data"),))
 
 
 @raises(AxisNamesError, "'batch' does not name the axes", "it is one name", "one name for each axis")

@@ -59,7 +59,7 @@ _EVERY: Mapping[Any, Any] = MappingProxyType({True: 0})
 _SPLIT: Mapping[Any, Any] = MappingProxyType({True: True})
 
 
-class Place(Module):
+class _Place(Module):
     """Stands at a scope, or at several; what it holds beside the scope is how they are arranged."""
 
     others: Any = ()
@@ -69,11 +69,11 @@ class Place(Module):
 def _place(scopes: Any) -> Any:
     """Return the place at a scope, or at a tree of them."""
     if isinstance(scopes, Scope):
-        return Place(parent=scopes)
+        return _Place(parent=scopes)
     first, *others = jax.tree.leaves(scopes)
     arrangement = cast("Any", jax.tree.structure(scopes))
-    place = Place(arrangement=arrangement, parent=first)
-    place.__dict__["others"] = tuple(Place(parent=scope) for scope in others)  # not as children of the first
+    place = _Place(arrangement=arrangement, parent=first)
+    place.__dict__["others"] = tuple(_Place(parent=scope) for scope in others)  # not as children of the first
     return place
 
 

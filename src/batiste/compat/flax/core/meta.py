@@ -19,9 +19,9 @@ from batiste.core import (
 from batiste.shard import PARTITION_NAME, Partitioned, get_partition_spec, get_sharding, with_partitioning
 
 __all__ = [
-    "PARTITION_NAME",
     "AxisMetadata",
     "LogicalNames",
+    "PARTITION_NAME",
     "Partitioned",
     "add_axis",
     "get_partition_spec",

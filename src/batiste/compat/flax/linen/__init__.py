@@ -131,8 +131,6 @@ from batiste.nn import (
 )
 
 __all__ = [
-    "PARTITION_NAME",
-    "RNN",
     "BatchApply",
     "BatchNorm",
     "Bidirectional",
@@ -163,9 +161,11 @@ __all__ = [
     "MultiHeadDotProductAttention",
     "NANOOFp8DotGeneralOp",
     "OptimizedLSTMCell",
+    "PARTITION_NAME",
     "PReLU",
     "Partitioned",
     "RMSNorm",
+    "RNN",
     "RNNCellBase",
     "SelfAttention",
     "Sequential",

@@ -30,13 +30,13 @@ from batiste.nn.fp8_ops import (
 )
 
 __all__ = [
-    "OVERWRITE_WITH_GRADIENT",
     "Fp8DirectDotGeneralOp",
     "Fp8DotGeneral",
     "Fp8DotGeneralBase",
     "Fp8DotGeneralOp",
     "Fp8Einsum",
     "NANOOFp8DotGeneralOp",
+    "OVERWRITE_WITH_GRADIENT",
     "compute_amax_history",
     "compute_scale",
     "dequantize",

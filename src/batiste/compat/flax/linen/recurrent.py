@@ -32,7 +32,6 @@ from batiste.nn import (
 )
 
 __all__ = [
-    "RNN",
     "Array",
     "Bidirectional",
     "Carry",
@@ -53,6 +52,7 @@ __all__ = [
     "Output",
     "PRNGKey",
     "PrecisionLike",
+    "RNN",
     "RNNBase",
     "RNNCellBase",
     "SimpleCell",
