@@ -101,6 +101,7 @@ from batiste.errors._lift import (
     ScanBodyError,
     SeveralScopesError,
     SharedVariableError,
+    TransformedMethodReturnValueError,
     TransformedModuleError,
     TransformTargetError,
 )
@@ -362,6 +363,7 @@ __all__ = [
     "StructFieldError",
     "StructOptionError",
     "TransformTargetError",
+    "TransformedMethodReturnValueError",
     "TransformedModuleError",
     "TraversalError",
     "TraversalValuesError",

@@ -14,6 +14,7 @@ __all__ = [
     "SeveralScopesError",
     "SharedVariableError",
     "TransformTargetError",
+    "TransformedMethodReturnValueError",
     "TransformedModuleError",
 ]
 
@@ -35,6 +36,14 @@ class TransformedModuleError(BatisteError, TypeError):
     code = "lift/no-module"
     message = "{transform}({function}) is called with {given} where it needs a bound module as its first argument."
     hint = "Call it inside of a compact method or setup, with self or a submodule first: {transform}(fn)(self, x)."
+
+
+class TransformedMethodReturnValueError(BatisteError, TypeError):
+    """The body of a lifted transform returns a module or a variable, which ends with the body."""
+
+    code = "lift/returns-module"
+    message = "The body of a transform over {path} returns a {given}, which belongs to the body and ends with it."
+    hint = "Return arrays; make a module that is used afterwards outside of the transform, and pass it in."
 
 
 class MixedCallsError(BatisteError):

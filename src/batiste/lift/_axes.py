@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import jax
@@ -146,14 +146,14 @@ def first_entry(tree: Any, axis: int | None) -> Any:
 
 
 def per_argument(axes: Any, arguments: tuple[Any, ...], transform: str, path: str) -> tuple[Any, ...]:
-    """Return an axis, or a tree of axes, for each argument.
+    """Return an axis, or a tree of axes, for each argument; a module has none.
 
     Raises:
       LiftAxisSizeError: if there are more or fewer axes than arguments.
     """
-    if not isinstance(axes, tuple | list):
-        return (axes,) * len(arguments)
-    given = cast("tuple[Any, ...]", tuple(axes))  # pyright: ignore[reportUnknownArgumentType]
+    given = (axes,) * len(arguments)
+    if isinstance(axes, tuple | list):
+        given = tuple(cast("Sequence[Any]", axes))
     if len(given) != len(arguments):
         raise LiftAxisSizeError(
             transform=transform,
@@ -161,7 +161,14 @@ def per_argument(axes: Any, arguments: tuple[Any, ...], transform: str, path: st
             problem=f"{len(given)} in_axes for {len(arguments)} arguments",
             advice="Give one axis for each argument that is mapped or looped over, or one axis for all.",
         )
-    return given
+    if not any(isinstance(leaf, Blueprint) for leaf in jax.tree.leaves(arguments)):
+        return given
+
+    def without_modules(axis: Any, part: Any) -> Any:
+        leaves, treedef = cast("tuple[list[Any], Any]", jax.tree.flatten(part))
+        return jax.tree.unflatten(treedef, [None if isinstance(leaf, Blueprint) else axis for leaf in leaves])
+
+    return jax.tree.map(without_modules, given, arguments, is_leaf=is_axis)
 
 
 def static_args(tree: Any) -> tuple[list[Any], Any]:

@@ -8,13 +8,13 @@ there afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from batiste.core import Frame, Start
 from batiste.module import Blueprint, ModuleState, blueprint_fields, map_modules
 
-__all__ = ["Rebinder", "modules_in"]
+__all__ = ["Rebinder", "Rebound", "modules_in"]
 
 _PRIVATE = frozenset({"_state", "_value", "scope", "parent"})
 
@@ -37,12 +37,52 @@ def modules_in(arguments: Any) -> list[Blueprint]:
 
 
 class Rebinder:
-    """Replaces modules by copies over another frame."""
+    """Replaces modules by copies over another frame.
 
-    def __init__(self, frame: Frame, starts: Mapping[tuple[str, ...], Start]) -> None:
-        self._frame = frame
-        self._starts = starts
-        self._copies: dict[int, tuple[Any, Any]] = {}
+    A body may be traced when the method that called the transform has ended, so what a module is in the midst of is
+    noted when the rebinder is made.
+    """
+
+    def __init__(self, modules: Iterable[Any]) -> None:
+        self._midst = {id(module): _Midst(module) for module in modules if module.scope is not None}
+
+    def over(self, frame: Frame, starts: Mapping[tuple[str, ...], Start]) -> Rebound:
+        """Return copies of the modules over a frame, in which streams begin at ``starts``."""
+        return Rebound(self._midst, frame, starts)
+
+
+class _Midst:
+    """What a module is in the midst of: names given so far, in which method."""
+
+    def __init__(self, module: Any) -> None:
+        state: ModuleState = module._state
+        self.module = module
+        self.in_compact, self.in_setup, self.is_set_up = state.in_compact, state.in_setup, state.is_set_up
+        self.cursors, self.children = dict(state.cursors), dict(state.children)
+        self.reservations = {name: set(held) for name, held in module.scope.reservations.items()}
+
+    @property
+    def is_going_on(self) -> bool:
+        """Whether names are being given."""
+        return self.in_compact or self.in_setup
+
+    def state(self) -> ModuleState:
+        """Return the state that a copy begins with."""
+        state = ModuleState()
+        state.is_attached = True
+        if self.is_going_on:
+            state.in_compact, state.in_setup = self.in_compact, self.in_setup
+            state.cursors, state.children = dict(self.cursors), dict(self.children)
+            state.is_set_up, state.reuses_names = self.in_setup, self.is_set_up
+        return state
+
+
+class Rebound:
+    """The copies of modules over one frame."""
+
+    def __init__(self, midst: dict[int, _Midst], frame: Frame, starts: Mapping[tuple[str, ...], Start]) -> None:
+        self._midst, self._frame, self._starts = midst, frame, starts
+        self._copies: dict[int, Any] = {}
 
     def replace(self, arguments: Any) -> Any:
         """Return nested arguments with every bound module replaced by its copy."""
@@ -52,40 +92,31 @@ class Rebinder:
 
     def hand_back(self) -> None:
         """Let the originals that are in the midst of a method go on from where their copies ended."""
-        for original, copied in self._copies.values():
-            state: ModuleState = original._state
-            if state.in_compact or state.in_setup:
+        for key, copied in self._copies.items():
+            midst = self._midst[key]
+            if midst.is_going_on:
+                state: ModuleState = midst.module._state
                 state.cursors = copied._state.cursors
                 state.children.update(copied._state.children)
                 for name, held in copied.scope.reservations.items():
-                    original.scope.reservations.setdefault(name, set()).update(held)
+                    midst.module.scope.reservations.setdefault(name, set()).update(held)
 
     def _replaced(self, _: str, module: Any) -> Any:
         if module.scope is None:
             return module
-        pair = self._copies.get(id(module))
-        if pair is None:
-            kind = cast("Any", type(module))
-            copied: Any = object.__new__(kind.lifted_from_ or kind)
-            self._copies[id(module)] = pair = (module, copied)
+        midst = self._midst.get(id(module))
+        if midst is None:  # an attribute that setup has just set
+            midst = self._midst[id(module)] = _Midst(module)
+        if id(module) not in self._copies:
+            self._copies[id(module)] = copied = object.__new__(cast("Any", type(module)))
             values: dict[str, Any] = copied.__dict__
-            state: ModuleState = module._state
+            assigned = module._state.assigned
             for name, value in module.__dict__.items():
-                if name not in _PRIVATE and (state.in_setup or name not in state.assigned):
+                if name not in _PRIVATE and (midst.in_setup or name not in assigned):
                     values[name] = map_modules(self._replaced, value)
             values["parent"] = module.parent
             values["scope"] = scope = module.scope.rebuild(self._frame, self._starts)
-            values["_state"] = self._state_of(module)
-            if state.in_compact or state.in_setup:
-                scope.reservations = {name: set(held) for name, held in module.scope.reservations.items()}
-        return pair[1]
-
-    def _state_of(self, module: Any) -> ModuleState:
-        old: ModuleState = module._state
-        state = ModuleState()
-        state.is_attached = True
-        if old.in_compact or old.in_setup:
-            state.in_compact, state.in_setup = old.in_compact, old.in_setup
-            state.cursors, state.children = dict(old.cursors), dict(old.children)
-            state.is_set_up, state.reuses_names = old.in_setup, old.is_set_up
-        return state
+            values["_state"] = midst.state()
+            if midst.is_going_on:
+                scope.reservations = {name: set(held) for name, held in midst.reservations.items()}
+        return self._copies[id(module)]

@@ -28,14 +28,15 @@ from batiste.core import (
     Recorder,
     Scope,
     Start,
+    Variable,
     copy_tree,
     fold_numbers,
     in_filter,
     intersect_filters,
     union_filters,
 )
-from batiste.errors import LoopVariableError, MixedCallsError, TransformedModuleError
-from batiste.lift._rebind import Rebinder, modules_in
+from batiste.errors import LoopVariableError, MixedCallsError, TransformedMethodReturnValueError, TransformedModuleError
+from batiste.lift._rebind import Rebinder, Rebound, modules_in
 from batiste.module import Blueprint
 from batiste.typing import Key
 
@@ -93,7 +94,8 @@ class Region:
                 function=getattr(function, "__name__", repr(function)),
                 given=f"{kind} {type(first).__name__}" if args else "no arguments",
             )
-        scopes: list[Any] = [module.scope for module in modules_in((args, kwargs)) if module.scope is not None]
+        modules = modules_in((args, kwargs))
+        scopes: list[Any] = [module.scope for module in modules if module.scope is not None]
         self.frame: Frame = scopes[0].frame
         self.path = scopes[0].path_text
         if any(scope.frame is not self.frame for scope in scopes):
@@ -118,7 +120,8 @@ class Region:
         self._mutable = intersect_filters(self.frame.mutable, change)
         self.first: Mapping[Place, Any] = {}
         self.entered: dict[Place, None] = {}
-        self._ending: Rebinder | None = None
+        self._rebinder = Rebinder(modules)
+        self._ending: Rebound | None = None
 
     # --- the variables outside
 
@@ -287,14 +290,21 @@ class Region:
             is_rehearsal=is_rehearsal,
         )
         begins = self._begin(streams) if starts is None else starts
-        rebinder = Rebinder(frame, {scope.path: start for scope, start in zip(self.scopes, begins, strict=True)})
+        paths = [scope.path for scope in self.scopes]
+        rebound = self._rebinder.over(frame, dict(zip(paths, begins, strict=True)))
 
         def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
             try:
-                return function(*rebinder.replace(args), **rebinder.replace(dict(kwargs)))
+                output = function(*rebound.replace(args), **rebound.replace(dict(kwargs)))
             finally:
                 frame.is_open = False
-                self._ending = rebinder
+                self._ending = rebound
+            leaves: list[Any] = jax.tree.leaves(output)
+            for leaf in leaves:
+                if isinstance(leaf, Blueprint | Variable):
+                    kind = type(cast("Any", leaf)).__name__
+                    raise TransformedMethodReturnValueError(path=self.path, given=kind)
+            return output
 
         return frame, call
 

@@ -130,7 +130,8 @@ def scan(
 def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     filters = [options.variable_broadcast, options.variable_carry, *options.variable_axes]
     splits = list(options.split_rngs.values())
-    region = Region("scan", function, args, kwargs, filters, list(options.split_rngs), splits=splits)
+    mutable = [True, True, *(not isinstance(spec, In) for spec in options.variable_axes.values())]
+    region = Region("scan", function, args, kwargs, filters, [*options.split_rngs], mutable=mutable, splits=splits)
     if len(args) < 2:
         raise ScanBodyError(path=region.path, problem="is called without a carry")
     return _Loop(options, region, function, args, kwargs).run()
@@ -271,9 +272,9 @@ class _Loop:
             )
         pair = cast("Sequence[Any]", result)
         region.check_carried("scan", carried, written[1])
+        metadata = self.options.metadata_params
         kept: list[dict[Place, Any]] = [
-            {} if isinstance(spec, In) else move_out(values, out_axis(spec), self.options.metadata_params)
-            for values, spec in zip(written[2:], self.specs, strict=True)
+            move_out(values, out_axis(spec), metadata) for values, spec in zip(written[2:], self.specs, strict=True)
         ]
         return (region.whole(1, groups, written), pair[0]), pair[1], [*written[:2], *kept]
 

@@ -55,15 +55,17 @@ def lifted(
       TransformTargetError: if the target is neither a Module class nor a function.
       LiftedMethodError: if the class has no such method, or the transform no such option.
     """
+    if isinstance(target, functools.partial):
+        partial = cast("functools.partial[Any]", target)
+        inner = lifted(name, partial.func, run, options, methods=methods, keep_name=keep_name)
+        return cast("Any", functools.partial(inner, *partial.args, **partial.keywords))
     if isinstance(target, type) and issubclass(target, Blueprint):
         chosen = _options_of_methods(name, target, options, methods)
         recipe = _Recipe(name, target, run, chosen, "" if keep_name else name.capitalize())
         made: Any = _known_class(recipe) if recipe.value.is_by_value else recipe.make()
         return made
-    function = cast("Any", target)
-    if callable(function) and not isinstance(function, Blueprint | type):
-        lifted_function = _lifted_function(cast("Callable[..., Any]", function), run, options)
-        return cast("Any", lifted_function)
+    if isinstance(target, Callable) and not isinstance(target, Blueprint | type):
+        return cast("Any", _lifted_function(cast("Callable[..., Any]", target), run, options))
     raise TransformTargetError(transform=name, given=f"an object of type {type(target).__name__}")
 
 
@@ -104,7 +106,8 @@ class _Recipe:
     def make(self) -> type[Blueprint]:
         base: Any = self.target
         space: dict[str, Any] = {
-            method: _lifted_method(getattr(base, method), self.run, options) for method, options in self.methods.items()
+            method: _lifted_method(base, getattr(base, method), self.run, options)
+            for method, options in self.methods.items()
         }
         space |= {"lifted_from_": base, "__module__": base.__module__, "__doc__": base.__doc__}
         space["__qualname__"] = f"{self.prefix}{base.__qualname__}"
@@ -116,12 +119,17 @@ def _known_class(recipe: _Recipe) -> type[Blueprint]:
     return recipe.make()
 
 
-def _lifted_method(method: Callable[..., Any], run: Run, options: Any) -> Callable[..., Any]:
+def _lifted_method(base: type, method: Callable[..., Any], run: Run, options: Any) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def body(module: Any, *args: Any, **kwargs: Any) -> Any:
+        object.__setattr__(module, "__class__", base)  # the module is the copy that is made for the body
+        return method(module, *args, **kwargs)
+
     @functools.wraps(method)
     def call(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
         if self.scope is None:
             raise CallCompactUnboundModuleError(path=type(self).__name__, method=method.__name__)
-        return run(options, method, (self, *args), kwargs)
+        return run(options, body, (self, *args), kwargs)
 
     return _as_method(call)
 

@@ -101,7 +101,8 @@ def vmap(
 def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     specs, splits = list(options.variable_axes.values()), list(options.split_rngs.values())
     rngs = list(options.split_rngs)
-    region = Region("vmap", function, args, kwargs, list(options.variable_axes), rngs, splits=splits)
+    kept = [not isinstance(spec, In) for spec in specs]
+    region = Region("vmap", function, args, kwargs, [*options.variable_axes], rngs, mutable=kept, splits=splits)
     ins, outs, metadata = [*map(in_axis, specs)], [*map(out_axis, specs)], options.metadata_params
     modules, inputs = args[:1], args[1:]
     in_axes = per_argument(options.in_axes, inputs, "vmap", region.path)
@@ -117,7 +118,7 @@ def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...],
         first_entry(mapped_kwargs, 0) | fixed_kwargs,
         tuple(move_in(first_entry(group, axis), axis, metadata) for axis, group in zip(ins, groups, strict=True)),
     )
-    made = first_values(region, first, Layout(outs, [not isinstance(s, In) for s in specs], size, metadata))
+    made = first_values(region, first, Layout(outs, kept, size, metadata))
 
     shared: set[Place] = set()
 
@@ -126,11 +127,7 @@ def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...],
         whole = (*modules, *inputs), mapped | fixed_kwargs
         output, written = region.run(function, groups, streams, *whole, premade=made.entry(number))
         shared.update(place for values, axis in zip(written, outs, strict=True) if axis is None for place in values)
-        kept: list[Any] = [
-            {} if isinstance(spec, In) else move_out(values, axis, metadata)
-            for values, axis, spec in zip(written, outs, specs, strict=True)
-        ]
-        return output, tuple(kept)
+        return output, tuple(move_out(values, axis, metadata) for values, axis in zip(written, outs, strict=True))
 
     mapped = jax.vmap(
         body,

@@ -204,6 +204,7 @@ def where(module: Blueprint) -> str:
 
 def holder_text(child: Any) -> str:
     """Return what holds a name, for messages."""
-    if isinstance(child, Blueprint):
-        return f"a submodule {type(child).__name__}"
+    kind: Any = child if isinstance(child, type) else type(child)
+    if issubclass(kind, Blueprint):
+        return f"a submodule {kind.__name__}"
     return "another variable or submodule" if child is None else f"a variable of {child!r}"

@@ -12,6 +12,7 @@ from batiste.errors import (
     ScanBodyError,
     SeveralScopesError,
     SharedVariableError,
+    TransformedMethodReturnValueError,
     TransformedModuleError,
     TransformTargetError,
 )
@@ -151,3 +152,13 @@ def a_misspelt_method_is_lifted():
 @raises(LiftedMethodError, "vmap(Dense, methods=...)", "'in_axis' for '__call__'", "Did you mean 'in_axes'?")
 def a_misspelt_option_of_a_method():
     nn.vmap(nn.Dense, variable_axes={"params": 0}, methods={"__call__": {"in_axis": 0}})
+
+
+@raises(TransformedMethodReturnValueError, "a transform over /", "returns a Dense", "outside of the transform")
+def a_body_returns_a_module():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.remat(lambda module, x: nn.Dense(2))(self, x)(x)
+
+    Model().init(key, x)
