@@ -8,7 +8,8 @@ there afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from batiste.core import Frame, Start
@@ -77,6 +78,17 @@ class _Midst:
         return state
 
 
+def _go_on(
+    module: Any, cursors: dict[str, int], children: dict[str, Any], reservations: dict[str, set[str | None]]
+) -> None:
+    state: ModuleState = module._state
+    state.cursors = cursors
+    for name, child in children.items():
+        state.children.setdefault(name, child)
+    for name, held in reservations.items():
+        module.scope.reservations.setdefault(name, set()).update(held)
+
+
 class Rebound:
     """The copies of modules over one frame."""
 
@@ -90,16 +102,22 @@ class Rebound:
             return arguments
         return map_modules(self._replaced, arguments, freeze=False)
 
-    def hand_back(self) -> None:
-        """Let the originals that are in the midst of a method go on from where their copies ended."""
-        for key, copied in self._copies.items():
-            midst = self._midst[key]
-            if midst.is_going_on:
-                state: ModuleState = midst.module._state
-                state.cursors = copied._state.cursors
-                state.children.update(copied._state.children)
-                for name, held in copied.scope.reservations.items():
-                    midst.module.scope.reservations.setdefault(name, set()).update(held)
+    def endings(self) -> list[Callable[[], None]]:
+        """Return what lets the originals in the midst of a method go on from where their copies ended.
+
+        It holds names and numbers only: nothing of the trace of the body.
+        """
+        return [
+            functools.partial(
+                _go_on,
+                self._midst[key].module,
+                copied._state.cursors,
+                {n: type(c) if isinstance(c, Blueprint) else c for n, c in copied._state.children.items()},
+                copied.scope.reservations,
+            )
+            for key, copied in self._copies.items()
+            if self._midst[key].is_going_on
+        ]
 
     def _replaced(self, _: str, module: Any) -> Any:
         if module.scope is None:

@@ -36,7 +36,7 @@ from batiste.core import (
     union_filters,
 )
 from batiste.errors import LoopVariableError, MixedCallsError, TransformedMethodReturnValueError, TransformedModuleError
-from batiste.lift._rebind import Rebinder, Rebound, modules_in
+from batiste.lift._rebind import Rebinder, modules_in
 from batiste.module import Blueprint
 from batiste.typing import Key
 
@@ -121,7 +121,7 @@ class Region:
         self.first: Mapping[Place, Any] = {}
         self.entered: dict[Place, None] = {}
         self._rebinder = Rebinder(modules)
-        self._ending: Rebound | None = None
+        self._endings: list[Callable[[], None]] = []
 
     # --- the variables outside
 
@@ -147,8 +147,8 @@ class Region:
         self.publish({place: self.first[place] for place in self.entered}, as_made=True)
         for group in written:
             self.publish(group)
-        if self._ending is not None:
-            self._ending.hand_back()
+        for go_on in self._endings:
+            go_on()
 
     def group_of(self, place: Place) -> int | None:
         """Return the number of the group that a variable of this region belongs to, or None."""
@@ -298,7 +298,7 @@ class Region:
                 output = function(*rebound.replace(args), **rebound.replace(dict(kwargs)))
             finally:
                 frame.is_open = False
-                self._ending = rebound
+                self._endings = rebound.endings()
             leaves: list[Any] = jax.tree.leaves(output)
             for leaf in leaves:
                 if isinstance(leaf, Blueprint | Variable):
