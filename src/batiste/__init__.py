@@ -2,10 +2,67 @@
 
 People write blueprints (``nn.Module``); batiste keeps the books: which arrays exist, in which collection, at which
 path, from which random stream. ``from batiste import nn`` has all that a model file needs.
+
+A package is loaded when it is first named, so ``import batiste`` costs nothing and ``batiste.nn.Dense`` works after it;
+the command, which often needs no arrays, does not load JAX because of it.
 """
 
-from batiste import core, errors, lift, module, nn, shard, struct, train, tree
-from batiste.module import Module
-from batiste.train import TrainState
+from __future__ import annotations
 
-__all__ = ["Module", "TrainState", "core", "errors", "lift", "module", "nn", "shard", "struct", "train", "tree"]
+import importlib as _importlib
+import typing as _typing
+
+if _typing.TYPE_CHECKING:
+    from batiste import (
+        checkpoint,
+        core,
+        diagnose,
+        dtypes,
+        errors,
+        importers,
+        lift,
+        module,
+        nn,
+        shard,
+        struct,
+        train,
+        tree,
+        typing,
+    )
+    from batiste.module import Module
+    from batiste.train import TrainState
+
+__all__ = [
+    "Module",
+    "TrainState",
+    "checkpoint",
+    "core",
+    "diagnose",
+    "dtypes",
+    "errors",
+    "importers",
+    "lift",
+    "module",
+    "nn",
+    "shard",
+    "struct",
+    "train",
+    "tree",
+    "typing",
+]
+
+
+def __getattr__(name: str) -> _typing.Any:
+    if name in {"Module", "TrainState"}:
+        found = getattr(_importlib.import_module("batiste.module" if name == "Module" else "batiste.train"), name)
+    elif name in __all__:
+        found = _importlib.import_module(f"batiste.{name}")
+    else:
+        msg = f"module 'batiste' has no attribute {name!r}"
+        raise AttributeError(msg)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("shard",),
     ("nn",),
     ("checkpoint",),
+    ("importers",),
     ("train",),
     ("plan", "diagnose"),
     ("cli", "compat", "testing"),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from batiste.module import Module, compact
 from tests.module.libraries import calls, raised, same
 
 X = jnp.arange(6.0).reshape(2, 3)
@@ -291,3 +292,15 @@ PROGRAMS = (
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_linen_has_dataclasses_so(program):
     same(program)
+
+
+@pytest.mark.parametrize("name", ["d", "self", "values", "unset"])
+def test_a_field_may_have_any_name(name):
+    class Other(Module):
+        @compact
+        def __call__(self, x):
+            return x * getattr(self, name)
+
+    cls = type(Other)("Named", (Other,), {"__annotations__": {name: int}, name: 3, "__module__": __name__})
+    assert getattr(cls(), name) == 3
+    assert cls(**{name: 4}).apply({}, 2) == 8

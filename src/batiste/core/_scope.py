@@ -23,6 +23,7 @@ from batiste.core._missing import missing_variable
 from batiste.core._shapes import check_shape
 from batiste.core._trace import current_trace
 from batiste.core._variable import Variable
+from batiste.dtypes import is_array_class
 from batiste.errors import (
     InvalidRngError,
     InvalidScopeError,
@@ -256,16 +257,18 @@ class Scope:
           ScopeParamShapeError: if they have one of another shape than ``init_fn`` makes.
           NameInUseError: if the name is taken.
         """
-        self.check_open()
+        frame = self.frame
+        if frame.is_noting or not frame.is_open:
+            self.check_open()
         self.reserve(name, "params")
         node = self._node("params")
         value = _MISSING if node is None else node.get(name, _MISSING)
         if value is _MISSING:
-            if not self.frame.is_mutable("params"):
+            if not frame.is_mutable("params"):
                 raise self._missing("params", name)  # noqa: EM101 - it makes the error
             value = self._enter("params", name, init_fn, init_args, init_kwargs, drawn=self.draw("params"))
         else:
-            check_shape(self.frame, value, init_fn, init_args, init_kwargs, name=name, path=self.path)
+            check_shape(frame, value, init_fn, init_args, init_kwargs, name=name, path=self.path)
         return _unboxed(value) if unbox else value
 
     def variable(
@@ -463,6 +466,8 @@ class Scope:
 
 def _unboxed(value: Any) -> Any:
     """Return ``value`` without its box; arrays pass at once."""
+    if is_array_class(cast("Any", type(value))):
+        return value
     if isinstance(value, AxisMetadata) or not hasattr(value, "dtype"):
         return unbox(value)
     return value

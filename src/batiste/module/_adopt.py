@@ -18,13 +18,22 @@ import jax
 
 from batiste.module._blueprint import Blueprint
 
-__all__ = ["adopt", "map_modules", "may_hold_modules"]
+__all__ = ["adopt", "has_modules", "map_modules", "may_hold_modules"]
 
 
 @functools.lru_cache(maxsize=4096)
 def may_hold_modules(kind: type) -> bool:
     """Return whether values of a class are modules, containers or dataclasses, in which modules can be."""
     return dataclasses.is_dataclass(kind) or issubclass(kind, Blueprint | tuple | list | Mapping)
+
+
+def has_modules(value: Any) -> bool:
+    """Return whether ``value`` is or may hold modules, or is a container, which adopting makes anew."""
+    kind = cast("Any", type(value))
+    if not may_hold_modules(kind):
+        return False
+    is_container = issubclass(kind, Blueprint | tuple | list | Mapping)
+    return is_container or not jax.tree_util.all_leaves([value])
 
 
 def map_modules(function: Any, value: Any, suffix: str = "", *, freeze: bool = True) -> Any:

@@ -101,6 +101,7 @@ class Blueprint:
       parent: the module that this one is part of, the scope that it is bound to, or None.
       scope: the cursor over the variables, or None while the module is unbound.
       blueprint_names_: the fields that the constructor takes, without name and parent; one tuple a class.
+      adoptable_fields_: those fields, each with its default if no module is in that (else with ``UNSPECIFIED``).
       lifted_from_: the class that a lifted transform has made this class from.
     """
 
@@ -109,6 +110,7 @@ class Blueprint:
     scope: Scope | None = None
     _state: ModuleState
     blueprint_names_: ClassVar[tuple[str, ...]] = ()
+    adoptable_fields_: ClassVar[tuple[tuple[str, Any], ...]] = ()
     lifted_from_: ClassVar[type[Blueprint] | None] = None
 
     def _attach(self) -> None:

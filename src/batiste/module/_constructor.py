@@ -13,6 +13,7 @@ from typing import Any
 __all__ = ["make_constructor", "needs_dataclass_constructor"]
 
 _NO_VALUE: Any = object()
+_PREFIX = "__batiste_"  # of the names that the constructor uses beside those of the fields
 
 
 def needs_dataclass_constructor(cls: type) -> bool:
@@ -32,24 +33,28 @@ def make_constructor(cls: type, fields: Iterable[dataclasses.Field[Any]]) -> Cal
     Raises:
       TypeError: if a field without a default follows one with a default, as ``dataclasses`` has it.
     """
-    space: dict[str, Any] = {"_NO_VALUE": _NO_VALUE}
+    fields = list(fields)
+    values, unset = f"{_PREFIX}values", f"{_PREFIX}unset"
+    this = f"{_PREFIX}self" if any(field.name == "self" for field in fields) else "self"
+    space: dict[str, Any] = {unset: _NO_VALUE}
     positional: list[str] = []
     keyword: list[str] = []
-    body = ["d = self.__dict__"]
+    body = [f"{values} = {this}.__dict__"]
     annotations: dict[str, Any] = {"return": None}
     had_default = ""
     for field in fields:
         name, parameter = field.name, field.name
         if field.default_factory is not dataclasses.MISSING:
-            space[f"_make_{name}"] = field.default_factory
-            parameter = f"{name}=_NO_VALUE"
-            value = f"_make_{name}() if {name} is _NO_VALUE else {name}" if field.init else f"_make_{name}()"
-            body.append(f"d[{name!r}] = {value}")
+            make = f"{_PREFIX}make_{name}"
+            space[make] = field.default_factory
+            parameter = f"{name}={unset}"
+            value = f"{make}() if {name} is {unset} else {name}" if field.init else f"{make}()"
+            body.append(f"{values}[{name!r}] = {value}")
         elif field.init:
             if field.default is not dataclasses.MISSING:
-                space[f"_default_{name}"] = field.default
-                parameter = f"{name}=_default_{name}"
-            body.append(f"d[{name!r}] = {name}")
+                space[f"{_PREFIX}default_{name}"] = field.default
+                parameter = f"{name}={_PREFIX}default_{name}"
+            body.append(f"{values}[{name!r}] = {name}")
         if not field.init:
             continue
         if parameter == name and had_default and not field.kw_only:
@@ -59,8 +64,8 @@ def make_constructor(cls: type, fields: Iterable[dataclasses.Field[Any]]) -> Cal
             had_default = name
         (keyword if field.kw_only else positional).append(parameter)
         annotations[name] = field.type
-    body.append("self.__post_init__()")
-    arguments = ", ".join(["self", *positional, *(["*", *keyword] if keyword else [])])
+    body.append(f"{this}.__post_init__()")
+    arguments = ", ".join([this, *positional, *(["*", *keyword] if keyword else [])])
     source = f"def __init__({arguments}):\n  " + "\n  ".join(body)
     exec(source, space)  # noqa: S102 - as `dataclasses` does: the source is made of the names of fields
     constructor: Any = space["__init__"]

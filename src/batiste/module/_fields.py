@@ -13,7 +13,8 @@ from typing import Any, cast
 
 from batiste.core import Fingerprint, fingerprint
 from batiste.errors import ReservedModuleAttributeError
-from batiste.module._blueprint import Blueprint
+from batiste.module._adopt import has_modules
+from batiste.module._blueprint import UNSPECIFIED, Blueprint
 from batiste.module._constructor import make_constructor, needs_dataclass_constructor
 
 __all__ = ["blueprint_fields", "class_defaults", "compared_values", "describe", "make_dataclass", "value_of"]
@@ -42,7 +43,11 @@ def make_dataclass(cls: type[Blueprint], *, kw_only: bool) -> None:
     fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
     if is_ours:
         cls.__init__ = make_constructor(cls, fields)
-    cls.blueprint_names_ = tuple(field.name for field in fields if field.init and field.name not in _OWN)
+    taking = [field for field in fields if field.init and field.name not in _OWN]
+    cls.blueprint_names_ = tuple(field.name for field in taking)
+    cls.adoptable_fields_ = tuple(
+        (field.name, UNSPECIFIED if has_modules(field.default) else field.default) for field in taking
+    )
 
 
 def blueprint_fields(module: Blueprint) -> dict[str, Any]:

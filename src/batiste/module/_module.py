@@ -101,10 +101,12 @@ class Module(VariableAccess):
 
     def __post_init__(self) -> None:
         """Find the parent, and bind to it. A subclass that overrides this must call it."""
-        self._begin()
-        if isinstance(self.parent, Unspecified):
-            self.__dict__["parent"] = CURRENT.get()
-        self._attach()
+        values = self.__dict__
+        values["_state"] = ModuleState()
+        if values["parent"] is UNSPECIFIED:
+            values["parent"] = CURRENT.get()
+        if values["parent"] is not None:
+            self._attach()
 
     def setup(self) -> None:
         """Define submodules and parameters as attributes; runs by itself before the first method of a bound module."""
@@ -125,9 +127,9 @@ class Module(VariableAccess):
         else:
             raise InvalidParentError(path=type(self).__name__, given=parent)
         values = self.__dict__
-        for name in self.blueprint_names_:
+        for name, default in self.adoptable_fields_:
             value = values.get(name)
-            if may_hold_modules(cast("Any", type(value))):
+            if value is not default and may_hold_modules(cast("Any", type(value))):
                 adopted = adopt(self, name, value)
                 if adopted is not value:
                     values[name] = adopted
@@ -144,15 +146,13 @@ class Module(VariableAccess):
         if self.name is None:
             self.__dict__["name"] = state.next_name(type(self).__name__)
         name = cast("str", self.name)
-        if state.takes_names_again:
-            state.children[name] = self
-            return scope.push(name, reuse=True)
-        if scope.name_reserved(name):
+        again = state.takes_names_again
+        if not again and name in scope.reservations:
             raise NameInUseError(
                 kind="a submodule", name=name, path=where(parent), holder=holder_text(state.children.get(name))
             )
         state.children[name] = self
-        return scope.push(name)
+        return scope.push(name, reuse=again)
 
     def _set_up(self) -> None:
         state = self._state

@@ -133,6 +133,8 @@ def _run_compact(self: Blueprint, function: Callable[..., Any], name: str, args:
     token = CURRENT.set(self)
     state.in_compact = True
     try:
+        if WATCH.get() is None and not scope.frame.is_tracing:  # as `_run` does, one call sooner
+            return function(self, *args, **kwargs)
         return _run(self, function, name, args, kwargs)
     finally:
         CURRENT.reset(token)
