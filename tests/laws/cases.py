@@ -111,6 +111,7 @@ CASES: Mapping[str, Case] = {
     ),
     "PReLU": Case(make=nn.PReLU, args=(normal(3, 4),)),
     "Sequential": Case(make=lambda: nn.Sequential([nn.Dense(3), nn.PReLU(), nn.Dense(2)]), args=(normal(2, 4),)),
+    "Repeat": Case(make=lambda: nn.Repeat(nn.Dense(4), 2), args=(normal(2, 4),)),
     "BatchApply": Case(make=Merged, args=(normal(2, 3, 4),)),
     "pooling": Case(make=Pooled, args=(normal(2, 5, 3),)),
     "MultiHeadAttention": Case(make=lambda: nn.MultiHeadAttention(2, qkv_features=4), args=(normal(2, 3, 4),)),

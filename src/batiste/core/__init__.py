@@ -24,7 +24,7 @@ from batiste.core._fingerprint import Fingerprint, fingerprint
 from batiste.core._frame import Frame, copy_tree
 from batiste.core._functional import apply, init, open_scope
 from batiste.core._initialise import initialise
-from batiste.core._keys import KeyScheme, check_key_scheme, fold_numbers, hash_parts, is_key, streams_from
+from batiste.core._keys import KeyScheme, LayerName, check_key_scheme, fold_numbers, hash_parts, is_key, streams_from
 from batiste.core._recorder import Drawn, Recorder
 from batiste.core._scope import Scope, Start, Streams
 from batiste.core._trace import current_trace, has_tracer, is_tracer
@@ -38,6 +38,7 @@ __all__ = [
     "Fingerprint",
     "Frame",
     "KeyScheme",
+    "LayerName",
     "Recorder",
     "Scope",
     "Start",

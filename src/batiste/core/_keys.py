@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, Self, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ import numpy as np
 from batiste.errors import InvalidRngError, UnknownKeySchemeError, nearest
 from batiste.typing import Array, Key
 
-__all__ = ["KeyScheme", "check_key_scheme", "fold_numbers", "hash_parts", "is_key", "streams_from"]
+__all__ = ["KeyScheme", "LayerName", "check_key_scheme", "fold_numbers", "hash_parts", "is_key", "streams_from"]
 
 KeyScheme: TypeAlias = Literal["linen", "separated"]
 """How a path and a count become a number: as Flax Linen does it, or so that distinct paths are distinct texts."""
@@ -35,13 +35,58 @@ KeyScheme: TypeAlias = Literal["linen", "separated"]
 _RAW_KEY_SHAPES = ((2,), (4,))  # threefry2x32; rbg and unsafe_rbg
 
 
+class LayerName(str):
+    """A name that stands for several: that of a layer in a body which is traced once for all layers.
+
+    A number that depends on it differs from layer to layer. ``number`` notes which numbers are asked for, and hands out
+    those of the layer that ``row`` belongs to; without a row, in a first trace, zeros.
+
+    Attributes:
+      names: the names of the layers.
+      row: the numbers of one layer, ``uint32[numbers]``, in the order in which they were first asked for.
+    """
+
+    __slots__ = ("_asked", "names", "row")
+
+    names: tuple[str, ...]
+    row: Any
+
+    def __new__(cls, names: Sequence[str]) -> Self:
+        made = super().__new__(cls, names[0])
+        made.names, made.row = tuple(names), None
+        made._asked = {}
+        return made
+
+    _asked: dict[tuple[int, tuple[str | int, ...], KeyScheme], int]
+
+    def number(self, place: int, parts: tuple[str | int, ...], scheme: KeyScheme) -> Any:
+        """Return the number for ``parts``, in which this name is at ``place``."""
+        index = self._asked.setdefault((place, parts, scheme), len(self._asked))
+        return np.uint32(0) if self.row is None else self.row[index]
+
+    def table(self) -> Any:
+        """Return all numbers that were asked for: ``uint32[layers, numbers]``."""
+        rows: list[list[Any]] = [
+            [hash_parts((*parts[:place], name, *parts[place + 1 :]), scheme) for place, parts, scheme in self._asked]
+            for name in self.names
+        ]
+        if not any(isinstance(number, jax.Array) for row in rows for number in row):
+            return np.array(rows, np.uint32).reshape(len(self.names), len(self._asked))
+        return jnp.stack([jnp.stack([jnp.asarray(number, jnp.uint32) for number in row]) for row in rows])
+
+
 def hash_parts(parts: tuple[str | int, ...], scheme: KeyScheme) -> int:
     """Return the 32-bit number that stands for a path and a count.
 
     Args:
-      parts: names from the outermost to the innermost, and the count.
+      parts: names from the outermost to the innermost, and the count. Where one is a ``LayerName``, the number is that
+        of the layer which is being run: an array in a trace.
       scheme: ``"linen"`` or ``"separated"``.
     """
+    for place in range(len(parts) - 1, -1, -1):  # the innermost first: its table asks for those further out
+        part = parts[place]
+        if type(part) is LayerName:
+            return part.number(place, parts, scheme)
     digest = hashlib.sha1(usedforsecurity=False)
     for part in parts:
         if isinstance(part, str):

@@ -28,6 +28,10 @@ __all__ = [
     "NormMaskShapeError",
     "PaddingError",
     "PoolingWindowError",
+    "RepeatBlockError",
+    "RepeatCarryError",
+    "RepeatInputError",
+    "RepeatLayersError",
     "SequentialLayersError",
     "SpatialArgumentError",
     "UnsupportedOptionError",
@@ -199,3 +203,35 @@ class PoolingWindowError(LayerError):
     code = "nn/pooling-window"
     message = "{path} has {argument}={given}: {problem}."
     hint = "{advice}"
+
+
+class RepeatBlockError(LayerError):
+    """``Repeat`` is given no block, something that is no Module, or an option that it does not have."""
+
+    code = "nn/repeat-block"
+    message = "{path} cannot repeat its block: {problem}."
+    hint = "Write Repeat(Block(...), 12, name='h'), or Repeat([local, local, globe], 8) for a pattern."
+
+
+class RepeatCarryError(LayerError, TypeError):
+    """A layer of ``Repeat`` returns another carry than it was given, so the next layer cannot take it."""
+
+    code = "nn/repeat-carry"
+    message = "{path} returns {given} in place of {expected}."
+    hint = "Let the block keep shapes and dtypes (dtype= of its layers); put what changes them before or after Repeat."
+
+
+class RepeatInputError(LayerError):
+    """An input or a field of ``Repeat`` does not have one entry for each layer."""
+
+    code = "nn/repeat-input"
+    message = "Repeat at {path}: {problem}."
+    hint = "Use in_axes=nn.broadcast for what every layer gets whole, 0 for what has an entry for each layer in front."
+
+
+class RepeatLayersError(LayerError):
+    """The variables of the layers of ``Repeat`` differ in structure or shape, or some are missing."""
+
+    code = "nn/repeat-layers"
+    message = "Repeat at {path} needs equal layers: {problem}."
+    hint = "Give all layers, each as init makes it, or all of them stacked by batiste.tree.stack_layers."

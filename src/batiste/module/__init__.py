@@ -2,7 +2,7 @@
 
 from batiste.module._adopt import map_modules
 from batiste.module._blueprint import UNSPECIFIED, Blueprint, ModuleState
-from batiste.module._calls import INIT_MUTABLE, Applier
+from batiste.module._calls import INIT_MUTABLE, Applier, bound_copy
 from batiste.module._context import InterceptorContext, current_module, intercept_methods
 from batiste.module._fields import blueprint_fields
 from batiste.module._functional import apply, init, init_with_output, merge_param, share_scope
@@ -20,6 +20,7 @@ __all__ = [
     "UNSPECIFIED",
     "apply",
     "blueprint_fields",
+    "bound_copy",
     "compact",
     "compact_name_scope",
     "current_module",

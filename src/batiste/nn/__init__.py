@@ -97,6 +97,7 @@ from batiste.nn._norm import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from batiste.nn._pooling import avg_pool, max_pool, min_pool, pool
 from batiste.nn._recurrent import RNN, Bidirectional, RNNBase, flip_sequences
 from batiste.nn._reparam import SpectralNorm, WeightNorm
+from batiste.nn._repeat import Repeat
 from batiste.shard import (
     PARTITION_NAME,
     LogicallyPartitioned,
@@ -158,6 +159,7 @@ __all__ = [
     "RNN",
     "RNNBase",
     "RNNCellBase",
+    "Repeat",
     "SelfAttention",
     "Sequential",
     "SimpleCell",

@@ -124,10 +124,11 @@ def unstack_layers(tree: Any, name: str, *, within: Patterns = "**", layers: int
     _check_free([(*parent, f"{name}_{index}") for parent in groups for index in range(counts[parent])], rest)
     containers = dict(walked.containers)
     for parent, leaves in groups.items():
-        for index in range(counts[parent]):
-            for parts, leaf in leaves.items():
-                layer = leaf if isinstance(leaf, _Bare) else _layer(leaf, index)
-                rest[*parent, f"{name}_{index}", *parts] = layer
+        count = counts[parent]
+        taken_apart = {p: [leaf] * count if isinstance(leaf, _Bare) else _layers(leaf) for p, leaf in leaves.items()}
+        for index in range(count):
+            for parts, layers_of_leaf in taken_apart.items():
+                rest[*parent, f"{name}_{index}", *parts] = layers_of_leaf[index]
             containers |= _moved(walked.containers, (*parent, name), (*parent, f"{name}_{index}"))
         _forget(containers, parent, {name})
     return _rebuilt(rest, containers)
@@ -260,10 +261,13 @@ def _stacked(leaves: list[Any]) -> Any:
     return np.stack(leaves)
 
 
-def _layer(leaf: Any, index: int) -> Any:
-    """One layer of a stacked leaf."""
+def _layers(leaf: Any) -> Sequence[Any]:
+    """The layers of a stacked leaf."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+        return [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)] * leaf.shape[0]
     if isinstance(leaf, jax.Array):
-        return jax.lax.index_in_dim(leaf, index, keepdims=False)
-    return leaf[index] if isinstance(leaf, LazyArray) else np.asarray(leaf)[index, ...]
+        return jnp.unstack(leaf)  # one program for each shape, not for each layer
+    if isinstance(leaf, LazyArray):
+        return [leaf[index] for index in range(leaf.shape[0])]
+    array = np.asarray(leaf)
+    return [array[index, ...] for index in range(len(array))]

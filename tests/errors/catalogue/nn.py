@@ -39,6 +39,10 @@ from batiste.errors import (
     NotACellError,
     PaddingError,
     PoolingWindowError,
+    RepeatBlockError,
+    RepeatCarryError,
+    RepeatInputError,
+    RepeatLayersError,
     RotaryShapeError,
     SequenceShapeError,
     SequentialLayersError,
@@ -263,3 +267,26 @@ def an_argument_of_older_linen():
 @raises(IgnoredPrecisionWarning, "does not use precision")
 def a_precision_of_a_product_in_8_bits():
     nn.fp8_ops.dot_general_with_precision(x, x.T, (((1,), (0,)), ((), ())), precision="highest")
+
+
+@raises(RepeatBlockError, "Repeat cannot repeat its block", "an object of type int", "Repeat(Block(...), 12")
+def a_block_that_is_no_module():
+    nn.Repeat(3, 2)
+
+
+@raises(RepeatCarryError, "/layers_0 returns float32[2, 5] in place of float32[2, 3]", "Let the block keep shapes")
+def a_block_that_changes_the_carry():
+    nn.Repeat(nn.Dense(5), 2).init(key, x)
+
+
+@raises(RepeatInputError, "Repeat at /: in_axes=(0,)", "for each of the 0 inputs", "nn.broadcast")
+def axes_for_inputs_that_are_not_there():
+    nn.Repeat(nn.Dense(3), 2, in_axes=(0,)).init(key, x)
+
+
+@raises(RepeatLayersError, "Repeat at / needs equal layers", "is missing in layers_1", "stack_layers")
+def a_layer_that_is_missing():
+    model = nn.Repeat(nn.Dense(3), 2)
+    variables = model.init(key, x)
+    del variables["params"]["layers_1"]
+    model.apply(variables, x)
