@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -55,6 +56,11 @@ class _Noted:
     treedef: Any
     leaves: tuple[Any, ...]
     is_pure: bool
+
+    @property
+    def size(self) -> int:
+        """How many bytes it makes."""
+        return sum(math.prod(aval.shape) * aval.dtype.itemsize for aval in self.closed_jaxpr.out_avals)
 
     def fill(self, arrays: list[Any]) -> Any:
         """Return the initialiser's value with ``arrays`` where the trace had arrays."""
@@ -249,7 +255,8 @@ class Recorder:
         groups: dict[tuple[int, int | None], list[Place]] = {}
         for place, (noted, drawn) in self._entries.items():
             groups.setdefault((id(noted), None if drawn is None else id(drawn[0])), []).append(place)
-        for places in groups.values():
+        # The largest first: what a program needs beside its result is then on top of the least.
+        for places in sorted(groups.values(), key=lambda places: -self._entries[places[0]][0].size):
             noted, first = self._entries[places[0]]
             draw = _drawer(noted)
             operands = [_operands(self._entries[place][1]) for place in places]
