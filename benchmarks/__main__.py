@@ -1,95 +1,99 @@
-"""``python -m benchmarks``: batiste beside raw JAX and Flax Linen, in one run.
+"""``python -m benchmarks``: batiste beside raw JAX, Linen, NNX, Haiku and Equinox.
 
-Cold rows run each library in processes of their own, in a shuffled order, several times over; warm rows run all
-libraries in one process, in turn. Figures are CPU seconds, since wall time wavers with what else the machine does. A
-ratio is the median of ratios of neighbouring measurements, with the smallest and the largest beside it.
+    python -m benchmarks                         every row; the table, JSON files, the README and the picture
+    python -m benchmarks --rows 'trace_*'        some rows
+    python -m benchmarks --quick --rounds 1      tiny models: does everything run?
+    python -m benchmarks report                  the README and the picture again, from the JSON files
+    python -m benchmarks list                    the names of the rows
+
+How it measures stands in ``benchmarks/README.md``.
 """
 
 import argparse
-import json
-import pathlib
-import random
-import statistics
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
-COLD = {
-    "init_24": "cold init, 24 blocks, eager",
-    "init_48": "cold init, 48 blocks, eager",
-    "jit_init_24": "cold init, 24 blocks, under jit",
-    "jit_init_48": "cold init, 48 blocks, under jit",
-}
-WARM = {
-    "trace_48": "trace of apply, 48 blocks",
-    "trace_grad_48": "trace of the gradient, 48 blocks",
-    "trace_mlp_100": "trace of apply, 100 Dense",
-    "eager_mlp_10": "eager apply, 10 Dense",
-}
-LIBRARIES = ("batiste", "raw", "linen")
+from rich.console import Console
+
+from benchmarks import report, results, table
+from benchmarks.rows import CHECKPOINT, LIBRARIES, ROWS, selected
+from benchmarks.running import MismatchError, Runner
+from benchmarks.worker import WorkerError
+
+PEERS = tuple(name for name in LIBRARIES if name not in {"raw", "batiste"})
 
 
-def run(row: str, library: str, rounds: int) -> Any:
-    """Run one measurement in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.worker", row, library, str(rounds)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - this file's own worker
-    return json.loads(done.stdout.splitlines()[-1])
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("command", nargs="?", default="run", choices=("run", "report", "list"))
+    made.add_argument("--rows", nargs="+", default=[], metavar="PATTERN", help="rows by name, with * and ?")
+    made.add_argument("--rounds", type=int, default=3, help="how often every contender of a row runs (default 3)")
+    made.add_argument("--quick", action="store_true", help="tiny models; the files go to runs/benchmarks")
+    made.add_argument("--long", action="store_true", help="unrolled depths beyond 12 too, which compile for minutes")
+    made.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS, help="which peers (default all)")
+    made.add_argument("--results", type=Path, help="the folder of the JSON files")
+    return made
 
 
-def cold_samples(row: str, rounds: int) -> tuple[list[dict[str, float]], dict[str, int]]:
-    """Return CPU seconds by library for each round, and the number of programs compiled."""
-    samples: list[dict[str, float]] = []
-    programs: dict[str, int] = {}
-    for round_ in range(rounds):
-        order = list(LIBRARIES)
-        random.Random(round_).shuffle(order)  # noqa: S311 - an order, not a secret
-        sample: dict[str, float] = {}
-        for library in order:
-            result = run(row, library, rounds)
-            sample[library], programs[library] = result["seconds"], int(result["programs"])
-        samples.append(sample)
-    return samples, programs
+def checkpoints(folder: Path, *, quick: bool, rounds: int) -> bool:
+    """Run the benchmark of checkpoints, a program of its own, and say whether it ended well."""
+    size = "8" if quick else "400"
+    options = ["--size-mb", size, "--rounds", str(rounds), "--results", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.checkpoint", *options]
+    return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - this project's own program
 
 
-def ratio(samples: list[dict[str, float]], to: str) -> tuple[float, float, float]:
-    """Return the median, smallest and largest ratio of batiste to another library."""
-    ratios = [sample["batiste"] / sample[to] for sample in samples]
-    return statistics.median(ratios), min(ratios), max(ratios)
+def run(options: argparse.Namespace, folder: Path, console: Console) -> int:
+    """Measure the rows that are asked for and return the exit code."""
+    rows, code = selected(options.rows), 0
+    with_checkpoints = not options.rows or CHECKPOINT in options.rows
+    if not rows and not with_checkpoints:
+        console.print(f"no row matches {' '.join(options.rows)}; `python -m benchmarks list` names them")
+        return 2
+    runner = Runner(
+        options.rounds,
+        options.quick,
+        options.long,
+        options.peers,
+        lambda text: console.print(f"[dim]{text}[/]", highlight=False),
+    )
+    for row in rows:
+        try:
+            results.write(folder, row.name, runner.run(row))
+        except (MismatchError, WorkerError) as error:
+            console.print(f"[red]{row.name} stopped[/]: {error}", highlight=False)
+            code = 1
+    if with_checkpoints and not checkpoints(folder, quick=options.quick, rounds=options.rounds):
+        code = 1
+    found = results.read(folder)
+    for drawn in table.terminal(found, rows):
+        console.print(drawn)
+    mine = {row.name: found[row.name] for row in rows if row.name in found}
+    for text in (report.missing(mine), report.unmet(mine)):
+        console.print(text, highlight=False)
+    return code
 
 
-def line(name: str, samples: list[dict[str, float]], programs: dict[str, int] | None) -> str:
-    """Return one row of the table."""
-    seconds = {library: statistics.median(sample[library] for sample in samples) for library in LIBRARIES}
-    cells = [f"{1e3 * seconds[library]:10.1f}" for library in LIBRARIES]
-    for other in ("raw", "linen"):
-        median, low, high = ratio(samples, other)
-        cells.append(f"{median:6.2f} ({low:.2f}-{high:.2f})".rjust(20))
-    counted = "" if programs is None else "  programs: " + ", ".join(f"{n} {programs[n]}" for n in LIBRARIES)
-    return f"{name:36}" + " ".join(cells) + counted
-
-
-def main() -> None:
-    """Measure every row, print the table and write the figures as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default 3)")
-    parser.add_argument("--rows", nargs="*", default=[*COLD, *WARM], choices=[*COLD, *WARM], help="which rows")
-    parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("runs/benchmarks.json"), help="the figures")
-    options = parser.parse_args()
-    head = "".join(f"{library + ' ms':>11}" for library in LIBRARIES)
-    print(f"{'CPU time, medians':36}{head[1:]} {'batiste / raw JAX':>20} {'batiste / Linen':>20}", flush=True)
-    figures: dict[str, Any] = {}
-    for row in options.rows:
-        programs = None
-        if row in COLD:
-            samples, programs = cold_samples(row, options.rounds)
-        else:
-            samples = run(row, "all", options.rounds)
-        figures[row] = {"samples": samples, "programs": programs}
-        print(line((COLD | WARM)[row], samples, programs), flush=True)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(figures, indent=1))
-    print(f"written to {options.json}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks."""
+    options = parser().parse_args(arguments)
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    folder = options.results or (results.QUICK if options.quick else results.FOLDER)
+    if options.command == "list":
+        for row in ROWS:
+            console.print(f"{row.name:24}{row.title}", highlight=False)
+        return 0
+    code = run(options, folder, console) if options.command == "run" else 0
+    if folder == results.FOLDER:
+        for path in report.write():
+            console.print(f"written: {path.relative_to(results.ROOT)}", highlight=False)
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

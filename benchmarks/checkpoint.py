@@ -31,6 +31,7 @@ import safetensors.numpy
 from orbax.checkpoint import v1 as orbax
 
 from batiste import checkpoint, tree
+from benchmarks import results
 
 Action = Callable[[], Any]
 Contender = dict[str, Action]
@@ -188,14 +189,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size-mb", type=int, default=1000, help="the size of each tree")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
+    parser.add_argument("--results", type=Path, help="a folder for checkpoint.json")
     options = parser.parse_args()
+    tables: dict[str, dict[str, dict[str, float]]] = {}
     warnings.simplefilter("ignore")
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     for leaves in (max(1, options.size_mb // 10), 2000):
         made = make_tree(options.size_mb, leaves)
         found = measure(made, options.rounds)
-        report(f"{options.size_mb} MB in {leaves} leaves, medians of {options.rounds}", found)
+        title = f"{options.size_mb} MB in {leaves} leaves, medians of {options.rounds}"
+        report(title, found)
         price_of_digests(made, found["batiste, folder"]["save"])
+        tables[title] = found
+    if options.results:
+        results.write(options.results, "checkpoint", {"machine": results.machine(), "tables": tables})
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import jax
 import jax.core
-import jax.extend.core
 import jax.numpy as jnp
 
 __all__ = [
@@ -32,9 +32,15 @@ CONCRETIZATION_ERRORS: tuple[type[Exception], ...] = (
 """What JAX raises where a program wants the value of an array that is only a shape in this trace."""
 
 
+@functools.cache
+def _extend() -> Any:
+    """Return ``jax.extend.core``, which JAX does not load by itself; it loads Pallas, so it waits for its first use."""
+    return importlib.import_module("jax.extend.core")
+
+
 def current_trace() -> Any:
     """Return a value that is equal as long as JAX is in the same trace."""
-    return jax.extend.core.get_opaque_trace_state(convention="flax")
+    return _extend().get_opaque_trace_state(convention="flax")
 
 
 def is_tracer(value: Any) -> bool:
@@ -54,21 +60,22 @@ def is_extended(dtype: Any) -> bool:
 
 def call_jaxpr(closed_jaxpr: Any, *arguments: Any) -> list[Any]:
     """Run a closed jaxpr in the trace that is current now."""
-    run = cast("Callable[..., list[Any]]", jax.extend.core.jaxpr_as_fun(closed_jaxpr))
+    run = cast("Callable[..., list[Any]]", _extend().jaxpr_as_fun(closed_jaxpr))
     return run(*arguments)
 
 
 def without_unused(closed_jaxpr: Any) -> Any:
     """Return the closed jaxpr without the equations that its results do not need, be they effects (a callback)."""
     jaxpr = closed_jaxpr.jaxpr
-    needed = {atom for atom in jaxpr.outvars if not isinstance(atom, jax.extend.core.Literal)}
+    literal = _extend().Literal
+    needed = {atom for atom in jaxpr.outvars if not isinstance(atom, literal)}
     kept: list[Any] = []
     for equation in reversed(jaxpr.eqns):
         if any(var in needed for var in equation.outvars):
             kept.append(equation)
-            needed.update(atom for atom in equation.invars if not isinstance(atom, jax.extend.core.Literal))
+            needed.update(atom for atom in equation.invars if not isinstance(atom, literal))
     effects: frozenset[Any] = frozenset[Any]().union(*(equation.effects for equation in kept))
-    return jax.extend.core.ClosedJaxpr(jaxpr.replace(eqns=kept[::-1], effects=effects), closed_jaxpr.consts)
+    return _extend().ClosedJaxpr(jaxpr.replace(eqns=kept[::-1], effects=effects), closed_jaxpr.consts)
 
 
 def depends_on(jaxpr: Any, marks: list[bool]) -> list[bool]:
@@ -79,7 +86,7 @@ def depends_on(jaxpr: Any, marks: list[bool]) -> list[bool]:
     marked: set[Any] = {var for var, mark in zip(jaxpr.invars, marks, strict=True) if mark}
 
     def is_marked(atom: Any) -> bool:
-        return not isinstance(atom, jax.extend.core.Literal) and atom in marked
+        return not isinstance(atom, _extend().Literal) and atom in marked
 
     for equation in jaxpr.eqns:
         inputs = [is_marked(atom) for atom in equation.invars]

@@ -1,0 +1,88 @@
+"""Filling in ``benchmarks/README.md`` from the files of figures, so that no number is typed by hand."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import gpu_table, picture, results, table
+
+README = results.HERE / "README.md"
+PICTURE = results.ROOT / "docs" / "benchmarks.svg"
+
+
+def fill(text: str, parts: Mapping[str, str]) -> str:
+    """Return a text whose parts between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` are replaced."""
+    for name, part in parts.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+        text, count = pattern.subn(lambda found, part=part: f"{found[1]}\n{part}\n\n{found[2]}", text)
+        if count != 1:
+            message = f"the text has {count} places for {name!r}, not one"
+            raise ValueError(message)
+    return text
+
+
+def machines(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what the figures were measured on; a line for each machine and set of versions."""
+    rows: dict[str, list[str]] = {}
+    for name, row in found.items():
+        if "machine" not in row:
+            continue
+        where = row["machine"]
+        versions = ", ".join(f"{package} {version}" for package, version in where["packages"].items())
+        text = f"{where['processor']}, {where['cores']} cores, {where['system']}, Python {where['python']}, {versions}"
+        rows.setdefault(f"{text}; {row.get('rounds', 1)} rounds", []).append(name)
+    if not rows:
+        return "Nothing has been measured yet."
+    if len(rows) == 1:
+        return f"Measured on: {next(iter(rows))}."
+    return "\n".join(f"- {text}: {', '.join(names)}" for text, names in rows.items())
+
+
+def missing(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return who was absent, and why; each reason once."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for row, absent in table.reasons(found).items():
+        for contender, why in absent.items():
+            rows.setdefault((contender, why), []).append(row)
+    lines = [f"- {table.CONTENDERS[who].title}: {why} ({', '.join(names)})" for (who, why), names in rows.items()]
+    return "\n".join(lines) or "Nobody was absent."
+
+
+def unmet(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the list of bars that are not met."""
+    lines = [f"- {row.title}, {bar.figure}: {text}" for row, bar, text in table.unmet(found)]
+    if not lines and not any("samples" in row for row in found.values()):
+        return "No bar has been measured yet."
+    return "\n".join(lines) or "Every bar that was measured is met."
+
+
+def checkpoints(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the tables of the checkpoint benchmark."""
+    if "checkpoint" not in found:
+        return "Not measured yet."
+    texts: list[str] = []
+    for title, contenders in found["checkpoint"]["tables"].items():
+        operations = list(dict.fromkeys(name for row in contenders.values() for name in row))
+        lines = [f"| {title} | {' | '.join(operations)} |", f"| --- |{' ---: |' * len(operations)}"]
+        for name, row in contenders.items():
+            cells = (f"{1e3 * row[operation]:.3g} ms" if operation in row else "" for operation in operations)
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        texts.append("\n".join(lines))
+    return "\n\n".join(texts)
+
+
+def write(folder: Path = results.FOLDER, readme: Path = README, drawing: Path = PICTURE) -> list[Path]:
+    """Fill in the README and draw the picture; return the files that were written."""
+    found = results.read(folder)
+    parts = {
+        "machine": machines(found),
+        "tables": table.markdown(found),
+        "absent": missing(found),
+        "unmet": unmet(found),
+        "checkpoints": checkpoints(found),
+        "accelerator": gpu_table.markdown(found.get("gpu")),
+    }
+    written = [readme]
+    readme.write_text(fill(readme.read_text(encoding="utf-8"), parts), encoding="utf-8")
+    return written + ([drawing] if picture.draw(found, drawing) else [])
