@@ -43,6 +43,6 @@ def test_the_page_is_right(tmp_path, monkeypatch):
 
 def test_every_command_is_on_the_page():
     text = PAGE.read_text(encoding="utf-8")
-    names = [command.callback.__name__ for command in app.registered_commands]
-    assert len(names) == 11
+    names = [command.callback.__name__.replace("_", "-") for command in app.registered_commands]
+    assert len(names) == 12
     assert [name for name in names if f"batiste {name} " not in text] == []

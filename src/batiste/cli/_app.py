@@ -16,10 +16,11 @@ from batiste.cli._late import Late
 from batiste.cli._report import Exit, reported
 
 if TYPE_CHECKING:
-    from batiste.cli import _change, _compare, _show, _store
+    from batiste.cli import _change, _compare, _import, _show, _store
 else:
     _change = Late("batiste.cli._change")
     _compare = Late("batiste.cli._compare")
+    _import = Late("batiste.cli._import")
     _show = Late("batiste.cli._show")
     _store = Late("batiste.cli._store")
 
@@ -257,6 +258,37 @@ def convert(
 ) -> Exit:
     """Write the same checkpoint in another format."""
     return _change.convert(source, _store.Output(target, force, dry_run, quiet, compress))
+
+
+@app.command()
+@reported
+def import_torch(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A PyTorch or safetensors file of weights.", show_default=False)
+    ],
+    target: Target,
+    *,
+    mapping: Annotated[
+        str, typer.Option("--mapping", "-m", help="A JSON file with rules, or the name of a ready mapping.")
+    ],
+    like: Annotated[
+        Path | None, typer.Option("--like", help="A checkpoint with the leaves that must come out.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option("--ignore", "-i", help="Tensors to leave out; repeatable.")
+    ] = None,
+    dtype: Annotated[
+        Literal["error", "cast", "keep"], typer.Option(help="What becomes of tensors of another dtype than in --like.")
+    ] = "error",
+    nested: Annotated[str | None, typer.Option(help="Which dict within SRC holds the weights.")] = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    compress: Compress = False,
+) -> Exit:
+    """Write the weights of a PyTorch model as variables."""
+    output = _store.Output(target, force, dry_run, quiet, compress)
+    return _import.import_torch(source, mapping, output, like=like, ignore=ignore or [], dtype=dtype, nested=nested)
 
 
 def _several(paths: list[Path]) -> list[Path]:

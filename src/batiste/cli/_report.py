@@ -22,7 +22,9 @@ from batiste.errors import (
     BatisteError,
     CheckpointExistsError,
     DamagedCheckpointError,
+    ImportMismatchError,
     MergeConflictError,
+    NestedStateDictError,
     NotAnArrayError,
     UnmatchedPatternError,
 )
@@ -35,7 +37,9 @@ _MOST_LINES: Final = 5
 _HINTS: Final[tuple[tuple[type[BatisteError], str], ...]] = (
     (CheckpointExistsError, "Choose another path, or pass --force: the old one then stays until the new is complete."),
     (DamagedCheckpointError, "`batiste verify` lists all that is wrong; restore a copy or an earlier step."),
+    (ImportMismatchError, "Add rules to the mapping; --ignore leaves tensors out, --dtype cast changes dtypes."),
     (MergeConflictError, "Pass --overwrite first or --overwrite last to say which wins, or `batiste select` before."),
+    (NestedStateDictError, "Say which one is meant with --nested."),
     (NotAnArrayError, "Leave them out with `batiste select` before."),
     (UnmatchedPatternError, "Correct the pattern; `batiste show PATH --paths` lists every path."),
 )

@@ -58,8 +58,8 @@ from batiste.errors._compat import (
     FrozenDictError,
     HandlerRegisteredError,
     InvalidCheckpointError,
-    MPACheckpointingRequiredError,
     MissingCheckpointError,
+    MPACheckpointingRequiredError,
     NotADictError,
     OrbaxTargetError,
     ReplicaAxisError,
@@ -94,8 +94,8 @@ from batiste.errors._fp8 import (
 )
 from batiste.errors._importers import (
     ExportMismatchError,
-    ImportMismatchError,
     ImporterError,
+    ImportMismatchError,
     MappingFileError,
     MappingRuleError,
     NestedStateDictError,
@@ -113,9 +113,9 @@ from batiste.errors._lift import (
     ScanBodyError,
     SeveralScopesError,
     SharedVariableError,
-    TransformTargetError,
     TransformedMethodReturnValueError,
     TransformedModuleError,
+    TransformTargetError,
 )
 from batiste.errors._module import (
     ApplyModuleInvalidMethodError,
@@ -176,10 +176,10 @@ from batiste.errors._shard import (
     IndivisibleAxisError,
     LogicalRulesError,
     ManualAxisError,
+    PartitioningUnspecifiedError,
     PartitionNameMismatchError,
     PartitionRulesError,
     PartitionSpecError,
-    PartitioningUnspecifiedError,
     ShadowedRuleError,
     ShardError,
     UnboxedLeavesError,

@@ -1,0 +1,1 @@
+"""Models whose weights come from PyTorch packages, written with batiste, and how to load them."""

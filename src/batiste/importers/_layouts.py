@@ -1,0 +1,339 @@
+"""How the tensors of a PyTorch layer become the leaves of a layer here, and back: the layouts of plain layers.
+
+A *layout* is a frozen value that says of one layer which tensors it has (names beneath the layer's own, such as
+``weight``), which leaves they become (paths beneath the layer's own, such as ``kernel``), and by which change of axes.
+It consists of *parts*, each from some tensors to some leaves; a part whose tensors are all absent is left out (a layer
+without a bias), and one with only some of them is a mistake.
+
+Kernels here end in ``[inputs, outputs]``, and images in channels, where PyTorch has outputs first and channels before
+positions. A part changes nothing but the order and grouping of numbers, and is undone exactly; the one exception are
+the two biases of recurrent layers (``_recurrent.py``). Layouts of attention are in ``_attention.py``.
+
+Functions of a part see NumPy arrays, or, when only shapes are asked for, JAX's tracers; so they use methods that both
+have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+__all__ = [
+    "BIAS",
+    "BatchNorm",
+    "Conv",
+    "ConvTranspose",
+    "Embedding",
+    "FlattenLinear",
+    "Identity",
+    "LayerNorm",
+    "Layout",
+    "Linear",
+    "Misfit",
+    "Part",
+    "Reshape",
+    "Shapes",
+    "Transpose",
+    "matrix",
+    "turn",
+]
+
+Shapes: TypeAlias = Sequence[tuple[int, ...] | None]
+"""The shapes of leaves as the target has them; None where there is no target."""
+
+_Arrays: TypeAlias = Sequence[Any]
+
+
+class Misfit(Exception):
+    """A tensor that a layout cannot take: never seen by a user, it becomes a line of an error."""
+
+
+def _always(_: Sequence[tuple[int, ...]]) -> bool:
+    return True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """Some tensors of a layer and the leaves that they become.
+
+    Attributes:
+      tensors: the names of the tensors, beneath that of the layer; "" for the name itself.
+      leaves: the paths of the leaves, beneath that of the layer; "" for the path itself.
+      forward: makes the leaves of the tensors; the second argument is the shapes that the target has.
+      backward: makes the tensors of the leaves.
+      collection: the collection of the leaves, where it is not the one that the rule names.
+      takes: whether leaves of these shapes go back through this part, where several parts have the same leaves.
+    """
+
+    tensors: tuple[str, ...]
+    leaves: tuple[str, ...]
+    forward: Callable[[_Arrays, Shapes], list[Any]]
+    backward: Callable[[_Arrays], list[Any]]
+    collection: str | None = None
+    takes: Callable[[Sequence[tuple[int, ...]]], bool] = _always
+
+
+class Layout:
+    """The base of all layouts."""
+
+    __slots__ = ()
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the parts of a layer, the ones with more to say first."""
+        raise NotImplementedError
+
+
+def _same(arrays: _Arrays, _: Shapes = ()) -> list[Any]:
+    return list(arrays)
+
+
+def _nothing(_: _Arrays, __: Shapes = ()) -> list[Any]:
+    return []
+
+
+BIAS: Final = Part(("bias",), ("bias",), _same, _same)
+"""A bias as it is."""
+
+
+def matrix(weight: Any, *, transposed: bool) -> Any:
+    """Return ``[inputs, outputs]`` for the weight of a linear layer, ``[outputs, inputs]``, or already the former."""
+    if len(weight.shape) != 2:
+        reason = f"the weight of a linear layer has 2 axes, and this one {len(weight.shape)}"
+        raise Misfit(reason)
+    return weight if transposed else weight.transpose(1, 0)
+
+
+def turn(tensors: tuple[str, ...], leaves: tuple[str, ...], axes: Callable[[int], Sequence[int]]) -> Part:
+    """Return the part that permutes axes: ``axes`` says how, for a number of axes."""
+
+    def forward(arrays: _Arrays, _: Shapes) -> list[Any]:
+        return [array.transpose(*axes(len(array.shape))) for array in arrays]
+
+    def backward(arrays: _Arrays) -> list[Any]:
+        return [array.transpose(*np.argsort(axes(len(array.shape))).tolist()) for array in arrays]
+
+    return Part(tensors, leaves, forward, backward)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Identity(Layout):
+    """One tensor as it is; the rule names the tensor and the leaf themselves."""
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the one part."""
+        return (Part(("",), ("",), _same, _same),)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Transpose(Layout):
+    """One tensor with its axes permuted; the rule names the tensor and the leaf themselves.
+
+    Attributes:
+      axes: which axis of the tensor each axis of the leaf is; None reverses them.
+    """
+
+    axes: tuple[int, ...] | None = None
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the one part."""
+        return (turn(("",), ("",), self._order),)
+
+    def _order(self, rank: int) -> Sequence[int]:
+        if self.axes is None:
+            return range(rank)[::-1]
+        if sorted(self.axes) != list(range(rank)):
+            reason = f"the axes {self.axes} are not those of {rank} axes"
+            raise Misfit(reason)
+        return self.axes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reshape(Layout):
+    """One tensor in another shape; the rule names the tensor and the leaf themselves.
+
+    Attributes:
+      original: the shape of the tensor.
+      shape: the shape of the leaf.
+    """
+
+    original: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the one part."""
+        return (
+            Part(
+                ("",),
+                ("",),
+                lambda arrays, _: [_reshaped(arrays[0], self.original, self.shape)],
+                lambda arrays: [_reshaped(arrays[0], self.shape, self.original)],
+            ),
+        )
+
+
+def _reshaped(array: Any, before: tuple[int, ...], after: tuple[int, ...]) -> Any:
+    if tuple(array.shape) != before or math.prod(before) != math.prod(after):
+        reason = f"{list(array.shape)} cannot go from {list(before)} to {list(after)}"
+        raise Misfit(reason)
+    return array.reshape(after)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Linear(Layout):
+    """``torch.nn.Linear`` to ``nn.Dense``: ``weight`` ``[outputs, inputs]`` to ``kernel`` ``[inputs, outputs]``.
+
+    Attributes:
+      transposed: whether the weight is ``[inputs, outputs]`` already, as in the ``Conv1D`` of Hugging Face's GPT-2.
+    """
+
+    transposed: bool = False
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return kernel and bias."""
+        return (
+            Part(
+                ("weight",),
+                ("kernel",),
+                lambda arrays, _: [matrix(arrays[0], transposed=self.transposed)],
+                lambda arrays: [matrix(arrays[0], transposed=self.transposed)],
+            ),
+            BIAS,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FlattenLinear(Layout):
+    """A ``torch.nn.Linear`` behind a flattened image, to ``nn.Dense`` behind an image flattened here.
+
+    PyTorch flattens ``[channels, positions...]`` and images here are ``[positions..., channels]``, so that the inputs
+    of the layer come in another order.
+
+    Attributes:
+      shape: the image as PyTorch has it, ``(channels, height, width)``.
+    """
+
+    shape: tuple[int, ...]
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return kernel and bias."""
+        return (Part(("weight",), ("kernel",), self._forward, self._backward), BIAS)
+
+    def _forward(self, arrays: _Arrays, _: Shapes) -> list[Any]:
+        kernel = matrix(arrays[0], transposed=False)
+        inputs, outputs = kernel.shape
+        self._check(inputs)
+        apart = kernel.reshape(*self.shape, outputs)
+        return [apart.transpose(*self._order()).reshape(inputs, outputs)]
+
+    def _backward(self, arrays: _Arrays) -> list[Any]:
+        inputs, outputs = arrays[0].shape
+        self._check(inputs)
+        apart = arrays[0].reshape(*self.shape[1:], self.shape[0], outputs)
+        together = apart.transpose(*np.argsort(self._order()).tolist()).reshape(inputs, outputs)
+        return [together.transpose(1, 0)]
+
+    def _order(self) -> list[int]:
+        rank = len(self.shape)
+        return [*range(1, rank), 0, rank]
+
+    def _check(self, inputs: int) -> None:
+        if math.prod(self.shape) != inputs:
+            reason = f"an image of {list(self.shape)} has {math.prod(self.shape)} inputs, and the layer {inputs}"
+            raise Misfit(reason)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Conv(Layout):
+    """``torch.nn.Conv1d``, ``Conv2d`` or ``Conv3d`` to ``nn.Conv``, with groups or without.
+
+    ``weight`` ``[outputs, inputs, size...]`` becomes ``kernel`` ``[size..., inputs, outputs]``.
+    """
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return kernel and bias."""
+        return (turn(("weight",), ("kernel",), lambda rank: [*range(2, _spatial(rank)), 1, 0]), BIAS)
+
+
+def _spatial(rank: int) -> int:
+    if not 3 <= rank <= 5:
+        reason = f"the weight of a convolution has 3 to 5 axes, and this one {rank}"
+        raise Misfit(reason)
+    return rank
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConvTranspose(Layout):
+    """``torch.nn.ConvTranspose1d``, ``2d`` or ``3d`` without groups to ``nn.ConvTranspose``.
+
+    ``weight`` ``[inputs, outputs, size...]`` becomes ``kernel``: with ``transpose_kernel`` ``[size..., outputs,
+    inputs]``, without ``[size..., inputs, outputs]`` and flipped along its positions.
+
+    Attributes:
+      transpose_kernel: as the layer here has it.
+    """
+
+    transpose_kernel: bool = False
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return kernel and bias."""
+        if self.transpose_kernel:
+            return (turn(("weight",), ("kernel",), lambda rank: [*range(2, _spatial(rank)), 1, 0]), BIAS)
+        turned = turn(("weight",), ("kernel",), lambda rank: [*range(2, _spatial(rank)), 0, 1])
+
+        def forward(arrays: _Arrays, shapes: Shapes) -> list[Any]:
+            return [_flipped(kernel) for kernel in turned.forward(arrays, shapes)]
+
+        def backward(arrays: _Arrays) -> list[Any]:
+            return turned.backward([_flipped(kernel) for kernel in arrays])
+
+        return (Part(turned.tensors, turned.leaves, forward, backward), BIAS)
+
+
+def _flipped(kernel: Any) -> Any:
+    return kernel[(slice(None, None, -1),) * (len(kernel.shape) - 2)]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LayerNorm(Layout):
+    """``torch.nn.LayerNorm``, ``GroupNorm`` or ``RMSNorm`` to their namesakes: ``weight`` becomes ``scale``."""
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return scale and bias."""
+        return (Part(("weight",), ("scale",), _same, _same), BIAS)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BatchNorm(Layout):
+    """``torch.nn.BatchNorm1d``, ``2d`` or ``3d`` to ``nn.BatchNorm``.
+
+    ``weight`` becomes ``scale``; the running averages become ``mean`` and ``var`` of a collection of their own, at the
+    path of the layer. ``num_batches_tracked``, a counter that normalises nothing, is dropped by name.
+
+    Attributes:
+      collection: the collection of the running averages.
+    """
+
+    collection: str = "batch_stats"
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return scale, bias, both averages and the counter."""
+        return (
+            Part(("weight",), ("scale",), _same, _same),
+            BIAS,
+            Part(("running_mean",), ("mean",), _same, _same, self.collection),
+            Part(("running_var",), ("var",), _same, _same, self.collection),
+            Part(("num_batches_tracked",), (), _nothing, _nothing),
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Embedding(Layout):
+    """``torch.nn.Embedding`` to ``nn.Embed``: ``weight`` becomes ``embedding``."""
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the embedding."""
+        return (Part(("weight",), ("embedding",), _same, _same),)

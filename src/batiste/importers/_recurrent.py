@@ -1,0 +1,134 @@
+"""The layouts of recurrent layers: PyTorch keeps all gates of a layer one below the other, cells here each by its name.
+
+``weight_ih`` and ``weight_hh`` hold the gates in the order i, f, g, o (LSTM) or r, z, n (GRU), ``[gates * features,
+inputs]``. Each gate's kernel is ``[inputs, features]``, at ``ii``, ``if``, ... for the inputs and ``hi``, ``hf``, ...
+for the hidden state.
+
+PyTorch adds two biases, one of which is superfluous: here there is their sum. The way back gives the sum to one and
+zeros to the other, which computes the same. The one exception is the gate n of a GRU, which needs both and has both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from batiste.importers._layouts import Layout, Misfit, Part, Shapes, matrix
+
+__all__ = ["Gru", "Lstm", "Rnn"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lstm(Layout):
+    """A layer of ``torch.nn.LSTM``, or an ``LSTMCell``, to ``nn.OptimizedLSTMCell`` or ``nn.LSTMCell``.
+
+    Attributes:
+      layer: which layer of an ``LSTM``; None for an ``LSTMCell``.
+      reverse: whether it is the layer's backward direction.
+    """
+
+    layer: int | None = None
+    reverse: bool = False
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the kernels for the input, those for the hidden state, and the biases."""
+        names = _names(self.layer, reverse=self.reverse)
+        gates = "ifgo"
+
+        def forward(arrays: Sequence[Any], _: Shapes) -> list[Any]:
+            return _split(arrays[0] + arrays[1], 4)
+
+        def backward(arrays: Sequence[Any]) -> list[Any]:
+            whole = np.concatenate(arrays)
+            return [whole, np.zeros_like(whole)]
+
+        return (*_kernels(names, gates), Part(names[2:], tuple(f"h{gate}/bias" for gate in gates), forward, backward))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Gru(Layout):
+    """A layer of ``torch.nn.GRU``, or a ``GRUCell``, to ``nn.GRUCell``.
+
+    Attributes:
+      layer: which layer of a ``GRU``; None for a ``GRUCell``.
+      reverse: whether it is the layer's backward direction.
+    """
+
+    layer: int | None = None
+    reverse: bool = False
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the kernels for the input, those for the hidden state, and the biases."""
+        names = _names(self.layer, reverse=self.reverse)
+
+        def forward(arrays: Sequence[Any], _: Shapes) -> list[Any]:
+            (reset, update, new), (reset_h, update_h, new_h) = (_split(array, 3) for array in arrays)
+            return [reset + reset_h, update + update_h, new, new_h]
+
+        def backward(arrays: Sequence[Any]) -> list[Any]:
+            reset, update, new, new_h = arrays
+            inputs = np.concatenate([reset, update, new])
+            return [inputs, np.concatenate([np.zeros_like(reset), np.zeros_like(update), new_h])]
+
+        leaves = ("ir/bias", "iz/bias", "in/bias", "hn/bias")
+        return (*_kernels(names, "rzn"), Part(names[2:], leaves, forward, backward))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rnn(Layout):
+    """A layer of ``torch.nn.RNN``, or an ``RNNCell``, to ``nn.SimpleCell``.
+
+    Attributes:
+      layer: which layer of an ``RNN``; None for an ``RNNCell``.
+      reverse: whether it is the layer's backward direction.
+    """
+
+    layer: int | None = None
+    reverse: bool = False
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the kernel for the input, that for the hidden state, and the bias."""
+        names = _names(self.layer, reverse=self.reverse)
+        return (
+            *_kernels(names, ("",)),
+            Part(
+                names[2:],
+                ("i/bias",),
+                lambda arrays, _: [arrays[0] + arrays[1]],
+                lambda arrays: [arrays[0], np.zeros_like(arrays[0])],
+            ),
+        )
+
+
+def _names(layer: int | None, *, reverse: bool) -> tuple[str, ...]:
+    end = "" if layer is None else f"_l{layer}{'_reverse' if reverse else ''}"
+    return tuple(f"{name}{end}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+
+
+def _kernels(names: tuple[str, ...], gates: Sequence[str]) -> tuple[Part, Part]:
+    def part(name: str, side: str) -> Part:
+        return Part((name,), tuple(f"{side}{gate}/kernel" for gate in gates), _apart(len(gates)), _together)
+
+    return part(names[0], "i"), part(names[1], "h")
+
+
+def _apart(count: int) -> Callable[[Sequence[Any], Shapes], list[Any]]:
+    def forward(arrays: Sequence[Any], _: Shapes) -> list[Any]:
+        return [matrix(gate, transposed=False) for gate in _split(arrays[0], count)]
+
+    return forward
+
+
+def _together(arrays: Sequence[Any]) -> list[Any]:
+    return [np.concatenate([matrix(array, transposed=False) for array in arrays])]
+
+
+def _split(array: Any, count: int) -> list[Any]:
+    size = array.shape[0] // count
+    if size * count != array.shape[0]:
+        reason = f"{array.shape[0]} rows are not {count} gates of one size"
+        raise Misfit(reason)
+    return [array[index * size : (index + 1) * size] for index in range(count)]

@@ -1,0 +1,129 @@
+"""What a mapping is: rules in order, each from names of PyTorch to paths here by a layout.
+
+``Rule("encoder.layer.*.attention.self.{query,key,value}", "params/h_{1}/attn/{2}", AttentionIn())`` says that each of
+these layers becomes the one at that path. The pattern names a layer and the layout knows its tensors; with
+``Identity``, ``Transpose`` and ``Reshape`` pattern and path name a tensor and a leaf themselves. The first rule that
+takes a tensor has it. A rule without a path drops tensors by name.
+
+Rules are plain values: they compare, print and are written as JSON (``_mapping_file.py``). How patterns are written is
+in ``_names.py``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeAlias, cast
+
+from batiste.errors import MappingRuleError
+from batiste.importers._layouts import Identity, Layout
+from batiste.importers._names import NamePattern, Template, compile_name, compile_template
+
+__all__ = ["Compiled", "Rule", "RuleLike", "WeightMapping", "compile_mapping", "compile_patterns"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of a mapping.
+
+    Attributes:
+      source: a pattern over the names of layers, or of tensors where the layout has one tensor or there is no path.
+      target: the path of the layer, or of the leaf; ``{1}`` is what the first wildcard matched. None drops tensors.
+      layout: how tensors become leaves.
+      optional: whether the rule may apply to nothing.
+      tied: whether its tensors are used by other rules too: one array of PyTorch, several leaves here.
+      same_as: for a rule without a path, the name of the tensor that the dropped one is another name of; that both have
+        the same values is checked.
+    """
+
+    source: str
+    target: str | None
+    layout: Layout = Identity()  # noqa: RUF009 - a frozen value
+    optional: bool = False
+    tied: bool = False
+    same_as: str | None = None
+
+
+RuleLike: TypeAlias = Rule | tuple[str, str] | tuple[str, None] | tuple[str, str, Layout]
+"""A rule, or its first two or three attributes as a tuple."""
+
+WeightMapping: TypeAlias = Sequence[RuleLike]
+"""Rules in order: the first that takes a tensor has it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Compiled:
+    """A rule whose pattern and templates have been read."""
+
+    rule: Rule
+    pattern: NamePattern
+    target: Template | None
+    same_as: Template | None
+
+    def check_backwards(self) -> None:
+        """Refuse a rule that does not lead back, because its path does not say what a wildcard matched.
+
+        Raises:
+          MappingRuleError: if there is such a wildcard.
+        """
+        for end in (self.target, self.same_as):
+            lost = sorted(set(range(1, len(self.pattern.inner) + 1)) - end.numbers) if end is not None else []
+            if lost:
+                fields = " and ".join(f"{{{number}}}" for number in lost)
+                reason = f"{end.source!r} does not hold {fields}, so that nothing leads back" if end else ""
+                cure = "Use every wildcard of the pattern in the path, or write one rule for each case."
+                raise MappingRuleError(rule=_text(self.rule), reason=reason, cure=cure)
+
+
+def compile_mapping(mapping: WeightMapping) -> tuple[Compiled, ...]:
+    """Return the rules with their patterns read.
+
+    Raises:
+      MappingRuleError: if a rule cannot be read.
+    """
+    return tuple(_compile(entry if isinstance(entry, Rule) else Rule(*cast("Any", entry))) for entry in mapping)
+
+
+def compile_patterns(patterns: str | Sequence[str]) -> tuple[NamePattern, ...]:
+    """Return patterns over names, read.
+
+    Raises:
+      MappingRuleError: if one cannot be read.
+    """
+    several = (patterns,) if isinstance(patterns, str) else patterns
+    return tuple(_pattern(pattern, repr(pattern)) for pattern in several)
+
+
+def _compile(rule: Rule) -> Compiled:
+    text = _text(rule)
+    pattern = _pattern(rule.source, text)
+    if rule.same_as is not None and rule.target is not None:
+        reason, cure = "it has both a path and `same_as`", "Leave the path out: the tensor it is the same as has one."
+        raise MappingRuleError(rule=text, reason=reason, cure=cure)
+    return Compiled(rule, pattern, _template(rule.target, pattern, text), _template(rule.same_as, pattern, text))
+
+
+def _pattern(source: str, text: str) -> NamePattern:
+    pattern = compile_name(source)
+    if isinstance(pattern, str):
+        cure = "A pattern knows `*` within a level, `**` for one level or more, and `{a,b}`."
+        raise MappingRuleError(rule=text, reason=pattern, cure=cure)
+    return pattern
+
+
+def _template(source: str | None, pattern: NamePattern, text: str) -> Template | None:
+    if source is None:
+        return None
+    template = compile_template(source.strip("/"))
+    reason = template if isinstance(template, str) else ""
+    if isinstance(template, Template):
+        unknown = sorted(template.numbers - set(range(1, len(pattern.inner) + 1)))
+        reason = f"there is no wildcard {unknown[0]} in {pattern.source!r}" if unknown else ""
+        if not reason:
+            return template
+    cure = "`{1}` is what the first wildcard of the pattern matched."
+    raise MappingRuleError(rule=text, reason=reason, cure=cure)
+
+
+def _text(rule: Rule) -> str:
+    return f"{rule.source!r} -> {rule.target!r}"
