@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import jax
@@ -34,6 +34,7 @@ __all__ = [
     "static_args",
     "the_size",
     "to_front",
+    "without_modules",
 ]
 
 T = TypeVar("T")
@@ -164,28 +165,37 @@ def per_argument(axes: Any, arguments: tuple[Any, ...], transform: str, path: st
     if not any(isinstance(leaf, Blueprint) for leaf in jax.tree.leaves(arguments)):
         return given
 
-    def without_modules(axis: Any, part: Any) -> Any:
+    def spread(axis: Any, part: Any) -> Any:
         leaves, treedef = cast("tuple[list[Any], Any]", jax.tree.flatten(part))
         return jax.tree.unflatten(treedef, [None if isinstance(leaf, Blueprint) else axis for leaf in leaves])
 
-    return jax.tree.map(without_modules, given, arguments, is_leaf=is_axis)
+    return jax.tree.map(spread, given, arguments, is_leaf=is_axis)
 
 
-def static_args(tree: Any) -> tuple[list[Any], Any]:
+def static_args(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     """Split arguments into arrays, and a function that puts arrays back between all that is not an array.
 
     Python numbers, flags, strings and modules stay what they are: only arrays pass through the transform.
     """
+    return _split(tree, is_array_like)
+
+
+def without_modules(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """Split arguments into all that is not a module, and a function that puts such values back between modules."""
+    return _split(tree, lambda leaf: not isinstance(leaf, Blueprint))
+
+
+def _split(tree: Any, is_moving: Callable[[Any], bool]) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     leaves, treedef = cast("tuple[list[Any], Any]", jax.tree.flatten(tree))
-    is_array = [is_array_like(leaf) for leaf in leaves]
-    arrays = [leaf for leaf, mark in zip(leaves, is_array, strict=True) if mark]
-    others = [None if mark else leaf for leaf, mark in zip(leaves, is_array, strict=True)]
+    marks = [is_moving(leaf) for leaf in leaves]
+    moving = [leaf for leaf, mark in zip(leaves, marks, strict=True) if mark]
+    others = [None if mark else leaf for leaf, mark in zip(leaves, marks, strict=True)]
 
     def fill(new: list[Any]) -> Any:
         rest = iter(new)
-        return jax.tree.unflatten(treedef, [next(rest) if m else o for m, o in zip(is_array, others, strict=True)])
+        return jax.tree.unflatten(treedef, [next(rest) if m else o for m, o in zip(marks, others, strict=True)])
 
-    return arrays, fill
+    return moving, fill
 
 
 def is_array_like(leaf: Any) -> bool:

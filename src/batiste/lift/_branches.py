@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from batiste.core import CollectionFilter
 from batiste.errors import BranchVariablesError
+from batiste.lift._axes import without_modules
 from batiste.lift._first import Body, known_values, make_first
 from batiste.lift._region import Place, Region, Streams
 from batiste.module import wrap_method_once
@@ -85,18 +86,19 @@ def _choose(
     functions = [wrap_method_once(branch) for branch in branches]
     region = Region(name, branches[0], (mdl, *operands), {}, [variables], [rngs])
     made = known_values(region)
+    values, fill = without_modules(operands)
     places: list[set[Place]] = []
 
     def body(function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(groups: Any, streams: Any, *inputs: Any) -> Any:
-            output, written = region.run(function, groups, streams, (mdl, *inputs), {}, premade=made.entry())
+        def run(groups: Any, streams: Any, values: list[Any]) -> Any:
+            output, written = region.run(function, groups, streams, (mdl, *fill(values)), {}, premade=made.entry())
             places.append(set(written[0]))
             return output, written
 
         return run
 
     bodies = [body(function) for function in functions]
-    arguments = (region.groups, region.streams, *operands)
+    arguments = (region.groups, region.streams, values)
     try:
         if name == "cond":
             result = cast("Any", jax.lax.cond(choice, *bodies, *arguments))

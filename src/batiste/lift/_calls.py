@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 import jax
 
 from batiste.core import CollectionFilter
+from batiste.errors import LiftAxisSizeError
 from batiste.lift._axes import AxisSpec, is_array_like, static_args
 from batiste.lift._first import known_values
 from batiste.lift._region import Region, from_keys, to_keys
@@ -167,6 +168,7 @@ def _has_arrays(value: Any) -> bool:
     return any(map(is_array_like, jax.tree.leaves(value)))
 
 
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
 _ALL: Mapping[Any, Any] = MappingProxyType({True: 0})
 _SPLIT: Mapping[Any, Any] = MappingProxyType({True: True})
 
@@ -179,6 +181,9 @@ def remat_scan(
     variable_carry: CollectionFilter = False,
     variable_axes: Mapping[CollectionFilter, AxisSpec] = _ALL,
     split_rngs: Mapping[CollectionFilter, bool] = _SPLIT,
+    *,
+    metadata_params: Mapping[Any, Any] | Sequence[Mapping[Any, Any]] = _NOTHING,
+    keep_name: bool = False,
 ) -> Target:
     """Return a module that is run ``prod(lengths)`` times on its own result, in nested loops that recompute.
 
@@ -192,14 +197,29 @@ def remat_scan(
       variable_carry: collections that each step hands on.
       variable_axes: collections that are stacked; by default all, along the first axis.
       split_rngs: whether every step draws its own random numbers; by default of every stream.
+      metadata_params: told to boxes when a stacked axis comes and goes; in a sequence, one for each loop.
+      keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
+
+    Raises:
+      LiftAxisSizeError: if there are more or fewer metadata_params than loops.
     """
-    options = _RematScan(lengths, policy, variable_broadcast, variable_carry, variable_axes, split_rngs)
-    return lifted("remat_scan", target, _run_remat_scan, options)
+    steps = tuple(lengths or ())
+    told = (metadata_params,) * len(steps) if isinstance(metadata_params, Mapping) else tuple(metadata_params)
+    if len(told) != len(steps):
+        raise LiftAxisSizeError(
+            transform="remat_scan",
+            path=getattr(target, "__name__", repr(target)),
+            problem=f"{len(told)} metadata_params for {len(steps)} loops",
+            advice="Give one mapping for all loops, or one for each of lengths.",
+        )
+    loops = tuple((length, dict(each)) for length, each in zip(steps, told, strict=True))
+    options = _RematScan(loops, policy, variable_broadcast, variable_carry, variable_axes, split_rngs)
+    return lifted("remat_scan", target, _run_remat_scan, options, keep_name=keep_name)
 
 
 @dataclasses.dataclass(frozen=True)
 class _RematScan:
-    lengths: Sequence[int] | None
+    loops: tuple[tuple[int, dict[Any, Any]], ...]
     policy: Callable[..., bool] | None
     variable_broadcast: CollectionFilter
     variable_carry: CollectionFilter
@@ -213,12 +233,14 @@ def _run_remat_scan(
     def call(module: Any, carry: Any) -> Any:
         return function(module, carry, **kwargs)
 
-    for length in reversed(options.lengths or ()):
-        call = _looped(remat(call, policy=options.policy, prevent_cse=False), length, options)
+    for length, metadata_params in reversed(options.loops):
+        call = _looped(remat(call, policy=options.policy, prevent_cse=False), length, metadata_params, options)
     return call(*args)
 
 
-def _looped(function: Callable[..., Any], length: int, options: _RematScan) -> Callable[..., Any]:
+def _looped(
+    function: Callable[..., Any], length: int, metadata_params: dict[Any, Any], options: _RematScan
+) -> Callable[..., Any]:
     def body(module: Any, carry: Any, _: Any) -> tuple[Any, None]:
         return function(module, carry), None
 
@@ -229,6 +251,7 @@ def _looped(function: Callable[..., Any], length: int, options: _RematScan) -> C
         variable_carry=options.variable_carry,
         split_rngs=options.split_rngs,
         length=length,
+        metadata_params=metadata_params,
     )
 
     def call(module: Any, carry: Any) -> Any:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 
 from batiste.core import Drawn, Recorder, copy_tree, current_trace, is_tracer
 from batiste.lift._axes import first_entry, move_in, to_front
@@ -57,6 +58,7 @@ class Layout:
       size: the number of calls.
       metadata: told to boxes about the axis.
       passes: how often the body draws keys before it is run, the run included.
+      axis_name: the name of the mapped axis, for collectives.
     """
 
     axes: Sequence[int | None]
@@ -64,6 +66,7 @@ class Layout:
     size: int = 1
     metadata: Mapping[Any, Any] = dataclasses.field(default_factory=dict[Any, Any])
     passes: int = 1
+    axis_name: str | None = None
 
     def is_shared(self, group: int | None) -> bool:
         """Return whether the variables of a group are kept and the same in every call."""
@@ -192,7 +195,7 @@ def make_first(
     known = FirstValues(region, layout, region.frame.known).entry(0)
     streams, _ = _first_keys(region, layout.size)
     with contextlib.nullcontext() if counted else region.counting_again():
-        created = _rehearse(region, body, recorder, streams, known)
+        created = _rehearse(region, body, layout, recorder, streams, known)
     made = {place: value for place, value in created.items() if region.group_of(place) in groups}
     if recorder is not None:
         for place in created.keys() - made.keys():
@@ -204,6 +207,7 @@ def make_first(
 def _rehearse(
     region: Region,
     body: Body,
+    layout: Layout,
     recorder: Recorder | None,
     streams: Streams,
     known: Mapping[Place, Any] | None = None,
@@ -215,13 +219,23 @@ def _rehearse(
     Args:
       region: the region of the transform.
       body: what one call of the body is given.
+      layout: how the variables of the calls come together.
       recorder: notes the values, if there is one.
       streams: the keys as one call of the body sees them.
       known: values of variables that are known already, likewise.
     """
-    frame, call = region.open(body.groups, streams, recorder=recorder, known=known, is_rehearsal=True)
-    call(body.function, body.args, body.kwargs)
-    return frame.created
+    created: dict[Place, Any] = {}
+
+    def run(_: Any) -> None:
+        frame, call = region.open(body.groups, streams, recorder=recorder, known=known, is_rehearsal=True)
+        call(body.function, body.args, body.kwargs)
+        created.update(frame.created)
+
+    if layout.axis_name is None:
+        run(None)
+    else:  # collectives need the name to be there
+        jax.vmap(run, axis_name=layout.axis_name)(jnp.arange(max(layout.size, 1)))
+    return created
 
 
 def _shared(region: Region, body: Body, layout: Layout, recorder: Recorder) -> dict[Place, Any]:
@@ -230,7 +244,7 @@ def _shared(region: Region, body: Body, layout: Layout, recorder: Recorder) -> d
         return {}
     streams, _ = _first_keys(region, layout.size)
     with region.counting_again():
-        created = _rehearse(region, body, recorder, streams)
+        created = _rehearse(region, body, layout, recorder, streams)
     kept = {p: v for p, v in created.items() if recorder.has_noted(p) and layout.is_shared(region.group_of(p))}
     for place in created.keys() - kept.keys():
         recorder.forget(place)
@@ -247,7 +261,7 @@ def _stacked(region: Region, body: Body, layout: Layout, recorder: Recorder) -> 
     with region.counting_again():
         for _ in range(layout.passes):
             inner = Recorder(keys)
-            created = _rehearse(region, body, inner, streams)
+            created = _rehearse(region, body, layout, inner, streams)
     made: dict[Place, Any] = {}
     for place in created:
         group = region.group_of(place)

@@ -98,6 +98,7 @@ class Region:
         scopes: list[Any] = [module.scope for module in modules if module.scope is not None]
         self.frame: Frame = scopes[0].frame
         self.path = scopes[0].path_text
+        self._first_path = first.scope.path
         if any(scope.frame is not self.frame for scope in scopes):
             raise MixedCallsError(transform=transform, paths=", ".join(scope.path_text for scope in scopes))
         scopes[0].check_open()
@@ -338,11 +339,17 @@ class Region:
             self.count_from(before)
 
     def fold_streams(self, rng_filter: CollectionFilter) -> list[Start]:
-        """Draw a key from each stream at each scope, for a transform inside of which keys begin there."""
-        return [
-            ({name: scope.draw(name) for name in streams if in_filter(rng_filter, name)}, ())
-            for scope, (streams, _) in zip(self.scopes, self.starts, strict=True)
-        ]
+        """Draw a key from each stream at the first module's scope, for a transform inside of which keys begin there.
+
+        At the scopes of modules from elsewhere keys begin with the stream's own key, and their path is left out: as in
+        Flax Linen, whose keys are reproduced here.
+        """
+        starts: list[Start] = []
+        for scope, (streams, _) in zip(self.scopes, self.starts, strict=True):
+            is_first = self._first_path[: len(scope.path)] == scope.path
+            names = [name for name in streams if in_filter(rng_filter, name)]
+            starts.append(({name: scope.draw(name) if is_first else streams[name] for name in names}, ()))
+        return starts
 
     def _begin(self, streams: Streams) -> list[Start]:
         """Return for each scope where its keys begin in the body: as outside, with the keys that the body got.

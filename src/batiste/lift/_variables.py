@@ -81,8 +81,8 @@ def _run_map(options: _Options, function: Callable[..., Any], args: tuple[Any, .
         if options.trans_out_fn is not _same:
             region.publish(region.leaves(tuple(map(options.trans_out_fn, region.groups[0]))))
             region.take()
-    made = first_values(region, Body(function, args, kwargs, region.groups), Layout([None, None], [False, True]))
     groups = (tuple(map(options.trans_in_fn, region.groups[0])), *region.groups[1:])
+    made = first_values(region, Body(function, args, kwargs, groups), Layout([None, None], [False, True]))
     output, (changed, *written) = region.run(function, groups, region.streams, args, kwargs, premade=made.entry())
     if changed or (may_change and options.trans_in_fn is not _same):  # Linen stores what the module saw
         stored = map(options.trans_out_fn, region.whole(0, groups, (changed,)))
@@ -96,6 +96,8 @@ def add_metadata_axis(
     variable_axes: VariableAxes = _NOTHING,
     metadata_params: Mapping[Any, Any] = _NOTHING,
     methods: Methods = None,
+    *,
+    keep_name: bool = False,
 ) -> Target:
     """Return a module whose boxes are told of an axis as ``vmap`` and ``scan`` would tell them; arrays stay the same.
 
@@ -104,12 +106,20 @@ def add_metadata_axis(
       variable_axes: for collections, the axis that comes.
       metadata_params: told to the boxes.
       methods: the methods of a class; by default ``__call__``.
+      keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
     """
     for collection_filter, axis in variable_axes.items():
         if isinstance(axis, int):
             box = _Axis(axis, dict(metadata_params))
             target = map_variables(
-                target, collection_filter, box.take, box.put, mutable=True, init=True, methods=methods
+                target,
+                collection_filter,
+                box.take,
+                box.put,
+                mutable=True,
+                init=True,
+                methods=methods,
+                keep_name=keep_name,
             )
     return target
 
@@ -136,15 +146,18 @@ class _Fold:
     rngs: CollectionFilter
 
 
-def fold_rngs(target: Target, variables: CollectionFilter = True, rngs: CollectionFilter = True) -> Target:
+def fold_rngs(
+    target: Target, variables: CollectionFilter = True, rngs: CollectionFilter = True, *, keep_name: bool = False
+) -> Target:
     """Return a module whose streams have their path folded in beforehand.
 
     Args:
       target: a Module class, or a function whose first argument is a module.
       variables: the collections that are seen inside.
       rngs: the random streams that are seen inside.
+      keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
     """
-    return lifted("fold_rngs", target, _run_fold, _Fold(variables, rngs))
+    return lifted("fold_rngs", target, _run_fold, _Fold(variables, rngs), keep_name=keep_name)
 
 
 def _run_fold(options: _Fold, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -118,7 +118,7 @@ def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...],
         first_entry(mapped_kwargs, 0) | fixed_kwargs,
         tuple(move_in(first_entry(group, axis), axis, metadata) for axis, group in zip(ins, groups, strict=True)),
     )
-    made = first_values(region, first, Layout(outs, kept, size, metadata))
+    made = first_values(region, first, Layout(outs, kept, size, metadata, axis_name=options.axis_name))
 
     shared: set[Place] = set()
 

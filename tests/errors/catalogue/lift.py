@@ -162,3 +162,115 @@ def a_body_returns_a_module():
             return nn.remat(lambda module, x: nn.Dense(2))(self, x)(x)
 
     Model().init(key, x)
+
+
+@raises(TransformTargetError, "scan lifts a Module class or a function", "an object of type type")
+def a_class_that_is_no_module_is_lifted():
+    nn.scan(dict)
+
+
+@raises(TransformedModuleError, "cond(", "an unbound Dense")
+def a_conditional_over_an_unbound_module():
+    nn.cond(True, lambda module, x: x, lambda module, x: x, nn.Dense(2), x)
+
+
+@raises(TransformedModuleError, "vmap(", "no arguments")
+def a_lifted_function_without_arguments():
+    nn.vmap(lambda module: module)()
+
+
+def model_of(body):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return body(self, x)
+
+    return Model()
+
+
+OWN = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, carry, _):
+        return nn.Dense(3)(carry), None
+
+
+@raises(LiftAxisSizeError, "vmap over /", "no argument and no variable", "Give axis_size=")
+def a_map_without_a_size():
+    model_of(lambda _, x: nn.vmap(nn.Dense, in_axes=None, **OWN)(2)(x)).init(key, x)
+
+
+@raises(LiftAxisSizeError, "scan over /", "no argument and no variable", "Give length=")
+def a_loop_without_a_length():
+    model_of(lambda _, x: nn.scan(Block, **OWN)()(x, None)).init(key, x)
+
+
+@raises(LiftAxisSizeError, "scan over /", "the extents 2, 3", "Give length=")
+def a_loop_of_two_lengths():
+    inputs = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    model_of(lambda _, x: nn.scan(Block, **OWN)()(x, inputs)).init(key, x)
+
+
+@raises(LiftAxisSizeError, "vmap over /", "the axis 2 asked of an array of shape", "Give None")
+def an_axis_that_is_not_there():
+    model_of(lambda _, x: nn.vmap(nn.Dense, in_axes=2, **OWN)(2)(x)).init(key, jnp.ones((2, 3)))
+
+
+@raises(LiftAxisSizeError, "remat_scan over Dense", "1 metadata_params for 2 loops", "one for each of lengths")
+def fewer_names_than_loops():
+    nn.remat_scan(nn.Dense, lengths=(2, 2), metadata_params=[{nn.PARTITION_NAME: "layers"}])
+
+
+@raises(SharedVariableError, "scan over /", "state/x", "variable_carry")
+def a_loop_writes_what_steps_share():
+    def body(module, carry, x):
+        module.put_variable("state", "x", x)
+        return carry, None
+
+    loop = nn.scan(body, variable_broadcast="state")
+    model_of(lambda module, x: loop(module, x, jnp.arange(3))).apply({"state": {"x": 0}}, x, mutable=["state"])
+
+
+@raises(LoopVariableError, "scan over /", "state/count")
+def a_loop_carries_what_is_not_there():
+    def body(module, carry):
+        module.variable("state", "count", lambda: 0)
+        return carry, None
+
+    loop = nn.scan(body, variable_carry="state", length=2)
+    model_of(loop).apply({}, x, mutable=["state"])
+
+
+@raises(BranchVariablesError, "switch over /", "state/a")
+def branches_of_a_switch_write_different_variables():
+    def first(module, x):
+        module.put_variable("state", "a", x)
+        return x
+
+    branches = [first, lambda module, x: x]
+    model_of(lambda module, x: nn.switch(0, branches, module, x)).apply({}, jnp.ones(3), mutable=["state"])
+
+
+class Holder(nn.Module):
+    other: nn.Module
+
+    @nn.compact
+    def __call__(self, x, derivative):
+        return derivative(self, x)
+
+
+def held(derivative):
+    return model_of(lambda _, x: Holder(nn.Dense(2))(x, derivative))
+
+
+@raises(SeveralScopesError, "jvp over /", "several places", "pass yourself")
+def tangents_of_two_modules():
+    held(lambda holder, x: nn.jvp(lambda module, x: module.other(x), holder, (x,), (x,), {})).init(key, x)
+
+
+@raises(SeveralScopesError, "custom_vjp over /", "several places", "owns what it uses")
+def a_gradient_of_its_own_for_two_modules():
+    custom = nn.custom_vjp(lambda module, x: module.other(x), lambda module, x: (x, None), lambda _, cotangent: None)
+    held(custom).init(key, x)
