@@ -1,6 +1,8 @@
 """What works here and not in Linen: keywords everywhere, loops that make what they carry, boxes in nested loops."""
 
+import copy
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -207,3 +209,25 @@ def test_a_lifted_class_is_one_class():
     assert nn.vmap(Dense, **OWN) is not nn.vmap(Dense, **SHARED)
     assert issubclass(nn.remat(Dense), Dense)
     assert nn.remat(Dense)() == nn.remat(Dense)()
+
+
+class NamedLifted(nn.remat(nn.Dense)):
+    """A class of its own, found by its name."""
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.remat(nn.Dense)(3),
+        nn.jit(nn.remat(nn.Dense))(3),
+        nn.vmap(nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True})(3),
+        nn.Sequential([nn.remat(nn.Dense)(2)]),
+        NamedLifted(3),
+    ],
+    ids=repr,
+)
+def test_lifted_modules_pickle(module):
+    for copied in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module), copy.copy(module)):  # noqa: S301 - ours
+        assert type(copied) is type(module)
+        assert copied == module
+        assert hash(copied) == hash(module)

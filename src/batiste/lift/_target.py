@@ -62,7 +62,7 @@ def lifted(
     if isinstance(target, type) and issubclass(target, Blueprint):
         chosen = _options_of_methods(name, target, options, methods)
         recipe = _Recipe(name, target, run, chosen, "" if keep_name else name.capitalize())
-        made: Any = _known_class(recipe) if recipe.value.is_by_value else recipe.make()
+        made: Any = recipe.get()
         return made
     if isinstance(target, Callable) and not isinstance(target, Blueprint | type):
         return cast("Any", _lifted_function(cast("Callable[..., Any]", target), run, options))
@@ -91,11 +91,22 @@ def _options_of_methods(name: str, target: type[Blueprint], options: Any, method
 
 
 class _Recipe:
-    """How to make a lifted class; equal recipes make one class."""
+    """How to make a lifted class; equal recipes make one class. It pickles, which the class itself does not."""
 
-    def __init__(self, name: str, target: type[Blueprint], run: Run, methods: dict[str, Any], prefix: str) -> None:
-        self.name, self.target, self.run, self.methods, self.prefix = name, target, run, methods, prefix
-        self.value: Fingerprint = fingerprint((name, target, methods, prefix))
+    def __init__(
+        self, name: str, target: type[Blueprint] | _Recipe, run: Run, methods: dict[str, Any], prefix: str
+    ) -> None:
+        base = target.get() if isinstance(target, _Recipe) else target
+        self.name, self.target, self.run, self.methods, self.prefix = name, base, run, methods, prefix
+        self.value: Fingerprint = fingerprint((name, base, methods, prefix))
+
+    def __reduce__(self) -> Any:
+        inner: Any = vars(self.target).get("lifted_by_", self.target)
+        return _Recipe, (self.name, inner, self.run, self.methods, self.prefix)
+
+    def get(self) -> type[Blueprint]:
+        """Return the class, the same one for equal recipes that are known by value."""
+        return _known_class(self) if self.value.is_by_value else self.make()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Recipe) and other.value == self.value
@@ -111,12 +122,24 @@ class _Recipe:
         }
         space |= {"lifted_from_": base, "__module__": base.__module__, "__doc__": base.__doc__}
         space["__qualname__"] = f"{self.prefix}{base.__qualname__}"
+        space |= {"lifted_by_": self, "__reduce__": _reduced}
         return type(base)(f"{self.prefix}{base.__name__}", (base,), space)
 
 
 @functools.lru_cache(maxsize=1024)
 def _known_class(recipe: _Recipe) -> type[Blueprint]:
     return recipe.make()
+
+
+def _reduced(module: Any) -> Any:
+    if "lifted_by_" not in vars(type(module)):  # a class of its own, which has a name
+        return object.__reduce_ex__(module, 2)
+    return _unpickled, (type(module).lifted_by_,), module.__getstate__()
+
+
+def _unpickled(recipe: _Recipe) -> Blueprint:
+    """Return an instance without values of a lifted class, for ``pickle`` to fill."""
+    return object.__new__(recipe.get())
 
 
 def _lifted_method(base: type, method: Callable[..., Any], run: Run, options: Any) -> Callable[..., Any]:
