@@ -132,9 +132,10 @@ def _known_class(recipe: _Recipe) -> type[Blueprint]:
 
 
 def _reduced(module: Any) -> Any:
-    if "lifted_by_" not in vars(type(module)):  # a class of its own, which has a name
-        return object.__reduce_ex__(module, 2)
-    return _unpickled, (type(module).lifted_by_,), module.__getstate__()
+    kind: Any = type(module)
+    if "lifted_by_" not in vars(kind):  # a class of its own, which has a name
+        return object.__new__, (kind,), module.__getstate__()
+    return _unpickled, (kind.lifted_by_,), module.__getstate__()
 
 
 def _unpickled(recipe: _Recipe) -> Blueprint:
