@@ -66,9 +66,10 @@ def test_every_error_has_a_row():
 
 
 def test_every_class_is_exported():
+    # `batiste.compat` gives errors Flax's names in modules of its own, which are loaded here if another test has.
     def below(kind):
         for sub in kind.__subclasses__():
-            if sub.__module__.startswith("batiste."):
+            if sub.__module__.startswith("batiste.") and not sub.__module__.startswith("batiste.compat."):
                 yield sub
             yield from below(sub)
 

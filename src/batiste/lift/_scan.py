@@ -100,7 +100,8 @@ def scan(
       data_transform: called inside of the body with the groups of variables and of streams; returns both, changed.
       metadata_params: told to boxes when the stacked axis comes and goes.
       methods: the methods of a class that are looped; by default ``__call__``.
-      check_constancy_invariants: accepted for Flax's signature; what steps share is found without it.
+      check_constancy_invariants: as in Flax, whether the keys that the first pass draws are counted, which changes the
+        keys of the loop; what steps share is found in any case.
       keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
 
     Raises:
@@ -142,7 +143,7 @@ class _Loop:
 
     The body is traced in two passes. The first finds what it writes in collections that all steps share, on ``init``
     the variables that it makes there; the second is the loop. Where the first could find nothing it is left out. Random
-    keys are counted in both, as in Flax Linen.
+    keys are counted in both unless ``check_constancy_invariants`` is off, as in Flax Linen.
     """
 
     def __init__(
@@ -206,7 +207,7 @@ class _Loop:
             [True, self.options.variable_carry is not False, *(not isinstance(spec, In) for spec in specs)],
             self.length,
             self.options.metadata_params,
-            passes=2,
+            passes=1 + self.options.check_constancy_invariants,
         )
         if self.options.variable_carry is not False:
             make_first(region, body, [1], counted=False, layout=layout)
@@ -238,8 +239,9 @@ class _Loop:
         counts = region.counts()
         jax.eval_shape(first, state, steps)
         outputs, changed = None, dict[Place, Any]()
-        if found or has_outputs:
+        if found or has_outputs or not self.options.check_constancy_invariants:
             region.count_from(counts)
+        if found or has_outputs:
             try:  # an output of vmap that does not depend on the mapped axis is the same in every step
                 outputs, changed = jax.vmap(first, out_axes=None)(*jax.tree.map(_with_axis, (state, steps)))
             except ValueError as error:

@@ -132,7 +132,7 @@ def _known_class(recipe: _Recipe) -> type[Blueprint]:
 
 
 def _reduced(module: Any) -> Any:
-    kind: Any = type(module)
+    kind = cast("Any", type(module))
     if "lifted_by_" not in vars(kind):  # a class of its own, which has a name
         return object.__new__, (kind,), module.__getstate__()
     return _unpickled, (kind.lifted_by_,), module.__getstate__()

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Protocol, Self, TypeAlias, TypeGuard, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, TypeGuard, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
 from jax.typing import DTypeLike
 
 from batiste.compat.flax.core.frozen_dict import FrozenDict
+from batiste.lift import In, Out
 from batiste.typing import PrecisionLike
 
 __all__ = [
@@ -66,7 +67,6 @@ __all__ = [
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V", bound=Hashable)
-T = TypeVar("T")
 TupleArg = TypeVar("TupleArg", bound=tuple[Any, ...])
 
 Array: TypeAlias = jax.Array | Any
@@ -168,28 +168,6 @@ LaxPadding: TypeAlias = str | Sequence[tuple[int, int]]
 
 PaddingLike: TypeAlias = str | int | Sequence[int | tuple[int, int]]
 """A padding as layers take it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class In(Generic[T]):
-    """An axis of what goes into a transform, where another one, or none, is meant for what comes out.
-
-    Attributes:
-      axis: the axis.
-    """
-
-    axis: T
-
-
-@dataclasses.dataclass(frozen=True)
-class Out(Generic[T]):
-    """An axis of what comes out of a transform, where another one, or none, is meant for what goes in.
-
-    Attributes:
-      axis: the axis.
-    """
-
-    axis: T
 
 
 ScanAxis: TypeAlias = int

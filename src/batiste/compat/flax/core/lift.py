@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 import jax
 
+from batiste.compat.flax.core._scope import with_flags
 from batiste.core import CollectionFilter, Scope
 from batiste.lift import In, Out
 from batiste.lift import cond as _cond
@@ -60,28 +61,30 @@ _SPLIT: Mapping[Any, Any] = MappingProxyType({True: True})
 
 
 class _Place(Module):
-    """Stands at a scope, or at several; what it holds beside the scope is how they are arranged."""
+    """Stands at a scope, or at several; what it holds beside the scope is how they are arranged, and their flags."""
 
     others: Any = ()
     arrangement: Any = None
+    flags: Any = None
 
 
 def _place(scopes: Any) -> Any:
     """Return the place at a scope, or at a tree of them."""
     if isinstance(scopes, Scope):
-        return _Place(parent=scopes)
+        return _Place(parent=scopes, flags=getattr(scopes, "flags", {}))
     first, *others = jax.tree.leaves(scopes)
     arrangement = cast("Any", jax.tree.structure(scopes))
-    place = _Place(arrangement=arrangement, parent=first)
-    place.__dict__["others"] = tuple(_Place(parent=scope) for scope in others)  # not as children of the first
+    place = _Place(arrangement=arrangement, parent=first, flags=getattr(first, "flags", {}))
+    place.__dict__["others"] = tuple(_place(scope) for scope in others)  # not as children of the first
     return place
 
 
 def _scopes(place: Any) -> Any:
     """Return the scope, or the tree of scopes, that a place stands at."""
     if place.arrangement is None:
-        return place.scope
-    return jax.tree.unflatten(place.arrangement, [place.scope, *(other.scope for other in place.others)])
+        return with_flags(place.scope, place.flags)
+    scopes = [with_flags(each.scope, each.flags) for each in (place, *place.others)]
+    return jax.tree.unflatten(place.arrangement, scopes)
 
 
 def _of_place(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -203,7 +206,9 @@ def value_and_grad(
     variables: CollectionFilter = True,
     rngs: CollectionFilter = True,
 ) -> Any:
-    """Return the output of ``fn(scope, *primals)`` and its gradient by the primals: ``batiste.lift.value_and_grad``.
+    """Return the output of ``fn(scope, *primals)``, what it has beside it, and the gradient by the primals.
+
+    It is ``batiste.lift.value_and_grad``, which puts the first two into a pair, as ``linen.value_and_grad`` does.
 
     Args:
       fn: a function of a scope.
@@ -214,7 +219,7 @@ def value_and_grad(
       variables: the collections that are seen inside.
       rngs: the random streams that are seen inside.
     """
-    return _value_and_grad(
+    value, gradient = _value_and_grad(
         _of_place(fn),
         _place(scope),
         *primals,
@@ -223,6 +228,7 @@ def value_and_grad(
         variables=variables,
         rngs=rngs,
     )
+    return (*value, gradient) if has_aux else (value, gradient)
 
 
 def jvp(
@@ -448,9 +454,10 @@ def remat(
       rngs: the random streams that are seen inside.
       concrete: accepted for Flax's signature.
       prevent_cse: whether the compiler is kept from undoing it.
-      static_argnums: arguments, the scope counted as 0, that are no arrays.
+      static_argnums: arguments that are no arrays, counted after the scope.
       policy: what is kept, as for ``jax.checkpoint``.
     """
+    numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
     return _of_scope(
         _remat(
             _of_place(fn),
@@ -458,7 +465,7 @@ def remat(
             rngs=rngs,
             concrete=concrete,
             prevent_cse=prevent_cse,
-            static_argnums=static_argnums,
+            static_argnums=tuple(number + 1 if number >= 0 else number for number in numbers),
             policy=policy,
         )
     )

@@ -1,7 +1,7 @@
 """Scopes, and functions of scopes: ``flax.core.scope``.
 
-The scope is batiste's own, with the methods of Flax's that programs use. ``flags`` are accepted and have no effect: a
-scope has no ``get_flag``, and ``is_initializing`` tells what the one flag of Flax's own tells.
+``Scope`` is in ``_scope.py``. The functions of scopes that are run here see it; scopes of modules are batiste's own,
+and may be used together with it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from batiste.compat.flax.core._scope import Scope, with_flags
 from batiste.compat.flax.core.partial_eval import lazy_init as _lazily
 from batiste.compat.flax.typing import (
     Array,
@@ -24,7 +25,6 @@ from batiste.compat.flax.typing import (
 from batiste.core import (
     CollectionFilter,
     DenyList,
-    Scope,
     Variable,
     filter_to_set,
     group_collections,
@@ -35,6 +35,7 @@ from batiste.core import (
     subtract_filters,
     union_filters,
 )
+from batiste.core import Scope as _Scope
 from batiste.core import apply as _apply
 from batiste.core import init as _init
 
@@ -74,6 +75,16 @@ PRNGSequenceFilter: TypeAlias = CollectionFilter
 """A filter over the names of random streams."""
 
 
+def _with_flags(fn: Callable[..., Any], flags: Mapping[str, Any] | None) -> Callable[..., Any]:
+    """Return a function of a scope of batiste from one of a scope with flags."""
+
+    def seen(scope: _Scope, *args: Any, **kwargs: Any) -> Any:
+        return fn(with_flags(scope, flags or {}), *args, **kwargs)
+
+    seen.__name__ = getattr(fn, "__name__", type(fn).__name__)
+    return seen
+
+
 def bind(
     variables: VariableDict,
     rngs: RNGSequences | None = None,
@@ -86,14 +97,13 @@ def bind(
       variables: collections by name.
       rngs: random keys by stream.
       mutable: which collections may change.
-      flags: accepted for Flax's signature.
+      flags: what ``Scope.get_flag`` returns.
 
     Raises:
       ApplyScopeInvalidVariablesTypeError: if ``variables`` is no mapping of collections.
       InvalidRngError: if a stream is given something that is no key.
     """
-    del flags
-    return open_scope(variables, rngs, mutable=mutable, where="bind")
+    return with_flags(open_scope(variables, rngs, mutable=mutable, where="bind"), flags or {})
 
 
 def apply(
@@ -104,14 +114,13 @@ def apply(
     Args:
       fn: called as ``fn(scope, *args, **kwargs)``.
       mutable: which collections it may change.
-      flags: accepted for Flax's signature.
+      flags: what ``Scope.get_flag`` returns.
 
     Returns:
       A function ``(variables, *args, rngs=None, **kwargs)`` of what ``fn`` returns, or of a pair of that and the
       changed collections if ``mutable`` is not False.
     """
-    del flags
-    return _apply(fn, mutable)
+    return _apply(_with_flags(fn, flags), mutable)
 
 
 def init(
@@ -122,13 +131,12 @@ def init(
     Args:
       fn: called as ``fn(scope, *args, **kwargs)``.
       mutable: which collections it may make.
-      flags: accepted for Flax's signature.
+      flags: what ``Scope.get_flag`` returns.
 
     Returns:
       A function ``(rngs, *args, **kwargs)`` of a pair: what ``fn`` returns, and the variables.
     """
-    del flags
-    return _init(fn, mutable)
+    return _init(_with_flags(fn, flags), mutable)
 
 
 def lazy_init(
@@ -139,7 +147,7 @@ def lazy_init(
     Args:
       fn: called as ``fn(scope, *args, **kwargs)``.
       mutable: which collections it may make.
-      flags: accepted for Flax's signature.
+      flags: what ``Scope.get_flag`` returns.
 
     Returns:
       A function ``(rngs, *args, **kwargs)`` of the variables.

@@ -8,6 +8,12 @@ from __future__ import annotations
 from batiste.compat.flax._lazy import later as _later
 from batiste.compat.flax.core import FrozenDict, meta
 from batiste.compat.flax.linen.module import disable_named_call, enable_named_call, override_named_call
+from batiste.compat.flax.linen.spmd import (
+    logical_to_mesh,
+    logical_to_mesh_axes,
+    logical_to_mesh_sharding,
+    with_logical_constraint,
+)
 from batiste.nn import (
     PARTITION_NAME,
     RNN,
@@ -84,9 +90,6 @@ from batiste.nn import (
     log_sigmoid,
     log_softmax,
     logical_axis_rules,
-    logical_to_mesh,
-    logical_to_mesh_axes,
-    logical_to_mesh_sharding,
     logsumexp,
     make_attention_mask,
     make_causal_mask,
@@ -123,7 +126,6 @@ from batiste.nn import (
     vjp,
     vmap,
     while_loop,
-    with_logical_constraint,
     with_logical_partitioning,
     with_partitioning,
     zeros,

@@ -7,7 +7,8 @@ nothing: they are here for the programs that call them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from typing import Any, TypeAlias
 
 from batiste.compat.flax.core.frozen_dict import FrozenDict
 from batiste.compat.flax.typing import FrozenVariableDict, PRNGKey, RNGSequences, VariableDict
@@ -28,12 +29,16 @@ from batiste.nn import (
 )
 
 __all__ = [
+    "Args",
     "CollectionFilter",
     "DenyList",
     "FrozenDict",
     "FrozenVariableDict",
+    "Interceptor",
     "InterceptorContext",
+    "Kwargs",
     "Module",
+    "NextGetter",
     "PRNGKey",
     "RNGSequences",
     "Scope",
@@ -55,6 +60,18 @@ __all__ = [
     "union_filters",
     "wrap_method_once",
 ]
+
+Args: TypeAlias = tuple[Any, ...]
+"""The positional arguments of a method that is intercepted."""
+
+Kwargs: TypeAlias = dict[str, Any]
+"""Its keyword arguments."""
+
+NextGetter: TypeAlias = Callable[..., Any]
+"""What an interceptor calls to go on."""
+
+Interceptor: TypeAlias = Callable[[NextGetter, Args, Kwargs, InterceptorContext], Any]
+"""What ``intercept_methods`` takes."""
 
 
 def capture_call_intermediates(_: Module, method_name: str) -> bool:

@@ -20,6 +20,8 @@ from jax.sharding import PartitionSpec
 
 from batiste.compat.flax.core.frozen_dict import FrozenDict, freeze, unfreeze
 from batiste.compat.flax.core.lift import remat as _core_remat
+from batiste.compat.flax.linen.spmd import logical_to_mesh, logical_to_mesh_axes
+from batiste.compat.flax.linen.spmd import with_logical_constraint as with_sharding_constraint
 from batiste.compat.flax.traverse_util import flatten_dict, unflatten_dict
 from batiste.compat.flax.typing import (
     Array,
@@ -37,11 +39,10 @@ from batiste.lift import Out as ScanOut
 from batiste.lift import map_variables, scan, vmap
 from batiste.lift import remat as _remat
 from batiste.module import Module, current_module
-from batiste.shard import LogicalRules, RulesFallback, logical_to_mesh, logical_to_mesh_axes
+from batiste.shard import LogicalRules, RulesFallback
 from batiste.shard import get_logical_axis_rules as get_axis_rules
 from batiste.shard import logical_axis_rules as axis_rules
 from batiste.shard import set_logical_axis_rules as set_axis_rules
-from batiste.shard import with_logical_constraint as with_sharding_constraint
 from batiste.struct import dataclass, field
 
 __all__ = [
@@ -349,7 +350,7 @@ def core_remat_static(
       static_argnums: arguments that are no arrays, counted after the scope.
       policy: what is kept, as for ``jax.checkpoint``.
     """
-    return _core_remat(fn, variables, rngs, concrete, prevent_cse, _after_first(static_argnums), policy)
+    return _core_remat(fn, variables, rngs, concrete, prevent_cse, static_argnums, policy)
 
 
 def _after_first(static_argnums: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -375,7 +376,7 @@ def _same_names(held: AxisMetadata | None, new: AxisMetadata) -> AxisMetadata:
 
 
 def _constrained(value: Any, axes: Any, fallback: RulesFallback) -> Any:
-    if axes is None or not get_axis_rules():
+    if axes is None:
         return value
     return with_sharding_constraint(value, PartitionSpec(*axes), fallback=fallback)
 
@@ -403,7 +404,6 @@ def _with_names(target: Target, axes: Mapping[Any, Any], axis_names: Mapping[Any
                 _changing(_removed, number, name),
                 _changing(_inserted, number, name),
                 mutable=True,
-                init=True,
                 methods=methods,
             )
     return target
