@@ -38,7 +38,7 @@ def test_a_scan_without_the_check_counts_its_keys_once():
         return nn.scan(Step, check_constancy_invariants=False, **over)()
 
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    variables = made(linen).init(keys, X, None)
-    assert_same(made(nn).init(keys, X, None), variables)
-    wanted, _ = made(linen).apply(variables, X, None, rngs=keys)
-    np.testing.assert_allclose(made(nn).apply(variables, X, None, rngs=keys)[0], wanted, rtol=1e-6)
+    start = made(linen).init(keys, X, None)
+    assert_same(made(nn).init(keys, X, None), start)
+    wanted, _ = made(linen).apply(start, X, None, rngs=keys)
+    np.testing.assert_allclose(made(nn).apply(start, X, None, rngs=keys)[0], wanted, rtol=1e-6)
