@@ -105,8 +105,8 @@ class SharedVariableError(BatisteError, ValueError):
 
 
 class BranchVariablesError(BatisteError):
-    """The branches of a conditional write different variables."""
+    """The branches of a conditional make different variables."""
 
     code = "lift/branches"
-    message = "The branches of {transform} over {path} write different variables: {names} in some but not in all."
-    hint = "Let every branch write the same variables; on init, call each branch's module once before the conditional."
+    message = "The branches of {transform} over {path} make different variables: {names} in some but not in all."
+    hint = "Make them before the conditional: on init, call each branch's module once outside of it."

@@ -45,7 +45,7 @@ def cond(
       rngs: the random streams that are seen inside.
 
     Raises:
-      BranchVariablesError: if the functions write different variables.
+      BranchVariablesError: if a function makes a variable that the others do not make.
     """
     return _choose("cond", pred, [true_fun, false_fun], mdl, operands, variables, rngs)
 
@@ -69,7 +69,7 @@ def switch(
       rngs: the random streams that are seen inside.
 
     Raises:
-      BranchVariablesError: if the functions write different variables.
+      BranchVariablesError: if a function makes a variable that the others do not make.
     """
     return _choose("switch", index, list(branches), mdl, operands, variables, rngs)
 
@@ -88,28 +88,38 @@ def _choose(
     made = known_values(region)
     values, fill = without_modules(operands)
     places: list[set[Place]] = []
+    kept: set[Place] = set()  # what some branches write and the others leave as it is
 
     def body(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(groups: Any, streams: Any, values: list[Any]) -> Any:
             output, written = region.run(function, groups, streams, (mdl, *fill(values)), {}, premade=made.entry())
             places.append(set(written[0]))
-            return output, written
+            left = {place: region.held(groups[0], place) for place in sorted(kept - written[0].keys())}
+            return output, ({**written[0], **left},)
 
         return run
 
-    bodies = [body(function) for function in functions]
-    arguments = (region.groups, region.streams, values)
-    try:
+    def choose() -> Any:
+        bodies = [body(function) for function in functions]
+        arguments = (region.groups, region.streams, values)
         if name == "cond":
-            result = cast("Any", jax.lax.cond(choice, *bodies, *arguments))
-        else:
-            result = cast("Any", jax.lax.switch(choice, bodies, *arguments))
+            return cast("Any", jax.lax.cond(choice, *bodies, *arguments))
+        return cast("Any", jax.lax.switch(choice, bodies, *arguments))
+
+    counts = region.counts()
+    try:
+        result = choose()
     except TypeError:
         odd = [place for place in set[Place]().union(*places) if not all(place in written for written in places)]
         if not odd:
             raise
-        names = ", ".join(sorted("/".join(place) for place in odd))
-        raise BranchVariablesError(transform=name, path=region.path, names=names) from None
+        made_here = [place for place in odd if region.held(region.groups[0], place) is None]
+        if made_here:
+            names = ", ".join(sorted("/".join(place) for place in made_here))
+            raise BranchVariablesError(transform=name, path=region.path, names=names) from None
+        kept.update(odd)
+        region.count_from(counts)
+        result = choose()
     output, written = result
     region.finish(written)
     return output

@@ -187,6 +187,10 @@ class Region:
             for scope in self.scopes
         )
 
+    def held(self, group: Group, place: Place) -> Any:
+        """Return the value of a variable in a group, or None."""
+        return _inside(self._nested((group,)), place)
+
     def leaves(self, group: Group, places: Collection[Place] | None = None) -> dict[Place, Any]:
         """Return the leaves of a group by place.
 

@@ -152,3 +152,28 @@ def modules_among_operands(nn):
         return nn.cond(x.sum() > 0, fold, lambda module, layers, x: layers[1](x), module, layers, x)
 
     return compact(nn, body)
+
+
+@case()
+def a_branch_alone_writes(nn):
+    def body(module, x):
+        norm = nn.BatchNorm(use_running_average=False)
+        if module.is_initializing():
+            return norm(x)
+        return nn.cond(x[0, 0] < 0, lambda norm, x: norm(x), lambda norm, x: x * 2, norm, x)
+
+    return compact(nn, body)
+
+
+@case()
+def one_of_three_branches_writes(nn):
+    def body(module, x):
+        count = module.variable("state", "count", jnp.zeros, ())
+
+        def write(module, x):
+            module.put_variable("state", "count", module.get_variable("state", "count") + x.sum())
+            return x
+
+        return nn.switch(jnp.int32(1), [lambda module, x: x, write, lambda module, x: -x], module, x), count.value
+
+    return compact(nn, body)
