@@ -9,12 +9,14 @@ import argparse
 import dataclasses
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
 import jax
 
 from batiste.diagnose import summary
+from batiste.train import compile_cache
 from examples.demo import report
 from examples.demo.augment import Augment
 from examples.demo.data import FASHION_MNIST_DIR, digits, fashion_mnist
@@ -70,7 +72,11 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=positive, help="how often each image is seen (default: what suits the images)")
     parser.add_argument("--batch-size", type=positive, help="images in a step (default: what suits the images)")
     parser.add_argument("--seed", type=natural, default=0, help="for everything that is drawn (default: %(default)s)")
-    parser.add_argument("--no-compilation-cache", action="store_true", help="compile anew instead of using OUT/cache")
+    parser.add_argument(
+        "--no-compile-cache",
+        action="store_true",
+        help="compile anew, instead of keeping compiled programs in the user's cache folder",
+    )
     options = parser.parse_args(arguments)
     if options.data_dir and options.data != "fashion-mnist":
         parser.error("--data-dir is where Fashion-MNIST is; it needs --data fashion-mnist")
@@ -103,8 +109,8 @@ def run(options: argparse.Namespace) -> int:
         msg = f"--batch-size {batch_size} is more than the {len(data.train_images)} training images"
         raise DemoError(msg)
     report.prepare(options.out)
-    if not options.no_compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str((options.out / "cache").absolute()))
+    if not options.no_compile_cache:
+        keep_programs()
 
     model = ConvNet(brightest=data.brightest, stride=recipe.stride)
     batch = jax.ShapeDtypeStruct((batch_size, *data.train_images.shape[1:]), data.train_images.dtype)
@@ -124,6 +130,15 @@ def run(options: argparse.Namespace) -> int:
     for path in report.write(options.out, seen, state.variables()):
         print(f"wrote {path}")
     return conclude(seen[-1].test_accuracy or 0.0, len(data.test_images), recipe, options)
+
+
+def keep_programs() -> None:
+    """Let the next run find what this one compiles; say in one line where that cannot be."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        compile_cache()
+    for warning in caught:
+        print(f"demo: {warning.message}", file=sys.stderr)
 
 
 def conclude(accuracy: float, images: int, recipe: Recipe, options: argparse.Namespace) -> int:

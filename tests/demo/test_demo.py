@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from batiste.diagnose import summary
 from examples.demo import report
-from examples.demo.__main__ import main
+from examples.demo.__main__ import keep_programs, main
 from examples.demo.augment import Augment
 from examples.demo.data import digits
 from examples.demo.model import ConvNet
@@ -27,7 +28,7 @@ FILES = ["curves.png", "metrics.jsonl", "variables.npz"]
 
 
 def demo(folder, *options):
-    return main(["--out", str(folder), "--no-compilation-cache", *options])
+    return main(["--out", str(folder), "--no-compile-cache", *options])
 
 
 def problem(capsys):
@@ -36,6 +37,43 @@ def problem(capsys):
     assert text.startswith("demo: ")
     assert text.count("\n") == 1
     return text
+
+
+def kept(folder):
+    return sorted(path.name for path in (folder / "batiste" / "xla").iterdir())
+
+
+def train_in_a_fresh_process(folder, *options):
+    """Train for one epoch on a few images, with the user's cache below ``folder``."""
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    data = ["--data", "fashion-mnist", "--data-dir", str(folder), "--epochs", "1", "--batch-size", "32"]
+    return subprocess.run(
+        [sys.executable, "-m", "examples.demo", "--out", str(folder / "out"), *data, *options],
+        cwd=ROOT,
+        env={**environment, "XDG_CACHE_HOME": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_second_run_finds_its_programs(tmp_path):
+    write_fashion(tmp_path)
+    assert train_in_a_fresh_process(tmp_path, "--no-compile-cache").returncode == 0
+    assert not (tmp_path / "cache" / "batiste").exists()
+    assert train_in_a_fresh_process(tmp_path).returncode == 0
+    programs = kept(tmp_path / "cache")
+    assert any(name.startswith("jit_train_step-") for name in programs)
+    assert train_in_a_fresh_process(tmp_path).returncode == 0
+    assert kept(tmp_path / "cache") == programs
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    keep_programs()
+    assert "Compiled programs are not kept: the user's cache folder cannot be written (" in problem(capsys)
+    assert jax.config.jax_compilation_cache_dir is None
 
 
 def nested(arrays):

@@ -1,5 +1,16 @@
-"""Diagnosis: what a model is made of, before it is run and after it went wrong."""
+"""Diagnosis: what a model is made of before it is run, and what went wrong after: why a program is traced again."""
 
+from batiste.diagnose._differences import Difference
+from batiste.diagnose._retrace import Retrace, WatchedFunction, explain_retrace, watch_retraces
 from batiste.diagnose._summary import Summary, SummaryRow, summary
 
-__all__ = ["Summary", "SummaryRow", "summary"]
+__all__ = [
+    "Difference",
+    "Retrace",
+    "Summary",
+    "SummaryRow",
+    "WatchedFunction",
+    "explain_retrace",
+    "summary",
+    "watch_retraces",
+]

@@ -87,6 +87,9 @@ from batiste.errors._core import (
     ScopeVariableNotFoundError,
     UnknownKeySchemeError,
 )
+from batiste.errors._diagnose import (
+    RetraceWarning,
+)
 from batiste.errors._fp8 import (
     DotArgumentsError,
     Fp8DtypeError,
@@ -192,6 +195,7 @@ from batiste.errors._struct import (
     StructOptionError,
 )
 from batiste.errors._train import (
+    CompileCacheWarning,
     GradientsMismatchError,
     OptimizerArgumentError,
     OptimizerTypeError,
@@ -269,6 +273,7 @@ __all__ = [
     "CheckpointMismatchError",
     "CheckpointNotFoundError",
     "CheckpointWriteError",
+    "CompileCacheWarning",
     "CorruptBytesError",
     "CursorAttributeError",
     "CursorFindError",
@@ -367,6 +372,7 @@ __all__ = [
     "RepeatLayersError",
     "ReplicaAxisError",
     "ReservedModuleAttributeError",
+    "RetraceWarning",
     "RotaryShapeError",
     "ScanAxesError",
     "ScanBodyError",

@@ -1,10 +1,14 @@
-"""Errors of training: no optimiser, gradients of another tree, arguments that nobody takes, unknown collections."""
+"""Errors and warnings of training.
+
+No optimiser, gradients of another tree, arguments that nobody takes, unknown collections; a folder that cannot be used.
+"""
 
 from __future__ import annotations
 
-from batiste.errors._base import BatisteError
+from batiste.errors._base import BatisteError, BatisteWarning
 
 __all__ = [
+    "CompileCacheWarning",
     "GradientsMismatchError",
     "OptimizerArgumentError",
     "OptimizerTypeError",
@@ -54,3 +58,7 @@ class StateCollectionError(BatisteError, ValueError):
         "Let apply change what the state holds: mutable=list(state.collections).{nearest} To begin a new collection, "
         "state.replace(collections=...)."
     )
+
+
+class CompileCacheWarning(BatisteWarning):
+    """The folder for compiled programs cannot be written, so that each run compiles its own."""

@@ -1,15 +1,19 @@
-"""Training: no optimiser, gradients of another tree, arguments that nobody takes, unknown collections."""
+"""Training: no optimiser, gradients of another tree, arguments that nobody takes, a folder that cannot be used."""
+
+from pathlib import Path
 
 import optax
 
 from batiste import TrainState, nn
 from batiste.errors import (
+    CompileCacheWarning,
     GradientsMismatchError,
     OptimizerArgumentError,
     OptimizerTypeError,
     StateArgumentError,
     StateCollectionError,
 )
+from batiste.train import compile_cache
 from tests.errors.rows import key, raises, x
 
 
@@ -40,3 +44,9 @@ def gradients_of_another_tree():
 def a_misspelt_collection():
     state = TrainState.init(nn.BatchNorm(use_running_average=False), optax.sgd(0.1), key, x)
     state.apply_gradients(grads=state.params, collections={"batch_stat": {}})
+
+
+@raises(CompileCacheWarning, "file/programs cannot be written", "They are compiled in each run.")
+def a_cache_below_a_file():
+    Path("file").touch()
+    compile_cache("file/programs")

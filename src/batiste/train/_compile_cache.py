@@ -1,0 +1,62 @@
+"""A folder in which compiled programs outlive the process, so that the next run does not compile them again.
+
+The cache is JAX's own (https://docs.jax.dev/en/latest/persistent_compilation_cache.html); this file decides where it
+is and what happens where it cannot be. A program is found again by its text, the versions of JAX and XLA, the options
+and the device, so that one folder serves every model. Nothing turns the cache on but a call of ``compile_cache``.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from batiste.errors import CompileCacheWarning
+
+__all__ = ["compile_cache"]
+
+
+def compile_cache(folder: str | os.PathLike[str] | None = None, *, min_seconds: float = 0.0) -> Path | None:
+    """Keep compiled programs in a folder from now on, and take from it what an earlier run has compiled.
+
+    A folder that cannot be written is no failure: a ``batiste.errors.CompileCacheWarning`` says so, and programs are
+    compiled as without a cache. Entries are never removed; the folder may be deleted at any time.
+
+    Args:
+      folder: a local folder; by default the folder that JAX was given already (``JAX_COMPILATION_CACHE_DIR``), and else
+        ``batiste/xla`` in the user's cache folder (``XDG_CACHE_HOME``, or ``~/.cache``). It is made if need be.
+      min_seconds: programs that compile faster than this are not kept.
+
+    Returns:
+      The folder, or None where it cannot be written.
+    """
+    config: Any = jax.config
+    given: str | None = config.jax_compilation_cache_dir
+    if folder is None and given:
+        return Path(given)
+    try:
+        place = Path(_users_folder() if folder is None else folder).absolute()
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except (OSError, RuntimeError) as error:  # a user without a home is a RuntimeError
+        reason = getattr(error, "strerror", None) or str(error)
+        where = "the user's cache folder" if folder is None else os.fspath(folder)
+        text = f"Compiled programs are not kept: {where} cannot be written ({reason}). They are compiled in each run."
+        warnings.warn(text, CompileCacheWarning, stacklevel=2)
+        return None
+    from jax.experimental.compilation_cache import compilation_cache
+
+    jax.config.update("jax_compilation_cache_dir", str(place))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", min_seconds)
+    compilation_cache.reset_cache()  # JAX keeps the folder that the first program of the process was looked up in
+    return place
+
+
+def _users_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "batiste" / "xla"

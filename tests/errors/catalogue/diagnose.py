@@ -1,0 +1,24 @@
+"""Diagnosis: a program is traced again."""
+
+import jax.numpy as jnp
+
+from batiste.diagnose import watch_retraces
+from batiste.errors import RetraceWarning
+from tests.errors.rows import raises, x
+
+
+@raises(RetraceWarning, "mean is traced again, for the 2nd time", "a: shape (2, 3) -> (4, 3)")
+def a_batch_of_another_length():
+    mean = watch_retraces(jnp.mean)
+    mean(x)
+    mean(jnp.ones((4, 3)))
+
+
+@raises(RetraceWarning, "rate: 0.1 -> 0.2 (a static argument: each value is another program)")
+def a_learning_rate_is_static():
+    def scale(x, rate):
+        return x * rate
+
+    scale = watch_retraces(scale, static_argnames="rate")
+    scale(x, rate=0.1)
+    scale(x, rate=0.2)
