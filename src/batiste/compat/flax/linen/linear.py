@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from jax import lax
 
+from batiste.compat.flax.linen._helpers import canonicalize_tuple, conv_dimension_numbers, normalize_axes
 from batiste.compat.flax.typing import (
     Array,
     ConvGeneralDilatedT,
@@ -100,3 +101,8 @@ def _conv_dimension_numbers(input_shape: Sequence[int]) -> lax.ConvDimensionNumb
     inputs = (0, rank - 1, *spatial)
     kernel = (rank - 1, rank - 2, *range(rank - 2))
     return lax.ConvDimensionNumbers(inputs, kernel, inputs)
+
+
+_canonicalize_tuple = canonicalize_tuple
+_conv_dimension_numbers = conv_dimension_numbers
+_normalize_axes = normalize_axes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field
 
+from batiste.compat.flax.linen._helpers import canonicalize_axes, compute_stats, l2_normalize, normalize, squared_size
 from batiste.compat.flax.typing import (
     Array,
     Axes,
@@ -52,3 +53,9 @@ __all__ = [
     "map_variables",
     "merge_param",
 ]
+
+_abs_sq = squared_size
+_canonicalize_axes = canonicalize_axes
+_compute_stats = compute_stats
+_l2_normalize = l2_normalize
+_normalize = normalize
