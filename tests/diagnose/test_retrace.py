@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import gc
+import itertools
 import re
 import sys
 import types
@@ -257,7 +258,7 @@ class Plain:
         (scaled(1, scaled(3)), scaled(1, scaled(4)), None),
         (optax.sgd(0.1), optax.sgd(0.2), None),
     ],
-    ids=str,
+    ids=itertools.count(),
 )
 def test_a_static_difference_is_named(before, after, lines):
     found = traced_twice(before, after, static_argnames="value")
