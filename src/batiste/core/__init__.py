@@ -27,6 +27,7 @@ from batiste.core._initialise import initialise
 from batiste.core._keys import KeyScheme, LayerName, check_key_scheme, fold_numbers, hash_parts, is_key, streams_from
 from batiste.core._recorder import Drawn, Recorder
 from batiste.core._scope import Scope, Start, Streams
+from batiste.core._stacking import stack, unstack
 from batiste.core._trace import current_trace, has_tracer, is_tracer
 from batiste.core._variable import Variable
 
@@ -67,8 +68,10 @@ __all__ = [
     "open_scope",
     "remove_axis",
     "replace_boxed",
+    "stack",
     "streams_from",
     "subtract_filters",
     "unbox",
     "union_filters",
+    "unstack",
 ]

@@ -25,6 +25,7 @@ from batiste.core._boxes import add_axis
 from batiste.core._fingerprint import Fingerprint, fingerprint
 from batiste.core._frame import Frame, HasEffects
 from batiste.core._keys import fold_numbers
+from batiste.core._stacking import unstack
 from batiste.core._trace import call_jaxpr, current_trace, is_extended, is_tracer
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ class Recorder:
         """Return every noted value by place, in the order in which they were entered.
 
         Args:
-          grouped: whether values of one initialiser are made together by ``vmap``. Within an outer trace this keeps
+          grouped: whether values of one initialiser are made together, in one loop. Within an outer trace this keeps
             the program small; outside of one it would double the memory.
         """
         made: dict[Place, Any] = dict.fromkeys(self._entries)
@@ -262,9 +263,10 @@ class Recorder:
             operands = [_operands(self._entries[place][1]) for place in places]
             if grouped and first is not None and len(places) > 1:
                 numbers = np.stack([numbers for _, numbers in operands])
-                stacked = jax.vmap(draw, in_axes=(None, 0))(first[0], numbers)
-                for index, place in enumerate(places):
-                    made[place] = noted.fill([array[index] for array in stacked])
+                key = first[0]
+                stacked = jax.lax.map(lambda each, key=key, draw=draw: draw(key, each), numbers)
+                for place, arrays in zip(places, unstack(stacked, len(places)), strict=True):
+                    made[place] = noted.fill(arrays)
             else:
                 for place, each in zip(places, operands, strict=True):
                     made[place] = noted.fill(draw(*(each or (None, None))))

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeAlias, cast
 import jax
 import jax.numpy as jnp
 
-from batiste.core import Frame, LayerName, Scope, add_axis, remove_axis
+from batiste.core import Frame, LayerName, Scope, add_axis, remove_axis, stack, unstack
 from batiste.errors import (
     NameInUseError,
     RepeatBlockError,
@@ -301,7 +301,7 @@ class _Call:
     def _stacked(self, places: list[Any], place: int) -> _Slice:
         """Return what the layers at one place of the pattern differ in, with a leading axis."""
         variables: dict[str, Any] = {
-            collection: _stack(cast("list[Any]", layers)) if isinstance(layers, list) else layers
+            collection: stack(cast("list[Any]", layers)) if isinstance(layers, list) else layers
             for collection, layers in places[place].items()
         }
         inputs = _every(self.own_inputs, place, self.period)
@@ -341,7 +341,7 @@ class _Call:
             block = bound_copy(self._block(number, layer.fields), self.scope.push(name, reuse=True))
             carry, output = self._checked(number, carry, block(carry, *self._arguments(layer.inputs), **self.kwargs))
             outputs.append(output)
-        return carry, _stack(outputs)
+        return carry, stack(outputs)
 
     def _pure(
         self, number: int, name: str, layer: _Slice, carry: Any, counters: Any
@@ -394,7 +394,7 @@ class _Call:
             outputs.append(output)
             written.append(wrote)
         self._publish(written)
-        return carry, _stack(outputs)
+        return carry, stack(outputs)
 
     def _traced_bodies(self, places: list[Any]) -> tuple[list[Callable[..., Any]], list[Any]]:
         """Return for each place of the pattern its layer as a pure function, and the numbers for the random keys."""
@@ -436,6 +436,10 @@ class _Call:
     def _loop(self, places: list[Any]) -> tuple[Any, Any]:
         """Put the block, traced once, into the program for each layer."""
         bodies, tables = self._traced_bodies(places)
+        places = [
+            {name: layers if isinstance(layers, list) else unstack(layers, self.n) for name, layers in place.items()}
+            for place in places
+        ]
         jitted: list[Any] = [jax.jit(body) for body in bodies]
         carry, outputs, written = self.carry, list[Any](), list[Any]()
         for number in range(self.length):
@@ -446,7 +450,7 @@ class _Call:
             outputs.append(output)
             written.append(wrote)
         self._publish(written)
-        return carry, _stack(outputs)
+        return carry, stack(outputs)
 
     def _scan(self, places: list[Any]) -> tuple[Any, Any]:
         bodies, tables = self._traced_bodies(places)
@@ -477,7 +481,7 @@ class _Call:
                     self._put(collection, self.names[number], rest, value)
         for (collection, *rest), values in stacked.items():
             self._check_complete(collection, rest, len(values))
-            self._put_stacked(collection, rest, _stack(values))
+            self._put_stacked(collection, rest, stack(values))
 
     def _publish_stacked(self, written: list[dict[_Place, Any]]) -> None:
         """Store what the layers wrote, given for each place of the pattern with a leading axis."""
@@ -487,8 +491,9 @@ class _Call:
                 if self._stores_stacked(collection):
                     stacked.setdefault((collection, *rest), []).append(value)
                     continue
-                for turn, number in enumerate(self._numbers(place)):
-                    self._put(collection, self.names[number], rest, _entry(value, turn))
+                numbers = self._numbers(place)
+                for number, entry in zip(numbers, unstack(value, len(numbers)), strict=True):
+                    self._put(collection, self.names[number], rest, entry)
         for (collection, *rest), values in stacked.items():
             self._check_complete(collection, rest, len(values) * self.n)
             self._put_stacked(collection, rest, jax.tree.map(_interleaved, *values))
@@ -570,15 +575,6 @@ def _entry(tree: Any, index: int) -> Any:
         return leaf[index]
 
     return jax.tree.map(take, tree)
-
-
-def _stack(trees: Sequence[Any]) -> Any:
-    """Return trees as one, with a leading axis."""
-
-    def stack(*leaves: Any) -> Any:
-        return jnp.stack(leaves)
-
-    return jax.tree.map(stack, *trees)
 
 
 def _copied(counters: Mapping[tuple[str, ...], Mapping[str, int]]) -> dict[tuple[str, ...], dict[str, int]]:

@@ -21,6 +21,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from batiste.errors import (
     LayerNameTakenError,
@@ -266,8 +267,20 @@ def _layers(leaf: Any) -> Sequence[Any]:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)] * leaf.shape[0]
     if isinstance(leaf, jax.Array):
-        return jnp.unstack(leaf)  # one program for each shape, not for each layer
+        return jnp.unstack(leaf) if isinstance(leaf, Tracer) else _taken_apart(leaf)
     if isinstance(leaf, LazyArray):
         return [leaf[index] for index in range(leaf.shape[0])]
     array = np.asarray(leaf)
     return [array[index, ...] for index in range(len(array))]
+
+
+def _taken_apart(array: jax.Array) -> list[jax.Array]:
+    """The layers of an array: one program for each shape, in which the number of the layer is an operand."""
+    layer: Any = _layer
+    return [layer(array, np.int32(index)) for index in range(array.shape[0])]
+
+
+@jax.jit
+def _layer(array: jax.Array, index: Any) -> jax.Array:
+    take: Any = jax.lax.dynamic_index_in_dim
+    return take(array, index, 0, keepdims=False)
