@@ -33,8 +33,10 @@ from batiste.core._scope import Scope
 from batiste.core._trace import (
     CONCRETIZATION_ERRORS,
     call_jaxpr,
+    current_trace,
     depends_on,
     has_tracer,
+    is_eager,
     is_extended,
     without_unused,
 )
@@ -126,7 +128,8 @@ def initialise(
         variables, late = _abstract_pass(request, recorder)
     except CONCRETIZATION_ERRORS as error:
         return _run_for_real(request, error)
-    made = recorder.make(grouped=has_tracer(streams))
+    is_traced = has_tracer(streams) or not is_eager(current_trace())
+    made = recorder.make(grouped=is_traced)
     if want_output:
         return _replay(request, made)
     if late:

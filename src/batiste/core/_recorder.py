@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import jax
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from batiste.core._boxes import add_axis
+from batiste.core._draws import Arithmetic, constants, draw_bits, fold_keys, split_off_bits
 from batiste.core._fingerprint import Fingerprint, fingerprint
 from batiste.core._frame import Frame, HasEffects
 from batiste.core._keys import fold_numbers
@@ -80,6 +81,29 @@ class _Noted:
     @property
     def is_constant(self) -> bool:
         return all(leaf is not None for leaf in self.leaves)
+
+    def values(self, key: Key | None, numbers: Sequence[np.ndarray]) -> Iterator[list[Any]]:
+        """Make the initialiser's arrays outside of a trace, once for each of ``numbers``, to be folded into the key.
+
+        Yields:
+          The arrays that the trace has; what is asked for next is made after the last is in the caller's hands.
+        """
+        fixed = constants(self.closed_jaxpr)
+        if fixed is not None:
+            yield from ([jax.device_put(value.copy()) for value in fixed] for _ in numbers)
+            return
+        arithmetic = None if key is None or not self.call.value.is_by_value else self._arithmetic(len(numbers[0]))
+        bits = None if arithmetic is None else arithmetic.bits_for(len(numbers))
+        keys = None if bits is None else fold_keys(key, np.stack(numbers))
+        if arithmetic is None or bits is None or keys is None:
+            draw = _drawer(self)
+            yield from (draw(key, each) for each in numbers)
+        else:
+            yield from (arithmetic(draw_bits(each, bits)) for each in keys)
+
+    def _arithmetic(self, folds: int) -> Arithmetic | None:
+        split = split_off_bits(self.closed_jaxpr, folds)
+        return None if split is None else Arithmetic(self.call.value, *split)
 
 
 class _Call:
@@ -259,17 +283,17 @@ class Recorder:
         # The largest first: what a program needs beside its result is then on top of the least.
         for places in sorted(groups.values(), key=lambda places: -self._entries[places[0]][0].size):
             noted, first = self._entries[places[0]]
-            draw = _drawer(noted)
-            operands = [_operands(self._entries[place][1]) for place in places]
-            if grouped and first is not None and len(places) > 1:
-                numbers = np.stack([numbers for _, numbers in operands])
-                key = first[0]
-                stacked = jax.lax.map(lambda each, key=key, draw=draw: draw(key, each), numbers)
-                for place, arrays in zip(places, unstack(stacked, len(places)), strict=True):
-                    made[place] = noted.fill(arrays)
+            key = None if first is None else first[0]
+            numbers = [_numbers(self._entries[place][1]) for place in places]
+            draw = functools.partial(_drawer(noted), key)
+            if not grouped:
+                values = noted.values(key, numbers)
+            elif key is not None and len(places) > 1:
+                values = unstack(jax.lax.map(draw, np.stack(numbers)), len(places))
             else:
-                for place, each in zip(places, operands, strict=True):
-                    made[place] = noted.fill(draw(*(each or (None, None))))
+                values = map(draw, numbers)
+            for place, arrays in zip(places, values, strict=True):
+                made[place] = noted.fill(arrays)
         return made
 
     def _stand_in(self, noted: _Noted, drawn: Drawn | None) -> list[Any]:
@@ -290,7 +314,11 @@ class Recorder:
 
 
 def _operands(drawn: Drawn | None) -> tuple[Any, ...]:
-    return () if drawn is None else (drawn[0], np.array(drawn[1], np.uint32))
+    return () if drawn is None else (drawn[0], _numbers(drawn))
+
+
+def _numbers(drawn: Drawn | None) -> np.ndarray:
+    return np.array(() if drawn is None else drawn[1], np.uint32)
 
 
 def _trace(call: _Call, frame: Frame, drawn: Drawn | None) -> _Noted | None:

@@ -68,10 +68,10 @@ def _numbers(count: int) -> tuple[Any, ...]:
         return tuple(jnp.int32(count - 1 - number) for number in range(count))  # never taken, and not the same
 
     def hidden() -> tuple[Any, ...]:
-        branch: Any = lax.cond
+        branch = cast("Any", lax.cond)
         return branch(lax.optimization_barrier(True), known, reversed_)
 
-    choose: Any = lax.platform_dependent
+    choose = cast("Any", lax.platform_dependent)
     return choose(cpu=hidden, default=known)
 
 

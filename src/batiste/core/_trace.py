@@ -19,7 +19,9 @@ __all__ = [
     "has_tracer",
     "is_eager",
     "is_extended",
+    "is_literal",
     "is_tracer",
+    "replace_equations",
     "without_unused",
 ]
 
@@ -67,15 +69,24 @@ def call_jaxpr(closed_jaxpr: Any, *arguments: Any) -> list[Any]:
 def without_unused(closed_jaxpr: Any) -> Any:
     """Return the closed jaxpr without the equations that its results do not need, be they effects (a callback)."""
     jaxpr = closed_jaxpr.jaxpr
-    literal = _extend().Literal
-    needed = {atom for atom in jaxpr.outvars if not isinstance(atom, literal)}
+    needed = {atom for atom in jaxpr.outvars if not is_literal(atom)}
     kept: list[Any] = []
     for equation in reversed(jaxpr.eqns):
         if any(var in needed for var in equation.outvars):
             kept.append(equation)
-            needed.update(atom for atom in equation.invars if not isinstance(atom, literal))
-    effects: frozenset[Any] = frozenset[Any]().union(*(equation.effects for equation in kept))
-    return _extend().ClosedJaxpr(jaxpr.replace(eqns=kept[::-1], effects=effects), closed_jaxpr.consts)
+            needed.update(atom for atom in equation.invars if not is_literal(atom))
+    return _extend().ClosedJaxpr(replace_equations(jaxpr, kept[::-1]), closed_jaxpr.consts)
+
+
+def replace_equations(jaxpr: Any, equations: list[Any], **more: Any) -> Any:
+    """Return a jaxpr with other equations, and with other inputs (``invars``) and outputs (``outvars``) if given."""
+    effects: frozenset[Any] = frozenset[Any]().union(*(equation.effects for equation in equations))
+    return jaxpr.replace(eqns=equations, effects=effects, **more)
+
+
+def is_literal(atom: Any) -> bool:
+    """Return whether an input of an equation is a number that is written in."""
+    return isinstance(atom, _extend().Literal)
 
 
 def depends_on(jaxpr: Any, marks: list[bool]) -> list[bool]:
@@ -86,7 +97,7 @@ def depends_on(jaxpr: Any, marks: list[bool]) -> list[bool]:
     marked: set[Any] = {var for var, mark in zip(jaxpr.invars, marks, strict=True) if mark}
 
     def is_marked(atom: Any) -> bool:
-        return not isinstance(atom, _extend().Literal) and atom in marked
+        return not is_literal(atom) and atom in marked
 
     for equation in jaxpr.eqns:
         inputs = [is_marked(atom) for atom in equation.invars]

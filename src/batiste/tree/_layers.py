@@ -267,7 +267,7 @@ def _layers(leaf: Any) -> Sequence[Any]:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)] * leaf.shape[0]
     if isinstance(leaf, jax.Array):
-        return jnp.unstack(leaf) if isinstance(leaf, Tracer) else _taken_apart(leaf)
+        return jnp.unstack(leaf) if isinstance(cast("Any", leaf), Tracer) else _taken_apart(leaf)
     if isinstance(leaf, LazyArray):
         return [leaf[index] for index in range(leaf.shape[0])]
     array = np.asarray(leaf)
