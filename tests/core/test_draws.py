@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from batiste.core import fold_numbers
 from batiste.core import init as core_init
-from batiste.core._draws import Arithmetic, constants, draw_bits, fold_keys, split_off_bits
+from batiste.core._draws import Arithmetic, draw_bits, fold_keys, small_constants, split_off_bits
 
 INIT = jax.nn.initializers
 WORDS = st.integers(0, 2**32 - 1)
@@ -102,7 +102,7 @@ def test_init_draws_what_the_initialiser_draws(impl: str, partitionable: bool) -
 @pytest.mark.parametrize("value", [0, 1.5, True], ids=str)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32], ids=lambda dtype: dtype.__name__)
 def test_small_constants_need_no_program(value: Any, dtype: Any) -> None:
-    (found,) = constants(jax.make_jaxpr(lambda: jnp.full((3, 2), value, dtype))()) or [None]
+    (found,) = small_constants(jax.make_jaxpr(lambda: jnp.full((3, 2), value, dtype))()) or [None]
     assert found is not None
     expected = jnp.full((3, 2), value, dtype)
     assert found.dtype == expected.dtype
@@ -110,9 +110,9 @@ def test_small_constants_need_no_program(value: Any, dtype: Any) -> None:
 
 
 def test_other_values_are_no_constants() -> None:
-    assert constants(jax.make_jaxpr(lambda: jnp.arange(3))()) is None
-    assert constants(jax.make_jaxpr(lambda: jnp.zeros(2**17))()) is None
-    assert constants(jax.make_jaxpr(lambda x: jnp.broadcast_to(x, (3,)))(1.0)) is None
+    assert small_constants(jax.make_jaxpr(lambda: jnp.arange(3))()) is None
+    assert small_constants(jax.make_jaxpr(lambda: jnp.zeros(2**17))()) is None
+    assert small_constants(jax.make_jaxpr(lambda x: jnp.broadcast_to(x, (3,)))(1.0)) is None
 
 
 def test_every_constant_of_init_has_memory_of_its_own() -> None:
@@ -121,6 +121,8 @@ def test_every_constant_of_init_has_memory_of_its_own() -> None:
             scope.param(name, INIT.zeros, (2**10,))
 
     params = core_init(model)(jax.random.key(0))[1]["params"]
+    made = jax.jit(core_init(model))(jax.random.key(0))[1]["params"]
+    assert len({leaf.unsafe_buffer_pointer() for tree in (params, made) for leaf in tree.values()}) == 6
     doubled = jax.jit(lambda params: jax.tree.map(lambda leaf: leaf + 1, params), donate_argnums=0)(params)
     again = core_init(model)(jax.random.key(0))[1]["params"]
     assert all(float(leaf.sum()) == 2**10 for leaf in doubled.values())

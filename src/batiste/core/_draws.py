@@ -24,7 +24,7 @@ import numpy as np
 from batiste.core._fingerprint import Fingerprint
 from batiste.core._trace import call_jaxpr, is_extended, is_literal, replace_equations
 
-__all__ = ["Arithmetic", "constants", "draw_bits", "fold_keys", "split_off_bits"]
+__all__ = ["Arithmetic", "draw_bits", "fold_keys", "is_fill", "small_constants", "split_off_bits"]
 
 _SIZES = (2**12, 2**16, 2**18, 2**20)
 """How many numbers the programs of random bits draw."""
@@ -114,19 +114,28 @@ def _threefry(key_0: Any, key_1: Any, x_0: Any, x_1: Any) -> tuple[Any, Any]:
     return x_0, x_1
 
 
-def constants(closed_jaxpr: Any) -> list[Any] | None:
-    """Return the results of a trace, if each is small and is one number that is written in, again and again."""
-    makers = {equation.outvars[0]: equation for equation in closed_jaxpr.jaxpr.eqns}
-    values: list[Any] = []
-    for atom in closed_jaxpr.jaxpr.outvars:
-        maker = None if is_literal(atom) else makers.get(atom)
-        if maker is None or maker.primitive.name != "broadcast_in_dim" or not is_literal(maker.invars[0]):
-            return None
-        if atom.aval.weak_type or atom.aval.size > _SMALL:
-            return None
-        value: Any = maker.invars[0].val
-        values.append(np.full(atom.aval.shape, value, atom.aval.dtype))
-    return values
+def is_fill(closed_jaxpr: Any) -> bool:
+    """Return whether every result of a trace is one number that is written in, again and again."""
+    return all(_filled(closed_jaxpr.jaxpr, atom) is not None for atom in closed_jaxpr.jaxpr.outvars)
+
+
+def small_constants(closed_jaxpr: Any) -> list[Any] | None:
+    """Return the results of a trace, if each is small and is one number that is written in."""
+    jaxpr = closed_jaxpr.jaxpr
+    numbers = [_filled(jaxpr, atom) for atom in jaxpr.outvars]
+    if any(number is None for number in numbers) or any(atom.aval.size > _SMALL for atom in jaxpr.outvars):
+        return None
+    return [
+        np.full(atom.aval.shape, number, atom.aval.dtype) for atom, number in zip(jaxpr.outvars, numbers, strict=True)
+    ]
+
+
+def _filled(jaxpr: Any, atom: Any) -> Any:
+    """Return the number that an output consists of; None if there is no such number."""
+    maker = next((equation for equation in jaxpr.eqns if atom in equation.outvars), None)
+    if maker is None or maker.primitive.name != "broadcast_in_dim" or not is_literal(maker.invars[0]):
+        return None
+    return None if atom.aval.weak_type else maker.invars[0].val
 
 
 class _CannotSplitError(Exception):

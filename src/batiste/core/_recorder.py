@@ -22,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from batiste.core._boxes import add_axis
-from batiste.core._draws import Arithmetic, constants, draw_bits, fold_keys, split_off_bits
+from batiste.core._draws import Arithmetic, draw_bits, fold_keys, is_fill, small_constants, split_off_bits
 from batiste.core._fingerprint import Fingerprint, fingerprint
 from batiste.core._frame import Frame, HasEffects
 from batiste.core._keys import fold_numbers
 from batiste.core._stacking import unstack
-from batiste.core._trace import call_jaxpr, current_trace, is_extended, is_tracer
+from batiste.core._trace import call_jaxpr, current_trace, has_tracer, is_extended, is_tracer
 
 if TYPE_CHECKING:
     from batiste.typing import Key
@@ -88,7 +88,7 @@ class _Noted:
         Yields:
           The arrays that the trace has; what is asked for next is made after the last is in the caller's hands.
         """
-        fixed = constants(self.closed_jaxpr)
+        fixed = small_constants(self.closed_jaxpr)
         if fixed is not None:
             yield from ([jax.device_put(value.copy()) for value in fixed] for _ in numbers)
             return
@@ -288,6 +288,8 @@ class Recorder:
             draw = functools.partial(_drawer(noted), key)
             if not grouped:
                 values = noted.values(key, numbers)
+            elif is_fill(noted.closed_jaxpr) and has_tracer(first_value := draw(numbers[0])):
+                values = [first_value] * len(places)  # the results of a program have memory of their own
             elif key is not None and len(places) > 1:
                 values = unstack(jax.lax.map(draw, np.stack(numbers)), len(places))
             else:
