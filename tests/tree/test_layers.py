@@ -1,5 +1,7 @@
 """Layers apart and stacked: exact inverses, in Optax states and on disk too."""
 
+from typing import Any
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -218,3 +220,53 @@ def test_taken_names_are_listed():
 def test_what_is_no_array_is_an_error():
     with pytest.raises(errors.NotAnArrayError, match="h_0: str"):
         tree.stack_layers({"h_0": "x"}, "h")
+
+
+# --- masks and labels for parameters that are kept stacked
+
+
+def wide(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: len(leaf.shape) > 1, params)
+
+
+PARAMS = {
+    "h_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
+    "h_1": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
+    "norm": {"scale": jnp.ones(3)},
+}
+
+
+def test_a_mask_is_made_of_layers_apart() -> None:
+    stacked = tree.stack_layers(PARAMS, "h")
+    assert tree.by_layer(wide, "h")(stacked) == {"h": {"kernel": True, "bias": False}, "norm": {"scale": False}}
+    assert wide(stacked) == {"h": {"kernel": True, "bias": True}, "norm": {"scale": False}}
+
+
+def test_labels_may_be_a_prefix() -> None:
+    labels = tree.by_layer(lambda _: {"h_0": "slow", "h_1": "slow", "norm": "fast"}, "h")
+    assert labels(tree.stack_layers(PARAMS, "h")) == {
+        "h": {"kernel": "slow", "bias": "slow"},
+        "norm": {"scale": "fast"},
+    }
+
+
+def test_labels_that_differ_between_layers_are_an_error() -> None:
+    labels = tree.by_layer(lambda params: tree.label(params, {"h_1/kernel": "frozen", "**": "train"}), "h")
+    with pytest.raises(errors.UnequalLayersError, match="h_1/kernel: 'frozen', in layer 0 'train'"):
+        labels(tree.stack_layers(PARAMS, "h"))
+
+
+def test_training_stacked_with_a_mask_is_training_apart() -> None:
+    grads = jax.tree.map(lambda leaf: leaf * 0.5, PARAMS)
+
+    def trained(params: Any, grads: Any, mask: Any) -> Any:
+        optimizer = optax.adamw(0.1, weight_decay=0.5, mask=mask)
+        state = optimizer.init(params)
+        for _ in range(2):
+            updates, state = jax.jit(optimizer.update)(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    apart = trained(PARAMS, grads, wide)
+    stacked = trained(tree.stack_layers(PARAMS, "h"), tree.stack_layers(grads, "h"), tree.by_layer(wide, "h"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), tree.unstack_layers(stacked, "h"), apart)

@@ -1,17 +1,55 @@
-"""Algebra over nested dicts and any other pytree of arrays: paths, patterns, and what can be done by them."""
+"""Algebra over nested dicts and any other pytree of arrays: paths, patterns, and what can be done by them.
 
-from batiste.tree._average import add_scaled, average, interpolate
-from batiste.tree._count import Total, bytes, count, totals  # noqa: A004 - `tree.bytes` beside `tree.count`
-from batiste.tree._diff import Diff, Difference, diff
-from batiste.tree._layers import stack_layers, unstack_layers
-from batiste.tree._lazy import LazyArray
-from batiste.tree._lora import lora_init, lora_merge
-from batiste.tree._map import cast, label, map  # noqa: A004 - `tree.map` is what JAX calls it too
-from batiste.tree._names import join_path, path_string, split_path
-from batiste.tree._paths import flatten, get, items, unflatten
-from batiste.tree._patterns import Pattern, PatternLike, Patterns, compile_pattern
-from batiste.tree._rename import rename
-from batiste.tree._select import exclude, merge, partition, paths, select
+A name's file is loaded when the name is first asked for: the files that lazy and NumPy arrays need do without JAX.
+"""
+
+import importlib as _importlib
+import types as _types
+import typing as _typing
+
+if _typing.TYPE_CHECKING:
+    from batiste.tree._average import add_scaled, average, interpolate
+    from batiste.tree._count import Total, bytes, count, totals  # noqa: A004 - `tree.bytes` beside `tree.count`
+    from batiste.tree._diff import Diff, Difference, diff
+    from batiste.tree._layers import by_layer, stack_layers, unstack_layers
+    from batiste.tree._lazy import LazyArray
+    from batiste.tree._lora import lora_init, lora_merge
+    from batiste.tree._map import cast, label, map  # noqa: A004 - `tree.map` is what JAX calls it too
+    from batiste.tree._names import join_path, path_string, split_path
+    from batiste.tree._paths import flatten, get, items, unflatten
+    from batiste.tree._patterns import Pattern, PatternLike, Patterns, compile_pattern
+    from batiste.tree._rename import rename
+    from batiste.tree._select import exclude, merge, partition, paths, select
+else:
+    _HOMES = _types.MappingProxyType(
+        {
+            "_average": ("add_scaled", "average", "interpolate"),
+            "_count": ("Total", "bytes", "count", "totals"),
+            "_diff": ("Diff", "Difference", "diff"),
+            "_layers": ("by_layer", "stack_layers", "unstack_layers"),
+            "_lazy": ("LazyArray",),
+            "_lora": ("lora_init", "lora_merge"),
+            "_map": ("cast", "label", "map"),
+            "_names": ("join_path", "path_string", "split_path"),
+            "_paths": ("flatten", "get", "items", "unflatten"),
+            "_patterns": ("Pattern", "PatternLike", "Patterns", "compile_pattern"),
+            "_rename": ("rename",),
+            "_select": ("exclude", "merge", "partition", "paths", "select"),
+        }
+    )
+
+    def __getattr__(name: str) -> object:
+        home = next((home for home, names in _HOMES.items() if name in names), None)
+        if home is None:
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        found = getattr(_importlib.import_module(f"{__name__}.{home}"), name)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "Diff",
@@ -23,6 +61,7 @@ __all__ = [
     "Total",
     "add_scaled",
     "average",
+    "by_layer",
     "bytes",
     "cast",
     "compile_pattern",

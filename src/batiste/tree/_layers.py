@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import jax
@@ -36,7 +36,7 @@ from batiste.tree._leaves import check_arrays, dtype_of, leaf_text, shape_of
 from batiste.tree._names import Parts, join_path
 from batiste.tree._patterns import Pattern, Patterns, as_patterns
 
-__all__ = ["stack_layers", "unstack_layers"]
+__all__ = ["by_layer", "stack_layers", "unstack_layers"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,6 +133,57 @@ def unstack_layers(tree: Any, name: str, *, within: Patterns = "**", layers: int
             containers |= _moved(walked.containers, (*parent, name), (*parent, f"{name}_{index}"))
         _forget(containers, parent, {name})
     return _rebuilt(rest, containers)
+
+
+def by_layer(function: Callable[[Any], Any], name: str, *, within: Patterns = "**") -> Callable[[Any], Any]:
+    """Return a function of parameters that are kept stacked, for a mask or labels that are made of layers kept apart.
+
+    ``optax.adamw(1e-3, mask=by_layer(mask, "h"))`` asks ``mask`` about ``h_0/Dense_0/bias`` of one dimension, where the
+    parameters hold ``h/Dense_0/bias`` of two.
+
+    Args:
+      function: takes the tree with its layers apart, each leaf a ``jax.ShapeDtypeStruct``, and returns a tree of that
+        structure, or a prefix of it: truth values for ``optax.masked``, labels for ``optax.multi_transform``.
+      name: the level that holds the stacked layers.
+      within: patterns for the path of the level above.
+
+    Returns:
+      A function of the stacked tree. It raises ``UnequalLayersError`` if ``function`` says of a leaf one thing in one
+      layer and another in the next; the error lists each such leaf. It raises ``NoLayersError`` if there are no layers.
+    """
+
+    def of_stacked(tree: Any) -> Any:
+        leaves: list[Any] = jax.tree.leaves(tree)
+        treedef = cast("Any", jax.tree.structure(tree))
+        shapes = [jax.ShapeDtypeStruct(shape_of(leaf), dtype_of(leaf)) for leaf in leaves]
+        apart = unstack_layers(jax.tree.unflatten(treedef, shapes), name, within=within)
+        numbers = [np.full([max(extent, 1) for extent in leaf.shape[:1]], at) for at, leaf in enumerate(shapes)]
+        origins = unstack_layers(jax.tree.unflatten(treedef, numbers), name, within=within)
+
+        def spread(label: Any, below: Any) -> Any:
+            return jax.tree.unflatten(
+                cast("Any", jax.tree.structure(below)), [_Said(label)] * len(jax.tree.leaves(below))
+            )
+
+        said = jax.tree.map(spread, function(apart), apart)
+        found: dict[int, Any] = {}
+        lines: list[str] = []
+        for (parts, origin), answer in zip(walk(origins).leaves.items(), jax.tree.leaves(said), strict=True):
+            first = found.setdefault(int(np.ravel(origin)[0]), answer)
+            if first.label != answer.label:
+                lines.append(f"  {join_path(parts)}: {answer.label!r}, in layer 0 {first.label!r}")
+        if lines:
+            raise UnequalLayersError(lines="\n".join(lines))
+        return jax.tree.unflatten(treedef, [found[at].label for at in range(len(leaves))])
+
+    return of_stacked
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Said:
+    """What a function says of a leaf, be it None."""
+
+    label: Any
 
 
 def _atoms(walked: Walk) -> dict[Parts, Any]:
