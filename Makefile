@@ -4,19 +4,21 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_TORCH ?= .venv-torch
+VENV_FUZZ ?= .venv-fuzz
 WORKERS ?= 2
 ARGS ?=
 
 PY := $(VENV)/bin/python
 
 .NOTPARALLEL:
-.PHONY: help demo test test-matrix test-pretrained check format bench docs
+.PHONY: help demo test test-matrix test-pretrained test-fuzz check format bench docs
 
 help:
 	@echo "make demo         train on handwritten digits       (ARGS=\"--data fashion-mnist --data-dir DIR\")"
 	@echo "make test         run the tests                     (ARGS=\"tests/core -k scope\", WORKERS=0)"
 	@echo "make test-matrix  run them on Python 3.11 and 3.12, each with the newest JAX there"
 	@echo "make test-pretrained  compare importers with PyTorch and with four pretrained models (VENV_TORCH=.venv-torch)"
+	@echo "make test-fuzz    attack readers with hostile files    (ARGS=\"npz --seconds 600\", VENV_FUZZ=.venv-fuzz)"
 	@echo "make check        ruff and pyright"
 	@echo "make format       let ruff format and fix"
 	@echo "make bench        print and write the benchmark tables"
@@ -35,6 +37,11 @@ test-matrix:
 test-pretrained:
 	@$(MAKE) --no-print-directory VENV=$(VENV_TORCH) $(VENV_TORCH)/.stamp-weights
 	$(VENV_TORCH)/bin/python -m pytest tests/pretrained $(ARGS)
+
+# The fuzzer has an environment of its own. Findings are in build/fuzz; the tests have a short form of the same attack.
+test-fuzz:
+	@$(MAKE) --no-print-directory VENV=$(VENV_FUZZ) $(VENV_FUZZ)/.stamp-fuzz
+	$(VENV_FUZZ)/bin/python -m tests.fuzz $(ARGS)
 
 check: $(VENV)/.stamp-check
 	$(PY) -m ruff check

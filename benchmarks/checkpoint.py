@@ -5,10 +5,13 @@ one of a few large leaves, one of 2,000. Medians of some rounds, in which the pr
 Orbax for folders and to safetensors for single files. Times are of a warm page cache and with every flush to the disk
 that a program makes.
 
-The last lines say what digests and the manifest cost, measured inside the same saves and restores.
+``restore`` checks every digest, where there are any; ``unchecked`` is the same without that. The last lines say what
+digests cost: the same saves with a digest that takes no time.
 """
 
 import argparse
+import contextlib
+import importlib
 import importlib.util
 import logging
 import os
@@ -20,6 +23,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -34,8 +38,13 @@ from batiste import checkpoint, tree
 from benchmarks import results
 
 Action = Callable[[], Any]
+DIGESTS = (
+    ("batiste.checkpoint._save", "digest_array"),
+    ("batiste.checkpoint._save", "digest_files"),
+    ("batiste.checkpoint._safetensors", "digest_array"),
+)
 Contender = dict[str, Action]
-OPERATIONS = ("save", "open", "restore", "part")
+OPERATIONS = ("save", "open", "restore", "unchecked", "part")
 
 
 def make_tree(megabytes: int, leaves: int) -> dict[str, Any]:
@@ -58,6 +67,7 @@ def ours(path: Path, made: dict[str, Any]) -> Contender:
         "save": lambda: checkpoint.save(path, made),
         "open": lambda: checkpoint.open(path),
         "restore": lambda: checkpoint.restore(path),
+        "unchecked": lambda: checkpoint.restore(path, verify=False),
         "part": part,
     }
 
@@ -153,36 +163,44 @@ def measure(made: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
 
 def report(title: str, found: dict[str, dict[str, float]]) -> None:
     print(f"\n{title}")
-    print(f"{'':26}" + "".join(f"{operation + ' ms':>12}{'ratio':>8}" for operation in OPERATIONS))
+    print(f"{'':26}" + "".join(f"{operation + ' ms':>13}{'ratio':>8}" for operation in OPERATIONS))
     for name, row in found.items():
         folder = name.startswith("Orbax") or name.endswith("folder")
         base = found["Orbax v1" if folder else "safetensors"]
         cells = "".join(
-            f"{1e3 * row[operation]:12.1f}{row[operation] / base[operation]:8.2f}"
+            f"{1e3 * row[operation]:13.1f}{row[operation] / base.get(operation, base['restore']):8.2f}"
             if operation in row
-            else f"{'-':>12}{'':8}"
+            else f"{'-':>13}{'':8}"
             for operation in OPERATIONS
         )
         print(f"{name:26}{cells}")
 
 
-def price_of_digests(made: dict[str, Any], save: float) -> None:
-    """What a save spends on digests: of every leaf before, and of every file after."""
-    from batiste.checkpoint._arrays import digest_array
-    from batiste.checkpoint._files import digest_files
+def price_of_digests(made: dict[str, Any], rounds: int) -> dict[str, float]:
+    """The part of a save that digests take: saves with and without them take turns, and the fastest of each count."""
 
-    leaves = jax.tree.leaves(made)
+    def nothing(*_: Any) -> str:
+        return "0" * 32
+
+    shares: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(Path(folder, "one"), made)
-        seconds: list[float] = []
-        for _ in range(5):
-            start = time.perf_counter()
-            for leaf in leaves:
-                digest_array(leaf)
-            digest_files(Path(folder, "one"))
-            seconds.append(time.perf_counter() - start)
-    spent = statistics.median(seconds)
-    print(f"digests of leaves and files: {1e3 * spent:.1f} ms, {100 * spent / save:.1f}% of a save")
+        for name in ("folder", "file.safetensors"):
+            seconds: dict[bool, list[float]] = {True: [], False: []}
+            for number in range(2 * max(rounds, 5) + 2):
+                checked = number % 2 == 0
+                remove(Path(folder, name))
+                with contextlib.ExitStack() as stack:
+                    for module, function in DIGESTS if not checked else ():
+                        replaced = nothing if function != "digest_files" else lambda _: dict[str, Any]()
+                        stack.enter_context(mock.patch.object(importlib.import_module(module), function, replaced))
+                    start = time.perf_counter()
+                    checkpoint.save(Path(folder, name), made)
+                    if number > 1:
+                        seconds[checked].append(time.perf_counter() - start)
+            with_them, without = (min(seconds[checked]) for checked in (True, False))
+            shares[name] = (with_them - without) / with_them
+            print(f"digests, {name}: {1e3 * (with_them - without):.1f} ms, {100 * shares[name]:.1f}% of a save")
+    return shares
 
 
 def main() -> None:
@@ -192,6 +210,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="a folder for checkpoint.json")
     options = parser.parse_args()
     tables: dict[str, dict[str, dict[str, float]]] = {}
+    shares: dict[str, dict[str, float]] = {}
     warnings.simplefilter("ignore")
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     for leaves in (max(1, options.size_mb // 10), 2000):
@@ -199,10 +218,12 @@ def main() -> None:
         found = measure(made, options.rounds)
         title = f"{options.size_mb} MB in {leaves} leaves, medians of {options.rounds}"
         report(title, found)
-        price_of_digests(made, found["batiste, folder"]["save"])
+        shares[title] = price_of_digests(made, options.rounds)
         tables[title] = found
     if options.results:
-        results.write(options.results, "checkpoint", {"machine": results.machine(), "tables": tables})
+        results.write(
+            options.results, "checkpoint", {"machine": results.machine(), "tables": tables, "digests": shares}
+        )
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def _repeat_rows() -> list[Row]:
                 Bar("compile", 1.3, "raw_scan", "repeat_scan", words="the hand-written scan"),
                 Bar("run", 1.05, "raw_scan", "repeat_stacked", words="the hand-written scan"),
             ]
-        if depth <= 24:
+        if depth in {24, 48}:
             bars.append(Bar("run", 1.0, "raw", "repeat_scan", words="unrolled"))
         always = unrolled if depth == 12 else ()
         rows.append(

@@ -13,6 +13,9 @@ import numpy as np
 
 from batiste import checkpoint
 
+KEPT = ("kept", "kept.safetensors", "kept.npz", "kept.msgpack")
+CONVERTED = ("converted.safetensors", "converted")
+
 
 def values(number, count=6, size=30_000):
     """The tree number ``number``: every leaf says which it is."""
@@ -28,8 +31,8 @@ def say(*words):
 def save_until_killed(folder, seed):
     run = checkpoint.Manager(f"{folder}/run", keep=[checkpoint.KeepLast(2)])
     number = 1000 * (1 + seed)
-    checkpoint.save(f"{folder}/kept", values(number), overwrite=True)
-    checkpoint.save(f"{folder}/kept.safetensors", values(number), overwrite=True)
+    for name in KEPT:
+        checkpoint.save(f"{folder}/{name}", values(number), overwrite=True)
     say("ready")
     while True:
         number += 1
@@ -38,9 +41,10 @@ def save_until_killed(folder, seed):
         else:
             run.save(number, values(number))
         say("run", number)
-        checkpoint.save(f"{folder}/kept", values(number), overwrite=True)
-        checkpoint.save(f"{folder}/kept.safetensors", values(number), overwrite=True)
-        checkpoint.save(f"{folder}/converted.safetensors", checkpoint.open(f"{folder}/kept"), overwrite=True)
+        for name in KEPT:
+            checkpoint.save(f"{folder}/{name}", values(number), overwrite=True)
+        for name in CONVERTED:
+            checkpoint.save(f"{folder}/{name}", checkpoint.open(f"{folder}/kept"), overwrite=True)
         say("kept", number)
 
 

@@ -11,7 +11,10 @@ import optax
 from batiste import tree
 
 KINDS = ("folder", "file.safetensors")
-"""The two formats that are written; the name decides."""
+"""The two formats that are made for checkpoints; the name decides."""
+
+WHOLE = (*KINDS, "file.npz")
+"""The formats that hold all that can be said of a tree."""
 
 
 class Pair(NamedTuple):

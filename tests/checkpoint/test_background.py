@@ -83,6 +83,18 @@ def test_a_program_that_ends_has_saved(fresh_python, tmp_path, kind):
     assert_same(checkpoint.restore(tmp_path / kind), {"w": np.arange(10)})
 
 
+def test_a_save_that_can_start_no_thread(tmp_path, monkeypatch):
+    """As when Python ends, in some releases: what a thread would have done is done without one."""
+
+    def refuse(*_):
+        message = "can't create new thread at interpreter shutdown"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", refuse)
+    checkpoint.save(tmp_path / "one.safetensors", {"w": np.ones(1 << 19)})
+    assert checkpoint.verify(tmp_path / "one.safetensors").digests
+
+
 def test_a_program_that_ends_says_what_it_has_not_saved(fresh_python, tmp_path):
     (tmp_path / "file").write_text("")
     source = (

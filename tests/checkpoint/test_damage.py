@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import shutil
 
 import jax
@@ -11,12 +12,12 @@ import numpy as np
 import pytest
 
 from batiste import checkpoint, errors
-from tests.checkpoint.support import KINDS, assert_same, files_of, flip_bit, training
+from tests.checkpoint.support import WHOLE, assert_same, files_of, flip_bit, training
 
 FLIPS = int(os.environ.get("BATISTE_BIT_FLIPS", "40"))
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=WHOLE)
 def saved(request, tmp_path):
     path = tmp_path / request.param
     checkpoint.save(path, training(width=32), step=3, metadata={"note": "x" * 50})
@@ -73,14 +74,15 @@ def test_the_leaf_is_named(saved):
             flip_bit(file, 8 * (at + 1000) + 5)
             break
     for text in refused(saved, state):
-        assert "params/h_1/kernel: the digest of float32[32,32] does not fit" in text
+        assert re.search(r"params/h_1/kernel: (the digest of float32\[32,32\] does not fit|Bad CRC-32)", text)
     opened = checkpoint.open(saved)
     with pytest.raises(errors.DamagedCheckpointError, match="params/h_1/kernel"):
         opened.lazy("params/h_1/kernel").read()
     assert opened.lazy("params/h_2/kernel").read().shape == (32, 32)
     part = {"params": {"head": state["params"]["head"]}}
     assert_same(checkpoint.restore(saved, part, extra="drop"), part)  # what is asked for is whole
-    assert_same(jax.tree.structure(checkpoint.restore(saved, verify=False)), jax.tree.structure(state))
+    if saved.suffix != ".npz":  # a zip has checksums of its own, which no one can leave out
+        assert_same(jax.tree.structure(checkpoint.restore(saved, verify=False)), jax.tree.structure(state))
 
 
 def test_every_damaged_leaf_is_named(saved):

@@ -63,13 +63,14 @@ def newer(folder, _):
 
 
 PROGRAMS = {
-    errors.CheckpointArgumentError: lambda folder, _: checkpoint.save(folder / "one.npz", ONE),
+    errors.CheckpointArgumentError: lambda folder, _: checkpoint.save(folder / "one.pt", ONE),
     errors.CheckpointExistsError: exists,
     errors.CheckpointFormatError: newer,
     errors.CheckpointMismatchError: mismatch,
     errors.CheckpointNotFoundError: lambda folder, _: checkpoint.open(folder / "one"),
     errors.CheckpointWriteError: write,
     errors.DamagedCheckpointError: damaged,
+    errors.FormatLossError: lambda folder, _: checkpoint.save(folder / "one.msgpack", ONE, step=1),
     errors.MissingPackageError: package,
     errors.NoStepError: lambda folder, _: checkpoint.Manager(folder).open(),
     errors.RefusedCheckpointError: refused,

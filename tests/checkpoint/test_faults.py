@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from batiste import checkpoint
-from tests.checkpoint.killed import values
+from tests.checkpoint.killed import CONVERTED, KEPT, values
 from tests.checkpoint.support import assert_same
 
 KILLS = int(os.environ.get("BATISTE_KILLS", "12"))
@@ -63,16 +63,16 @@ def test_killed_at_random(tmp_path, program):
         assert {check(run.path(step)) for step in steps} == set(steps)
         if "run" in done:
             assert done["run"] <= max(steps) <= done["run"] + 1
-        for name in ("kept", "kept.safetensors"):
+        for name in KEPT:
             assert check(tmp_path / name) >= done.get("kept", 0)
-        if (tmp_path / "converted.safetensors").exists():
-            check(tmp_path / "converted.safetensors")
+        for name in CONVERTED:
+            if (tmp_path / name).exists():
+                check(tmp_path / name)
         left += len(checkpoint.leftovers(tmp_path)) + len(run.leftovers())
         if seed % 2:
             checkpoint.cleanup(tmp_path)
             run.cleanup()
             assert checkpoint.leftovers(tmp_path) == run.leftovers() == []
             assert run.steps() == steps
-            names = {entry.name for entry in tmp_path.iterdir()}
-            assert names <= {"run", "kept", "kept.safetensors", "converted.safetensors"}
+            assert {entry.name for entry in tmp_path.iterdir()} <= {"run", *KEPT, *CONVERTED}
     assert left  # some were killed in the middle of a save

@@ -9,12 +9,16 @@ import sys
 import zipfile
 from pathlib import Path
 
+import flax.serialization
 import jax
 import msgpack
 import numpy as np
+import orbax.checkpoint
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from orbax.checkpoint import v1
+from safetensors.numpy import save_file
 
 from batiste import checkpoint, errors
 from batiste.checkpoint._arrays import digest_bytes
@@ -273,6 +277,47 @@ def test_any_bytes_are_a_checkpoint_error(tmp_path_factory, data, start):
             checkpoint.restore(path)
 
 
+def mutated(data, rng):
+    """The bytes of a file with a bit flipped, an end cut off, a page zeroed, something put in or taken out."""
+    at = int(rng.integers(max(1, len(data))))
+    some = bytes(rng.integers(0, 256, 3, dtype=np.uint8))
+    return (
+        data[:at] + bytes(byte ^ (1 << int(rng.integers(8))) for byte in data[at : at + 1]) + data[at + 1 :],
+        data[:at],
+        data[:at] + bytes(len(data[at : at + 16])) + data[at + 16 :],
+        data[:at] + some + data[at:],
+        data[:at] + data[at + int(rng.integers(1, 9)) :],
+    )[int(rng.integers(5))]
+
+
+FOREIGN = {
+    "v0": lambda path, made: orbax.checkpoint.PyTreeCheckpointer(use_ocdbt=False).save(path, made),
+    "v1": v1.save,
+    "flax.msgpack": lambda path, made: path.write_bytes(flax.serialization.to_bytes(made)),
+    "numpy.npz": lambda path, made: np.savez(path, **made["params"]),
+    "packed.npz": lambda path, made: np.savez_compressed(path, **made["params"]),
+    "other.safetensors": lambda path, made: save_file(made["params"], path),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.filterwarnings("ignore")  # of NumPy and Orbax about what they read and about themselves
+def test_damaged_files_of_others(tmp_path, name):
+    """They have no digests, so damage may go unnoticed; but it never is anything else than an error of this library."""
+    FOREIGN[name](tmp_path / name, {"params": {"k": np.ones((4, 4), np.float32), "b": np.zeros(3)}, "step": 5})
+    rng = np.random.default_rng(0)
+    files = files_of(tmp_path / name)
+    for _ in range(60):
+        file = files[int(rng.integers(len(files)))]
+        whole = file.read_bytes()
+        file.write_bytes(mutated(whole, rng))
+        for load in (checkpoint.restore, checkpoint.verify, lambda path: checkpoint.open(path)["**"]):
+            with contextlib.suppress(errors.BatisteError):
+                load(tmp_path / name)
+        file.write_bytes(whole)
+    checkpoint.restore(tmp_path / name)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -280,25 +325,49 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150)
-@given(
-    part=st.sampled_from(
-        ["leaves", "containers", "step", "files", "axes", "storage", "metadata", "saved_at", "layers", "versions"]
-    ),
-    value=JSON,
-    leaf=st.none() | st.sampled_from(["shape", "dtype", "bytes", "xxh3_128", "key", "python"]),
+PARTS = st.sampled_from(
+    ["leaves", "containers", "step", "files", "axes", "storage", "metadata", "saved_at", "layers", "versions"]
 )
-def test_any_manifest_is_a_checkpoint_error(tmp_path_factory, part, value, leaf):
-    text = Manifest({"a": Record((2,), "float32", 8, "0" * 32)}).to_text()
-    body = json.loads(text)
-    if leaf is None:
-        body[part] = value
-    else:
+WORDS = st.sampled_from(["dict", "tuple", "namedtuple", "none", "dataclass", "stacked", "int", "optax", "EmptyState"])
+ROWS = st.dictionaries(
+    st.sampled_from(["kind", "keys", "size", "fields", "module", "name", "layout", "count"]), JSON | WORDS, max_size=4
+)
+LEAF_PARTS = st.none() | st.sampled_from(["shape", "dtype", "bytes", "xxh3_128", "key", "python"])
+
+
+@settings(max_examples=150)
+@given(part=PARTS, value=JSON | ROWS, at=st.none() | st.sampled_from(["", "a", "b", "b/c", "b/0"]), leaf=LEAF_PARTS)
+def test_any_manifest_is_a_checkpoint_error(tmp_path_factory, part, value, at, leaf):
+    """Whatever a manifest says, well signed: it is refused, or all that can be done with it is harmless."""
+    base = tmp_path_factory.getbasetemp() / "manifest"
+    base.mkdir(exist_ok=True)
+    checkpoint.save(base / "one.npz", {"a": np.ones(2, np.uint32), "b": {"c": np.ones((2, 3))}}, overwrite=True)
+    made = checkpoint.open(base / "one.npz").manifest
+    body = json.loads(made.to_text())
+    if leaf is not None:
         body["leaves"]["a"][leaf] = value
+    elif at is not None and isinstance(body[part], dict):
+        body[part][at] = value
+    else:
+        body[part] = value
     del body["digest"]
     start, rest = '{"format":"batiste.checkpoint","version":1,"digest":"', '",' + json.dumps(body)[1:]
-    folder = tmp_path_factory.getbasetemp() / "manifest"
-    folder.mkdir(exist_ok=True)
-    (folder / "batiste.json").write_text(start + digest_bytes(start.encode(), rest.encode()) + rest)
-    with contextlib.suppress(errors.CheckpointError):
-        checkpoint.restore(folder)
+    text = start + digest_bytes(start.encode(), rest.encode()) + rest
+    (base / "folder").mkdir(exist_ok=True)
+    (base / "folder" / "batiste.json").write_text(text)
+    with contextlib.suppress(errors.BatisteError):
+        checkpoint.restore(base / "folder")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Manifest, "to_text", lambda _: text)
+        checkpoint.save(base / "two.npz", checkpoint.open(base / "one.npz"), overwrite=True)
+    with contextlib.suppress(errors.BatisteError):
+        opened = checkpoint.open(base / "two.npz")
+        for use in (
+            checkpoint.restore,
+            checkpoint.verify,
+            repr,
+            lambda opened: checkpoint.save(base / "three.safetensors", opened, overwrite=True),
+            lambda opened: checkpoint.save(base / "three.safetensors", opened["**"], overwrite=True),
+        ):
+            with contextlib.suppress(errors.BatisteError):
+                use(opened)

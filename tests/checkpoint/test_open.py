@@ -82,7 +82,7 @@ def test_the_lazy_tree_is_the_tree(tmp_path, kind):
     for path, leaf in tree.flatten(lazy).items():
         if path not in ("step", "rngs/dropout"):
             assert same_leaf(leaf.read(), flat[path])
-    assert lazy["rngs"]["dropout"].shape == (2,)
+    assert same_leaf(lazy["rngs"]["dropout"], state["rngs"]["dropout"])  # a key cannot be lazy
 
 
 def test_a_part_keeps_its_containers(tmp_path):
@@ -153,5 +153,5 @@ def test_arguments_that_cannot_work(tmp_path):
         with pytest.raises(errors.CheckpointArgumentError):
             checkpoint.save(tmp_path / "one", made, **options)
     with pytest.raises(errors.CheckpointArgumentError, match="read only"):
-        checkpoint.save(tmp_path / "one.npz", made)
+        checkpoint.save(tmp_path / "one.pt", made)
     assert list(tmp_path.iterdir()) == []

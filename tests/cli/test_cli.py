@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import serialization
 from typer.testing import CliRunner
 
 from batiste import checkpoint, tree
 from batiste.cli._app import app
 from batiste.cli._report import Exit
+from batiste.cli._say import say_json
+from tests.fuzz.targets import signed
 
 
 def weights(scale=1.0):
@@ -278,7 +281,7 @@ class TestChanges:
         refused("checkpoint/damaged", "unstack", "stacked.safetensors", "apart", "h")
         assert not Path("apart").exists()
 
-    @pytest.mark.parametrize("name", ["copy", "copy.safetensors"])
+    @pytest.mark.parametrize("name", ["copy", "copy.safetensors", "copy.npz"])
     def test_convert(self, name):
         done("convert", "run", name)
         old, new = checkpoint.open("run").manifest, checkpoint.open(name).manifest
@@ -293,7 +296,23 @@ class TestChanges:
         np.savez("plain.npz", **{"encoder/kernel": np.ones((2, 3))})
         done("convert", "plain.npz", "plain.safetensors")
         assert "every digest fits" in done("verify", "plain.safetensors")
-        assert ".npz" in refused("checkpoint/argument", "convert", "run", "run.npz")
+        assert ".pt" in refused("checkpoint/argument", "convert", "run", "run.pt")
+
+    def test_convert_to_flax(self):
+        """Containers are kept as Flax keeps them; what has no place there is lost only when that is said."""
+        for also in ((), ("--dry-run",)):
+            told = refused("checkpoint/format-loss", "convert", "run", "run.msgpack", *also)
+            assert "the step: 7; metadata: note; logical names of axes: params/head/kernel; the type of " in told
+            assert "--lossy" in told
+        assert done("convert", "run", "run.msgpack", "--lossy", "--dry-run").startswith("would write run.msgpack: ")
+        assert not Path("run.msgpack").exists()
+        done("convert", "run", "run.msgpack", "--lossy")
+        made = serialization.msgpack_restore(Path("run.msgpack").read_bytes())
+        assert made["opt_state"]["0"]["count"] == 0
+        assert not tree.diff(made["params"], weights()["params"])
+        assert "--lossy" in refused("checkpoint/format-loss", "rename", "run", "a.msgpack", "name=title", "--dry-run")
+        done("select", "weights.safetensors", "part.msgpack", "params/**", "--lossy")
+        assert done("diff", "weights.safetensors", "part.msgpack") == "no differences in 7 leaves\n"
 
 
 @pytest.mark.usefixtures("here")
@@ -347,3 +366,38 @@ class TestOutput:
             assert "No space" in refused("checkpoint/write", "convert", "run", "out.safetensors", "--force")
         assert Path("out.safetensors").read_bytes() == before
         assert checkpoint.leftovers(".") == []
+
+
+class TestHostile:
+    """Names and metadata of strangers, printed."""
+
+    @pytest.fixture
+    def odd(self, tmp_path, monkeypatch):
+        """Return a function that writes the folder `odd` with a manifest in which some words were exchanged."""
+        monkeypatch.chdir(tmp_path)
+        plain = {name: checkpoint.Record((), "python", 0, kind="int", value=1) for name in ("first", "second")}
+        text = checkpoint.Manifest(plain, metadata={"scale": 1.5}).to_text()
+        Path("odd").mkdir()
+
+        def write(**words):
+            changed = text
+            for word, other in words.items():
+                changed = changed.replace(f'"{word}"', other)
+            Path("odd/batiste.json").write_text(signed(changed.replace("1.5", "Infinity")), encoding="utf-8")
+
+        return write
+
+    def test_names_that_would_steer_a_terminal(self, odd):
+        odd(first=r'"\u001b[2J\u0007evil\nname"', second=r'"half\ud800"')
+        for arguments in (("show", "odd"), ("show", "odd", "--paths"), ("diff", "odd", "odd", "--json")):
+            assert done(*arguments).replace("\n", "").isprintable()
+        assert done("show", "odd", "--paths").splitlines() == [r"\x1b[2J\x07evil\nname", r"half\ud800"]
+        leaves = json.loads(done("show", "odd", "--json"))["leaves"]
+        assert [leaf["path"] for leaf in leaves] == ["\x1b[2J\x07evil\nname", "half\ud800"]
+
+    def test_metadata_that_json_does_not_have(self, odd, capsys):
+        odd()
+        assert json.loads(done("show", "odd", "--json"))["metadata"] == {"scale": "inf"}
+        deep = "[" * 900 + "]" * 900  # deeper than the writer with indents goes from here
+        say_json(json.loads(deep))
+        assert "".join(capsys.readouterr().out.split()) == deep

@@ -8,6 +8,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -110,6 +111,41 @@ print([name for name in heavy if name in sys.modules])
     answer = fresh_python(program)
     assert answer.stdout == "[]\n", answer.stderr
     assert fresh_python("import sys, batiste; print('typer' in sys.modules)").stdout == "False\n"
+
+
+NEEDS_NO_ARRAY = (
+    "show weights.safetensors",
+    "show weights.safetensors w/**",
+    "show weights.safetensors nothing/**",  # an error, with the nearest path in it
+    "show run --json",
+    "show run --paths",
+    "show weights.safetensors --stats",
+    "diff weights.safetensors run --no-values",
+    "diff weights.safetensors run",
+    "verify weights.safetensors",
+    "select weights.safetensors out w/a --dry-run",
+    "convert weights.safetensors out --dry-run",
+)
+
+
+@pytest.mark.parametrize("line", NEEDS_NO_ARRAY)
+def test_no_jax_where_no_array_is_needed(line, tmp_path, monkeypatch, fresh_python):
+    """It takes longer to load than all the rest; what reads arrays one by one does with NumPy."""
+    monkeypatch.chdir(tmp_path)
+    tree = {"w": {"a": np.ones(3, np.float32), "b": [np.zeros(2, ml_dtypes.bfloat16), None]}, "step": 3}
+    checkpoint.save("weights.safetensors", tree)
+    checkpoint.save("run", tree)
+    program = """
+import atexit, sys
+from batiste.cli import main
+heavy = "jax", "optax", "orbax", "torch", "batiste.core"
+atexit.register(lambda: print([name for name in heavy if name in sys.modules], file=sys.stderr))
+sys.argv[0] = "batiste"
+main()
+"""
+    answer = fresh_python(program, *line.split())
+    assert answer.returncode == (Exit.ERROR if "nothing" in line else Exit.OK), answer.stderr
+    assert answer.stderr.endswith("[]\n"), answer.stderr
 
 
 def test_without_typer(fresh_python):

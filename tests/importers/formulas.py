@@ -26,6 +26,14 @@ def linear(state, x):
     return x @ state["weight"].T.astype(np.float64) + state.get("bias", 0.0)
 
 
+def weight_norm(state, dim=0):
+    """The state dict with the weight that length and direction make."""
+    direction = state["weight_v"].astype(np.float64)
+    axes = tuple(axis for axis in range(direction.ndim) if axis != dim)
+    weight = state["weight_g"] * direction / np.sqrt(np.square(direction).sum(axes, keepdims=True))
+    return {**state, "weight": weight}
+
+
 def to_last(x):
     return np.moveaxis(x, 1, -1)
 
@@ -49,8 +57,15 @@ def conv(state, x, stride=1, padding=0, groups=1):
     return y + state["bias"].reshape(1, -1, *[1] * len(size))
 
 
-def conv_transpose(state, x, stride=1, padding=0):
+def conv_transpose(state, x, stride=1, padding=0, groups=1):
     weight = state["weight"].astype(np.float64)
+    if groups > 1:
+        parts = zip(*(np.split(part, groups) for part in (weight, x.swapaxes(0, 1), state["bias"])), strict=True)
+        apart = [
+            conv_transpose({"weight": own, "bias": bias}, channels.swapaxes(0, 1), stride, padding)
+            for own, channels, bias in parts
+        ]
+        return np.concatenate(apart, axis=1)
     _, outputs, *size = weight.shape
     extents = [(n - 1) * stride + k for n, k in zip(x.shape[2:], size, strict=True)]
     y = np.zeros((x.shape[0], outputs, *extents))

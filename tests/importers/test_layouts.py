@@ -30,6 +30,7 @@ from batiste.importers import (
     Rnn,
     Rule,
     Transpose,
+    WeightNorm,
     from_torch,
     to_torch,
 )
@@ -86,13 +87,13 @@ def convolution(rank, groups=1):
     return Case(Conv(), state, layer, (to_last(x),), formulas.conv(state, x, 2, 1, groups), to_first)
 
 
-def transposed(rank, *, transpose_kernel):
-    state = tensors(weight=(3, 4, *[4] * rank), bias=(4,))
-    x = draw(2, 3, *range(3, 3 + rank))
+def transposed(rank, *, transpose_kernel, groups=1):
+    state = tensors(weight=(4, 4 // groups, *[4] * rank), bias=(4,))
+    x = draw(2, 4, *range(3, 3 + rank))
     layer = nn.ConvTranspose(4, [4] * rank, strides=[2] * rank, padding=[(2, 2)] * rank,
                              transpose_kernel=transpose_kernel)  # fmt: skip
-    expected = formulas.conv_transpose(state, x, 2, 1)  # 4 - 1 - 1 = 2 around the dilated input
-    return Case(ConvTranspose(transpose_kernel), state, layer, (to_last(x),), expected, to_first)
+    expected = formulas.conv_transpose(state, x, 2, 1, groups)  # 4 - 1 - 1 = 2 around the dilated input
+    return Case(ConvTranspose(transpose_kernel, groups), state, layer, (to_last(x),), expected, to_first)
 
 
 def linear():
@@ -108,6 +109,24 @@ def linear_without_bias():
 def linear_transposed():
     state, x = tensors(weight=(3, 4), bias=(4,)), draw(2, 3)
     return Case(Linear(transposed=True), state, nn.Dense(4), (x,), x @ state["weight"] + state["bias"])
+
+
+def normed_linear(dim, lengths):
+    state, x = tensors(weight_g=lengths, weight_v=(4, 3), bias=(4,)), draw(2, 3)
+    expected = formulas.linear(formulas.weight_norm(state, dim), x)
+    return Case(WeightNorm(dim=dim), state, nn.Dense(4), (x,), expected, dropped=("weight",))
+
+
+def normed_convolution():
+    state, x = tensors(weight_g=(4, 1, 1), weight_v=(4, 3, 5), bias=(4,)), draw(2, 3, 9)
+    expected = formulas.conv(formulas.weight_norm(state), x)
+    parametrized = {
+        "parametrizations.weight.original0": state["weight_g"],
+        "parametrizations.weight.original1": state["weight_v"],
+        "bias": state["bias"],
+    }
+    layer = nn.Conv(4, (5,), padding=0)
+    return Case(WeightNorm(Conv()), parametrized, layer, (to_last(x),), expected, to_first, ("parametrizations",))
 
 
 def flattened():
@@ -168,6 +187,12 @@ CASES = {
     "conv-transpose2d": lambda: transposed(2, transpose_kernel=False),
     "conv-transpose2d-kernel": lambda: transposed(2, transpose_kernel=True),
     "conv-transpose3d-kernel": lambda: transposed(3, transpose_kernel=True),
+    "conv-transpose2d-groups": lambda: transposed(2, transpose_kernel=False, groups=2),
+    "conv-transpose2d-kernel-groups": lambda: transposed(2, transpose_kernel=True, groups=4),
+    "weight-norm": lambda: normed_linear(0, (4, 1)),
+    "weight-norm-last": lambda: normed_linear(1, (1, 3)),
+    "weight-norm-whole": lambda: normed_linear(None, ()),
+    "weight-norm-conv": normed_convolution,
     "batch-norm": batch_norm,
     "layer-norm": layer_norm,
     "embedding": embedding,
@@ -295,6 +320,10 @@ MISFITS = [
     (FusedAttentionIn(heads=1), {"weight": (4, 5)}, "4 outputs are not those of queries, keys and values"),
     (FusedAttentionIn(heads=1), {"bias": (4,)}, r"a bias of \[4\] is not 3 of one size"),
     (Lstm(), {"weight_ih": (6, 5)}, "6 rows are not 4 gates of one size"),
+    (ConvTranspose(groups=2), {"weight": (3, 2, 4)}, "3 inputs are not 2 groups of one size"),
+    (WeightNorm(), {"weight_g": (1, 3), "weight_v": (4, 3)}, r"the lengths are \[1, 3\], and \[4, 1\] with dim=0"),
+    (WeightNorm(dim=2), {"weight_g": (4, 1), "weight_v": (4, 3)}, "it has 2 axes, and dim=2 is none of them"),
+    (WeightNorm(), {"weight_g": (4, 1)}, "WeightNorm needs more: there is no weight_v"),
     (Transpose((0, 2)), {"x": (6, 5)}, r"the axes \(0, 2\) are not those of 2 axes"),
     (Reshape((6,), (2, 3)), {"x": (5,)}, r"\[5\] cannot go from \[6\] to \[2, 3\]"),
 ]
@@ -316,6 +345,51 @@ def test_a_leaf_that_does_not_fit(layout):
         leaves = {f"i{gate}": {"kernel": np.ones(3)} for gate in "ifgo"}
     with pytest.raises(ExportMismatchError, match="axes"):
         to_torch({"params": {"q": leaves}}, [("q", "params/q", layout)])
+
+
+REFUSED = [
+    (
+        Attention(heads=2),
+        {"in_proj_weight": (18, 6), "bias_k": (1, 1, 6), "bias_v": (1, 1, 6)},
+        "bias_k, bias_v: .*bias_kv",
+    ),
+    (Lstm(), {"weight_ih": (8, 3), "weight_hh": (8, 1), "weight_hr": (1, 2)}, "weight_hr: .*`proj_size`"),
+    (Lstm(1, reverse=True), {"weight_hr_l1_reverse": (1, 2)}, "weight_hr_l1_reverse: .*`proj_size`"),
+]
+
+
+@pytest.mark.parametrize(("layout", "shapes", "says"), REFUSED, ids=range(len(REFUSED)))
+def test_what_no_layer_here_has(layout, shapes, says):
+    with pytest.raises(ImportMismatchError, match=says):
+        from_torch(tensors(**shapes), None, [("", "layer", layout)])
+
+
+def test_a_weight_without_a_direction():
+    """Rows of zeros have no direction of their own, and come back as zeros."""
+    kernel = draw(3, 4) * np.array([1, 0, 1, 1], np.float32)
+    mapping = [("", "layer", WeightNorm())]
+    state = to_torch({"layer": {"kernel": kernel}}, mapping)
+    assert np.array_equal(state["weight_g"][1], [0])
+    assert np.array_equal(from_torch(state, None, mapping)["layer"]["kernel"], kernel)
+
+
+def test_one_weight_of_several_under_weight_norm():
+    state = tensors(weight_ih_l0=(8, 3), weight_hh_l0_g=(8, 1), weight_hh_l0_v=(8, 2), bias_ih_l0=(8,), bias_hh_l0=(8,))
+    plain = {
+        **state,
+        "weight_hh_l0": formulas.weight_norm({key.replace("hh_l0_", ""): state[key] for key in state})["weight"].astype(
+            np.float32
+        ),
+    }
+    del plain["weight_hh_l0_g"], plain["weight_hh_l0_v"]
+    found = from_torch(state, None, [("", "cell", WeightNorm(Lstm(0), tensor="weight_hh_l0"))])
+    assert not tree.diff(found, from_torch(plain, None, [("", "cell", Lstm(0))]), rtol=1e-6)
+
+
+def test_groups_that_are_connected():
+    kernel = np.ones((3, 4, 4), np.float32)
+    with pytest.raises(ExportMismatchError, match="it connects channels of different groups, of which there are 2"):
+        to_torch({"up": {"kernel": kernel}}, [("up", "up", ConvTranspose(groups=2))])
 
 
 def test_layouts_are_values():

@@ -8,12 +8,15 @@ from batiste.errors import MappingFileError, MappingRuleError
 from batiste.importers import (
     AttentionIn,
     BatchNorm,
+    Conv,
+    ConvTranspose,
     FlattenLinear,
     Identity,
     Linear,
     Lstm,
     Rule,
     Transpose,
+    WeightNorm,
     dump_mapping,
     load_mapping,
 )
@@ -25,6 +28,8 @@ RULES = (
     Rule("fc", "params/fc", FlattenLinear((2, 3, 4))),
     Rule("lstm", "params/lstm", Lstm(1, reverse=True), tied=True),
     Rule("a", "a", Transpose((1, 0))),
+    Rule("normed", "normed", WeightNorm(Conv())),
+    Rule("up.*", "up_{1}", WeightNorm(ConvTranspose(groups=2), dim=None)),
     Rule("b", "b", Identity()),
     Rule("position_ids", None, optional=True),
     Rule("head.weight", None, same_as="embed.weight"),
@@ -37,7 +42,8 @@ def test_there_and_back(tmp_path):
     rows = json.loads(dump_mapping(RULES))["rules"]
     assert rows[0] == {"source": "h.*.fc", "target": "params/h_{1}", "layout": "linear"}
     assert rows[2]["layout"] == {"name": "attention_in", "heads": 12}
-    assert rows[7] == {"source": "position_ids", "target": None, "optional": True}
+    assert rows[6]["layout"] == {"name": "weight_norm", "layout": "conv"}
+    assert rows[9] == {"source": "position_ids", "target": None, "optional": True}
     assert dump_mapping([("h.*.fc", "params/h_{1}", Linear())]).count("\n") == 5
 
 
@@ -57,12 +63,15 @@ RULE = {"source": "a", "target": "b"}
         ({"rules": [{**RULE, "tied": "yes"}]}, "in rule 0 'tied' cannot be 'yes'"),
         ({"rules": [{**RULE, "layout": "convolution"}]}, "is the layout 'convolution'; known are attention, "),
         ({"rules": [{**RULE, "layout": {"heads": 3}}]}, "is the layout None"),
-        ({"rules": [{**RULE, "layout": {"name": "linear", "heads": 3}}]}, "the layout linear cannot have heads"),
-        ({"rules": [{**RULE, "layout": {"name": "reshape"}}]}, "the layout reshape cannot have no attributes"),
+        ({"rules": [{**RULE, "layout": {"name": "linear", "heads": 3}}]}, "the layout linear cannot have heads=3"),
+        ({"rules": [{**RULE, "layout": {"name": "reshape"}}]}, "the layout reshape needs original, shape"),
         ({"rules": [{**RULE, "layout": {"name": "attention", "heads": {}}}]}, "cannot have heads"),
         ({"rules": [{**RULE, "layout": {"name": "transpose", "axes": ["0"]}}]}, "cannot have axes"),
+        ({"rules": [{**RULE, "layout": {"name": "linear", "transposed": 1}}]}, "cannot have transposed=1"),
+        ({"rules": [{**RULE, "layout": {"name": "weight_norm", "layout": "x"}}]}, "is the layout 'x'"),
+        ({"rules": [{**RULE, "layout": {"name": "weight_norm", "layout": "weight_norm"}}]}, "cannot have layout="),
     ],
-    ids=range(14),
+    ids=range(17),
 )
 def test_what_is_no_mapping(tmp_path, body, says):
     path = tmp_path / "mapping.json"

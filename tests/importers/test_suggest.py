@@ -21,6 +21,7 @@ from batiste.importers import (
     Rnn,
     Rule,
     Transpose,
+    WeightNorm,
     from_torch,
     suggest_mapping,
 )
@@ -88,7 +89,7 @@ def test_nothing_decides():
     }
     assert found.ambiguous[0].layouts == (Linear(),)
     assert (found.unused, found.unfilled) == ((), ())
-    assert "ambiguous: left -> params/" in str(found)
+    assert "ambiguous: left (Linear) -> params/a or params/b: " in str(found)
 
 
 def test_what_fits_nowhere():
@@ -203,3 +204,61 @@ def test_nothing_is_read():
     target = shapes(fc__kernel=(4, 2))
     given = {"fc.weight": tree.LazyArray((2, 4), np.float32, lambda _: np.zeros(0))}
     assert suggest_mapping({"state_dict": given}, target).mapping == (Rule("fc", "fc", Linear()),)
+
+
+def test_tied_tensors():
+    """A head that is the embedding, and one that only has its shape."""
+    given = tensors(wte__weight=(7, 4), ln__weight=(4,), lm_head__weight=(7, 4))
+    target = shapes(params__tokens__embedding=(7, 4), params__norm__scale=(4,))
+    different = suggest_mapping(given, target)
+    assert {each.source for each in different.ambiguous} == {"wte", "lm_head"}
+    given["lm_head.weight"] = given["wte.weight"].copy()
+    found = suggest_mapping(given, target)
+    assert found.ambiguous == found.unused == found.unfilled == ()
+    assert found.mapping[-1] == Rule("lm_head.weight", None, same_as="wte.weight")
+    assert found.reasons["lm_head"] == "tied"
+    assert str(found).splitlines()[-1] == "lm_head.weight dropped: the same as wte.weight"
+    assert from_torch(given, target, found.mapping)["params"]["tokens"]["embedding"].shape == (7, 4)
+
+
+def test_a_mean_over_positions_is_no_flattened_image():
+    given = tensors(stem__weight=(4, 3, 3, 3), body__weight=(8, 4, 3, 3), fc__weight=(2, 8))
+    target = shapes(params__a__kernel=(3, 3, 3, 4), params__b__kernel=(3, 3, 4, 8), params__c__kernel=(8, 2))
+    assert Rule("fc", "params/c", Linear()) in suggest_mapping(given, target).mapping
+
+
+def test_both_directions():
+    """`gru.l0` does not say that it is the forward one."""
+    cell = {"weight_ih": (6, 2), "weight_hh": (6, 2), "bias_ih": (6,), "bias_hh": (6,)}
+    given = tensors(**{f"gru__{name}_l0{end}": shape for name, shape in cell.items() for end in ("", "_reverse")})
+    leaves = {f"{gate}__kernel": (2, 2) for gate in ("ir", "iz", "in", "hr", "hz", "hn")}
+    leaves |= {f"{gate}__bias": (2,) for gate in ("ir", "iz", "in", "hn")}
+    target = shapes(**{f"params__{way}__{leaf}": leaves[leaf] for way in ("backward", "forward") for leaf in leaves})
+    assert set(suggest_mapping(given, target).mapping) == {
+        Rule("gru", "params/forward", Gru(0)),
+        Rule("gru", "params/backward", Gru(0, reverse=True)),
+    }
+
+
+def test_weight_norm():
+    """Both of PyTorch's forms, the axis told by the lengths."""
+    given = tensors(
+        a__weight_g=(4, 1, 1),
+        a__weight_v=(4, 3, 5),
+        a__bias=(4,),
+        b__parametrizations__weight__original0=(1, 4),
+        b__parametrizations__weight__original1=(2, 4),
+    )
+    target = shapes(params__a__kernel=(5, 3, 4), params__a__bias=(4,), params__b__kernel=(4, 2))
+    found = suggest_mapping(given, target)
+    assert found.mapping == (
+        Rule("a", "params/a", WeightNorm(Conv())),
+        Rule("b", "params/b", WeightNorm(Linear(), dim=1)),
+    )
+    assert "a -> params/a (WeightNorm(layout=Conv))" in str(found)
+    assert found.ambiguous == found.unused == found.unfilled == ()
+
+
+def test_what_no_layer_here_has():
+    given = tensors(lstm__weight_ih_l0=(8, 3), lstm__weight_hh_l0=(8, 1), lstm__weight_hr_l0=(1, 2))
+    assert suggest_mapping(given, shapes(params__a__kernel=(9, 9))).unused == tuple(given)

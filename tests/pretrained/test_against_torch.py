@@ -1,5 +1,7 @@
 """The formulas of `tests/importers` are PyTorch's: every layout against the layer of `torch.nn` itself."""
 
+import operator
+
 import jax
 import ml_dtypes
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from batiste import nn, tree
-from batiste.errors import RefusedCheckpointError
+from batiste.errors import ImportMismatchError, RefusedCheckpointError
 from batiste.importers import (
     Attention,
     BatchNorm,
@@ -20,6 +22,7 @@ from batiste.importers import (
     Linear,
     Lstm,
     Rnn,
+    WeightNorm,
     from_torch,
     plan_import,
     to_torch,
@@ -112,6 +115,42 @@ def test_conv_transpose(rank, transpose_kernel):
     )
     layout = ConvTranspose(transpose_kernel)
     compare(layer, layout, ours, (to_last(x),), lambda layer: layer(torch.tensor(x)), to_first)
+
+
+@pytest.mark.parametrize("transpose_kernel", [False, True])
+def test_conv_transpose_with_groups(transpose_kernel):
+    x = draw(2, 4, 5, 6)
+    layer = weights(torch.nn.ConvTranspose2d(4, 6, 4, stride=2, padding=1, groups=2))
+    ours = nn.ConvTranspose(6, (4, 4), strides=(2, 2), padding=((2, 2), (2, 2)), transpose_kernel=transpose_kernel)
+    layout = ConvTranspose(transpose_kernel, groups=2)
+    compare(layer, layout, ours, (to_last(x),), lambda layer: layer(torch.tensor(x)), to_first)
+
+
+@pytest.mark.parametrize("dim", [0, 1, None])
+@pytest.mark.parametrize("where", ["utils", "utils.parametrizations"])
+def test_weight_norm(where, dim):
+    """Both of PyTorch's modules; each loads what comes back, under the older names."""
+    x = draw(2, 4, 9)
+    norm = operator.attrgetter(where)(torch.nn).weight_norm
+    layer = weights(norm(torch.nn.Conv1d(4, 6, 3, groups=2), dim=dim))
+    ours = nn.Conv(6, (3,), padding=0, feature_group_count=2)
+    compare(layer, WeightNorm(Conv(), dim=dim), ours, (to_last(x),), lambda layer: layer(torch.tensor(x)), to_first)
+
+
+def test_weight_norm_of_a_transposed_convolution():
+    x = draw(2, 4, 9)
+    layer = weights(torch.nn.utils.parametrizations.weight_norm(torch.nn.ConvTranspose1d(4, 6, 4, 2, 1), dim=1))
+    ours = nn.ConvTranspose(6, (4,), strides=(2,), padding=((2, 2),))
+    layout = WeightNorm(ConvTranspose(), dim=1)
+    compare(layer, layout, ours, (to_last(x),), lambda layer: layer(torch.tensor(x)), to_first)
+
+
+def test_what_no_layer_here_has():
+    with pytest.raises(ImportMismatchError, match=r"weight_hr_l0: .*`proj_size`"):
+        from_torch(torch.nn.LSTM(3, 5, proj_size=2).state_dict(), None, [("", "cell", Lstm(0))])
+    attention = torch.nn.MultiheadAttention(6, 2, add_bias_kv=True)
+    with pytest.raises(ImportMismatchError, match="bias_k, bias_v: "):
+        from_torch(attention.state_dict(), None, [("", "attention", Attention(heads=2))])
 
 
 def test_flatten_then_linear():

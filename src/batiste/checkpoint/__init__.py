@@ -1,17 +1,55 @@
-"""Checkpoints that cannot lie: saved whole or not at all, opened without reading, checked to the last bit."""
+"""Checkpoints that cannot lie: saved whole or not at all, opened without reading, checked to the last bit.
 
-from batiste.checkpoint._background import SaveHandle
-from batiste.checkpoint._checkpoint import Checkpoint, open  # noqa: A004 - `checkpoint.open` is what it does
-from batiste.checkpoint._files import cleanup, leftovers
-from batiste.checkpoint._manager import Manager
-from batiste.checkpoint._manifest import Manifest
-from batiste.checkpoint._policies import PolicyLike
-from batiste.checkpoint._restore import restore
-from batiste.checkpoint._retention import KeepBest, KeepEvery, KeepLast, KeepRecent, KeepRule, Saved
-from batiste.checkpoint._save import save, save_async
-from batiste.checkpoint._target import ShardingsLike
-from batiste.checkpoint._types import Record
-from batiste.checkpoint._verify import Verification, verify
+A name's file is loaded when the name is first asked for: to open a checkpoint and look at it takes no JAX.
+"""
+
+import importlib as _importlib
+import types as _types
+import typing as _typing
+
+if _typing.TYPE_CHECKING:
+    from batiste.checkpoint._background import SaveHandle
+    from batiste.checkpoint._checkpoint import Checkpoint, open  # noqa: A004 - `checkpoint.open` is what it does
+    from batiste.checkpoint._files import cleanup, leftovers
+    from batiste.checkpoint._manager import Manager
+    from batiste.checkpoint._manifest import Manifest
+    from batiste.checkpoint._policies import PolicyLike
+    from batiste.checkpoint._restore import restore
+    from batiste.checkpoint._retention import KeepBest, KeepEvery, KeepLast, KeepRecent, KeepRule, Saved
+    from batiste.checkpoint._save import save, save_async
+    from batiste.checkpoint._target import ShardingsLike
+    from batiste.checkpoint._types import Record
+    from batiste.checkpoint._verify import Verification, verify
+else:
+    _HOMES = _types.MappingProxyType(
+        {
+            "_background": ("SaveHandle",),
+            "_checkpoint": ("Checkpoint", "open"),
+            "_files": ("cleanup", "leftovers"),
+            "_manager": ("Manager",),
+            "_manifest": ("Manifest",),
+            "_policies": ("PolicyLike",),
+            "_restore": ("restore",),
+            "_retention": ("KeepBest", "KeepEvery", "KeepLast", "KeepRecent", "KeepRule", "Saved"),
+            "_save": ("save", "save_async"),
+            "_target": ("ShardingsLike",),
+            "_types": ("Record",),
+            "_verify": ("Verification", "verify"),
+        }
+    )
+
+    def __getattr__(name: str) -> object:
+        home = next((home for home, names in _HOMES.items() if name in names), None)
+        if home is None:
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        found = getattr(_importlib.import_module(f"{__name__}.{home}"), name)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "Checkpoint",

@@ -2,24 +2,30 @@
 
 The digest of a leaf is that of its bytes in C order, little endian, whatever the format stores; so one leaf has one
 digest in a directory, in a single file, sharded or not.
+
+To open a checkpoint and to read what needs no device takes NumPy alone: JAX is imported by the functions that need it,
+and before anyone has loaded it, no array is one of its own.
 """
 
 from __future__ import annotations
 
 import math
 import mmap
+import sys
 import types
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-import jax
-import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import xxhash
 
 from batiste.checkpoint._types import NumpyArray, Record
-from batiste.errors import RemoteShardsError
+from batiste.errors import RefusedCheckpointError, RemoteShardsError
 from batiste.tree import LazyArray
+
+if TYPE_CHECKING:
+    import jax
 
 __all__ = [
     "BYTES_BY_DTYPE",
@@ -28,6 +34,7 @@ __all__ = [
     "digest_array",
     "digest_bytes",
     "dtype_by_name",
+    "is_jax_array",
     "is_key",
     "is_key_dtype",
     "key_data",
@@ -65,7 +72,9 @@ _NAMES: Final = (
     "float8_e5m2fnuz",
     "float8_e8m0fnu",
 )
-_DTYPES: Final[Mapping[str, np.dtype[Any]]] = types.MappingProxyType({name: jnp.dtype(name) for name in _NAMES})
+_DTYPES: Final[Mapping[str, np.dtype[Any]]] = types.MappingProxyType(
+    {name: np.dtype(getattr(ml_dtypes, name, name)) for name in _NAMES}
+)
 
 BYTES_BY_DTYPE: Final[Mapping[str, int]] = types.MappingProxyType(
     {name: dtype.itemsize for name, dtype in _DTYPES.items()}
@@ -80,22 +89,45 @@ def dtype_by_name(name: str) -> np.dtype[Any]:
 
 def is_key_dtype(dtype: Any) -> bool:
     """Return whether a dtype is that of typed random keys."""
-    return bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))
+    if isinstance(dtype, np.dtype):
+        return False
+    import jax
+
+    return bool(jax.numpy.issubdtype(dtype, jax.dtypes.prng_key))
 
 
 def is_key(leaf: Any) -> bool:
     """Return whether a leaf is an array of typed random keys."""
-    return isinstance(leaf, jax.Array) and is_key_dtype(leaf.dtype)
+    return is_jax_array(leaf) and is_key_dtype(leaf.dtype)
+
+
+def is_jax_array(leaf: Any) -> bool:
+    """Return whether a leaf is an array of JAX."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(leaf, jax.Array)
 
 
 def key_data(key: jax.Array) -> tuple[jax.Array, str]:
     """Return the raw data of typed random keys, ``uint32[..., n]``, and the name of their implementation."""
+    import jax
+
     return jax.random.key_data(key), str(jax.random.key_impl(key))
 
 
 def wrap_key(data: Any, implementation: str) -> jax.Array:
-    """Return typed random keys with this raw data."""
-    return cast("jax.Array", jax.random.wrap_key_data(jnp.asarray(data), impl=implementation))
+    """Return typed random keys with this raw data.
+
+    Raises:
+      RefusedCheckpointError: if JAX has no such keys.
+    """
+    import jax
+
+    try:
+        return cast("jax.Array", jax.random.wrap_key_data(jax.numpy.asarray(data), impl=implementation))
+    except (ValueError, TypeError) as error:
+        reason = f"random keys {data.dtype}{list(data.shape)} cannot be of {implementation!r} in this JAX"
+        cure = "Register that implementation first, or read their data: `checkpoint.open(path).lazy(leaf)`."
+        raise RefusedCheckpointError(path="A leaf", reason=reason, cure=cure) from error
 
 
 def describe_array(array: Any, key: str | None = None) -> Record | None:
@@ -117,7 +149,7 @@ def to_host(array: Any, path: str) -> NumpyArray:
     """
     if isinstance(array, LazyArray):
         host = array.read()
-    elif isinstance(array, jax.Array):
+    elif is_jax_array(array):
         if not array.is_fully_addressable:
             raise RemoteShardsError(path=path)
         host = np.asarray(_on_cpu(array))
@@ -127,6 +159,8 @@ def to_host(array: Any, path: str) -> NumpyArray:
 
 
 def _on_cpu(array: jax.Array) -> jax.Array:
+    import jax
+
     if len(array.devices()) == 1 and next(iter(array.devices())).platform == "cpu":
         return array
     try:

@@ -7,11 +7,24 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from batiste.errors import BatisteWarning
 
-__all__ = ["SaveHandle"]
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+__all__ = ["SaveHandle", "beside"]
+
+_Result = TypeVar("_Result")
+
+
+def beside(pool: ThreadPoolExecutor, function: Callable[[], _Result]) -> Callable[[], _Result]:
+    """Begin something in another thread where that can be, and return what waits for its result."""
+    try:
+        return pool.submit(function).result
+    except RuntimeError:  # an interpreter that ends starts no threads in Python 3.12.0 and 3.12.1
+        return function
 
 
 class SaveHandle:

@@ -8,14 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from batiste.checkpoint._arrays import digest_array, dtype_by_name
+from batiste.checkpoint._arrays import digest_array, dtype_by_name, wrap_key
 from batiste.checkpoint._detect import open_source
 from batiste.checkpoint._manifest import Manifest
+from batiste.checkpoint._safetensors import SafetensorsSource
 from batiste.checkpoint._source import Source
+from batiste.checkpoint._stored import Origin, StoredArray
 from batiste.checkpoint._structure import containers_of, rebuild
-from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
+from batiste.checkpoint._types import Box, Damage, NumpyArray, Record, misfit
 from batiste.errors import DamagedCheckpointError, PathNotFoundError, nearest
-from batiste.tree import LazyArray, Pattern, Patterns, compile_pattern, select
+from batiste.tree import Pattern, Patterns, compile_pattern, select
 
 __all__ = ["Checkpoint", "open"]
 
@@ -24,7 +26,8 @@ class Checkpoint:
     """A checkpoint whose arrays are read when they are asked for.
 
     ``checkpoint["params/**/kernel"]`` is the part of the tree whose paths match: containers as they were saved, with a
-    ``LazyArray`` for each array. Reading a whole array checks its digest; a box of it cannot be checked alone.
+    ``LazyArray`` for each array. Reading a whole array checks its digest; a box of it cannot be checked alone. Typed
+    random keys are a few bytes and cannot be NumPy arrays, so a part or a tree has them read, checked and typed.
 
     Args:
       source: the format's reader.
@@ -38,12 +41,13 @@ class Checkpoint:
 
         Raises:
           UnmatchedPatternError: if a pattern matches no path.
+          DamagedCheckpointError: if a typed random key is not as it was saved.
         """
         wanted = [patterns] if isinstance(patterns, str | re.Pattern | Pattern) else patterns
         compiled = [compile_pattern(pattern) for pattern in wanted]
         matched = [[path for path in self.manifest.records if pattern.matches(path)] for pattern in compiled]
         if not all(matched):
-            return select(self.tree(), patterns)  # which says what is near
+            return select(rebuild(dict.fromkeys(self.manifest.records, 0), {}), patterns)  # which says what is near
         chosen = {path for paths in matched for path in paths}
         return rebuild(
             self._leaves(path for path in self.manifest.records if path in chosen),
@@ -83,7 +87,7 @@ class Checkpoint:
         """Return the path of every leaf."""
         return list(self.manifest.records)
 
-    def lazy(self, path: str) -> LazyArray:
+    def lazy(self, path: str) -> StoredArray:
         """Return one array, unread; a typed random key as its data, ``uint32[..., n]``.
 
         Raises:
@@ -101,21 +105,33 @@ class Checkpoint:
                 raise DamagedCheckpointError(path=self.path, count=1, lines=str(found))
             return found
 
-        return LazyArray(record.shape, dtype_by_name(record.dtype), read)
+        axes = self.manifest.axes.get(path)
+        origin = Origin(self.manifest, path, tuple(axes) if axes is not None else None)
+        return StoredArray(record.shape, dtype_by_name(record.dtype), read, origin)
 
     def tree(self) -> Any:
-        """Return the whole tree in the containers it was saved in, each array as a ``LazyArray``."""
+        """Return the whole tree in the containers it was saved in, each array lazy, each typed random key read.
+
+        Raises:
+          DamagedCheckpointError: if a typed random key is not as it was saved.
+        """
         return rebuild(self._leaves(self.manifest.records), self.manifest.containers)
 
-    def read_many(self, paths: Iterable[str], *, verify: bool) -> Iterator[tuple[str, NumpyArray | Damage]]:
+    def read_many(
+        self, paths: Iterable[str], *, verify: bool, ahead: bool = False
+    ) -> Iterator[tuple[str, NumpyArray | Damage]]:
         """Read whole arrays one after the other, in the order given, with damage in the place of what is damaged.
 
         Args:
           paths: the paths of arrays.
           verify: whether to check their digests.
+          ahead: whether some may be in memory before they are asked for, because all will be kept.
         """
-        for path, found in self._source.read_many(paths):
-            yield path, checked(path, self.manifest.records[path], found) if verify else found
+        if isinstance(self._source, SafetensorsSource):  # which checks while the bytes are in cache
+            return self._source.read_many(paths, verify=verify, ahead=ahead)
+        found = self._source.read_many(paths)
+        records = self.manifest.records
+        return ((path, checked(path, records[path], array)) for path, array in found) if verify else found
 
     def read_box(self, path: str, box: Box | None) -> NumpyArray | Damage:
         """Read one array or a box of it, unchecked."""
@@ -127,7 +143,13 @@ class Checkpoint:
 
     def _leaves(self, paths: Iterable[str]) -> dict[str, Any]:
         records = self.manifest.records
-        return {path: self.lazy(path) if records[path].kind is None else records[path].value for path in paths}
+        leaves = {path: self.lazy(path) if records[path].kind is None else records[path].value for path in paths}
+        keys = [path for path in leaves if records[path].key is not None]
+        found = dict(self.read_many(keys, verify=True)) if keys else {}
+        damages = [array for array in found.values() if isinstance(array, Damage)]
+        if damages:
+            raise DamagedCheckpointError(path=self.path, count=len(damages), lines="\n".join(map(str, damages)))
+        return {**leaves, **{path: wrap_key(array, str(records[path].key)) for path, array in found.items()}}
 
 
 def open(path: str | os.PathLike[str]) -> Checkpoint:  # noqa: A001 - `checkpoint.open` is what it does
@@ -150,4 +172,4 @@ def checked(path: str, record: Record, found: NumpyArray | Damage) -> NumpyArray
     """Return the array, or what is wrong with it; an array without a known digest is taken as it is."""
     if isinstance(found, Damage) or record.digest is None or digest_array(found) == record.digest:
         return found
-    return Damage(path, f"the digest of {record} does not fit")
+    return misfit(path, record)

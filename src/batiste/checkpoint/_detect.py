@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,8 @@ from batiste.errors import CheckpointFormatError, CheckpointNotFoundError, neare
 
 __all__ = ["holds_checkpoint", "open_source"]
 
+_STEP: Final = re.compile(r"(?:.*[^0-9])?([0-9]{1,18})")
+_TEMPORARY: Final = ".orbax-checkpoint-tmp"
 _KNOWN: Final = (
     "Known are folders of batiste and Orbax, safetensors (also in shards), Flax MessagePack, .npz and PyTorch."
 )
@@ -61,16 +64,34 @@ def _open_folder(place: Path) -> Source:
     index = find_index(place)
     if index is not None:
         return ShardedSource(index, _open_file)
-    steps = sorted((entry.name for entry in place.iterdir() if entry.name.isdecimal()), key=int)
+    steps = _numbered(place)
     if steps:
         reason = f"it is the folder of a run with the steps {', '.join(steps[-5:])}"
-        raise CheckpointFormatError(
-            path=place, reason=reason, cure=f"Open a step, such as {place / steps[-1]}, or use Manager."
-        )
+        more = ", or use Manager" if steps[-1].isdecimal() else ""
+        raise CheckpointFormatError(path=place, reason=reason, cure=f"Open a step, such as {place / steps[-1]}{more}.")
     single = [entry for entry in sorted(place.iterdir()) if entry.name.endswith(".safetensors")]
     if len(single) == 1:
         return SafetensorsSource(single[0])
     raise CheckpointFormatError(path=place, reason="nothing in it is known", cure=_KNOWN)
+
+
+def _numbered(folder: Path) -> list[str]:
+    """The checkpoints of a run by their numbers: ``100``, ``ckpt_00100`` and, as Flax has them, ``checkpoint_100``."""
+    found: dict[str, int] = {}
+    for entry in folder.iterdir():
+        name = _STEP.fullmatch(entry.name)
+        if name is not None and _TEMPORARY not in entry.name and (entry.name.isdecimal() or _is_step(entry)):
+            found[entry.name] = int(name[1])
+    return sorted(found, key=found.__getitem__)
+
+
+def _is_step(entry: Path) -> bool:
+    if entry.is_dir():
+        return holds_checkpoint(entry)
+    if not entry.is_file():
+        return False
+    with entry.open("rb") as file:
+        return is_msgpack(file.read(16))
 
 
 def _open_file(place: Path) -> Source:
@@ -81,8 +102,13 @@ def _open_file(place: Path) -> Source:
     if is_safetensors(head) or place.name.endswith(".safetensors"):
         return SafetensorsSource(place)
     if zipfile.is_zipfile(place):
-        with zipfile.ZipFile(place) as archive:
-            names = archive.namelist()
+        try:
+            with zipfile.ZipFile(place) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            reason = f"it is a zip whose table cannot be read ({error})"
+            cure = "Look for the whole file: this one is cut or damaged."
+            raise CheckpointFormatError(path=place, reason=reason, cure=cure) from None
         is_torch = any(name.endswith("/data.pkl") or name == "data.pkl" for name in names)
         return TorchSource(place) if is_torch else NpzSource(place)
     if place.suffix in (".pt", ".pth", ".bin"):

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from batiste.checkpoint._arrays import dtype_by_name
-from batiste.checkpoint._files import digest_file
+from batiste.checkpoint._files import digest_file, is_file
 from batiste.checkpoint._manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
 from batiste.checkpoint._orbax import ITEM, ArrayStore, stored_name
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
@@ -97,7 +97,7 @@ class DirectorySource:
             file = self._path / name
             if not whole and file.parent.name == _DATA:
                 continue
-            if not file.is_file():
+            if not is_file(file):
                 found.append(Damage(name, "the file is missing"))
             elif file.stat().st_size != size:
                 found.append(Damage(name, f"the file has {file.stat().st_size} bytes instead of {size}"))

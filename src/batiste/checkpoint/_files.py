@@ -29,7 +29,17 @@ import xxhash
 from batiste.checkpoint._arrays import digest_bytes
 from batiste.errors import CheckpointError, CheckpointExistsError, CheckpointWriteError
 
-__all__ = ["cleanup", "digest_file", "digest_files", "leftovers", "remove", "resolve", "staged", "write_error"]
+__all__ = [
+    "cleanup",
+    "digest_file",
+    "digest_files",
+    "is_file",
+    "leftovers",
+    "remove",
+    "resolve",
+    "staged",
+    "write_error",
+]
 
 _LEFTOVER: Final = re.compile(r"\.(.+)\.batiste-(old-)?[0-9a-f]{8}(\.orbax-checkpoint-tmp.*)?")
 _EXCHANGE: Final = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
@@ -125,6 +135,16 @@ def cleanup(folder: str | os.PathLike[str]) -> list[Path]:
         except OSError as error:
             raise write_error(entry, error) from error
     return gone
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a file is there; none is under a name that is longer than the system lets names be."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def digest_file(path: Path) -> tuple[int, str]:

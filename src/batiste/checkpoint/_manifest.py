@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -130,7 +129,7 @@ class Manifest:
             return _from_json(json.loads(text), where)
         except RecursionError:
             raise _refused(where, "its manifest is nested too deeply") from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise _refused(where, f"its manifest is not well formed ({type(error).__name__}: {error})") from None
 
 
@@ -145,16 +144,18 @@ def check_paths(paths: Mapping[str, Any], where: str, containers: Iterable[str] 
     Raises:
       RefusedCheckpointError: if the paths do not make a tree.
     """
-    levels: set[str] = set(containers)
-    for path in [*paths, *levels]:
-        depth = path.count("/")
-        if depth > MAX_DEPTH:
-            raise _refused(where, f"a path has {depth} levels, and {MAX_DEPTH} are allowed")
-        while depth and (path := path.rpartition("/")[0]) not in levels:
-            levels.add(path)
-            depth -= 1
-    both = next((path for path in paths if path in levels or (path == "" and len(paths) + len(levels) > 1)), None)
-    if both is not None:
+    levels = set(containers)
+    depth = max((path.count("/") for path in [*paths, *levels]), default=0)
+    if depth > MAX_DEPTH:
+        raise _refused(where, f"a path has {depth} levels, and {MAX_DEPTH} are allowed")
+    above = {path.rpartition("/")[0] for path in [*paths, *levels]}
+    while above:
+        levels |= above
+        above = {path.rpartition("/")[0] for path in above} - levels
+    if "" not in containers:
+        levels.discard("")  # the root, which is a level only where there is more than a leaf
+    if not levels.isdisjoint(paths) or ("" in paths and len(paths) + len(levels) > 1):
+        both = next(path for path in paths if path in levels or path == "")
         raise _refused(where, f"{both!r} is both a leaf and a level with leaves beneath it")
 
 
@@ -187,16 +188,23 @@ def _record_from_json(row: dict[str, Any]) -> Record:
         return Record((), "python", 0, kind=cast("PythonKind", kind), value=_python_value(kind, row["value"]))
     shape: tuple[int, ...] = tuple(row["shape"])
     dtype, size, digest = row["dtype"], row["bytes"], row["xxh3_128"]
-    if any(type(extent) is not int or extent < 0 for extent in shape) or len(shape) > 32:
-        message = f"shape {shape}"
-        raise ValueError(message)
-    if size != math.prod(shape) * BYTES_BY_DTYPE[dtype]:
+    count = BYTES_BY_DTYPE[dtype]
+    for extent in shape:
+        if type(extent) is not int or extent < 0:
+            message = f"shape {shape}"
+            raise ValueError(message)
+        count *= extent
+    if type(size) is not int or size != count or len(shape) > 32:
         message = f"{size} bytes for {dtype}{list(shape)}"
         raise ValueError(message)
     if type(digest) is not str or len(digest) != 32:
         message = "no digest"
         raise ValueError(message)
-    return Record(shape, dtype, size, digest, row.get("key"))
+    key = row.get("key")
+    if key is not None and (type(key) is not str or dtype != "uint32" or not shape):
+        message = f"random keys of {dtype}{list(shape)}"
+        raise ValueError(message)
+    return Record(shape, dtype, size, digest, key)
 
 
 def _python_value(kind: str, value: Any) -> Any:
@@ -213,11 +221,19 @@ def _python_value(kind: str, value: Any) -> Any:
 
 
 def _from_json(body: dict[str, Any], where: str) -> Manifest:
-    records = {path: _record_from_json(row) for path, row in body["leaves"].items()}
+    rows: dict[str, Any] = body["leaves"]
+    records = dict(zip(rows, map(_record_from_json, rows.values()), strict=True))
     containers: dict[str, dict[str, Any]] = body["containers"]
     check_paths(records, where, containers)
-    if any(type(row["kind"]) is not str for row in containers.values()):
-        message = "containers"
+    axes: dict[str, list[str | None]] = body["axes"]
+    layers: dict[str, dict[str, Any]] = body["layers"]
+    parts = {
+        "containers": all(type(row["kind"]) is str and _are(row.get("fields", []), str) for row in containers.values()),
+        "axes": all(_are(names, str, type(None)) for names in axes.values()),
+        "layers": all(type(row["layout"]) is str and type(row["count"]) is int for row in layers.values()),
+    }
+    if not all(parts.values()):
+        message = next(part for part, well_formed in parts.items() if not well_formed)
         raise ValueError(message)
     return Manifest(
         records=records,
@@ -226,8 +242,12 @@ def _from_json(body: dict[str, Any], where: str) -> Manifest:
         saved_at=float(body["saved_at"]),
         versions=dict(body["versions"]),
         metadata=dict(body["metadata"]),
-        axes=dict(body["axes"]),
-        layers=dict(body["layers"]),
+        axes=axes,
+        layers=layers,
         storage=dict(body["storage"]),
         files={name: (int(size), str(digest)) for name, (size, digest) in body["files"].items()},
     )
+
+
+def _are(names: Any, *kinds: type[Any]) -> bool:
+    return type(names) is list and all(type(name) in kinds for name in cast("list[Any]", names))

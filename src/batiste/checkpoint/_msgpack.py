@@ -1,4 +1,6 @@
-"""Flax's MessagePack files (``flax.serialization.to_bytes``, ``flax_model.msgpack``, ``checkpoint_100``): read only.
+"""Flax's MessagePack files (``flax.serialization.to_bytes``, ``flax_model.msgpack``, ``checkpoint_100``), read.
+
+Writing them is ``_msgpack_write.py``'s.
 
 The file is one MessagePack map of maps. It is walked here by its lengths, in a memory map, without unpacking: what
 comes out is where the bytes of each array are, so that opening a file of many gigabytes costs only its skeleton, and a
@@ -30,9 +32,9 @@ from batiste.checkpoint._types import Box, Damage, NumpyArray, PythonKind, Recor
 from batiste.errors import CheckpointFormatError, RefusedCheckpointError
 from batiste.tree import join_path
 
-__all__ = ["MsgpackSource", "is_msgpack", "read_map"]
+__all__ = ["CHUNKED", "MsgpackSource", "is_msgpack", "read_map"]
 
-_CHUNKED: Final = "__msgpack_chunked_array__"
+CHUNKED: Final = "__msgpack_chunked_array__"
 _NUMBERS: Final[Mapping[int, str]] = MappingProxyType(
     {
         0xCA: ">f",
@@ -268,7 +270,7 @@ class MsgpackSource:
             node = {str(index): child for index, child in enumerate(cast("list[Any]", node))}
         if isinstance(node, dict):
             found = cast("dict[str, Any]", node)
-            if _CHUNKED in found:
+            if CHUNKED in found:
                 node = self._chunked(found)
             else:
                 if not found:

@@ -1,30 +1,96 @@
-"""NumPy's ``.npz`` files, without pickles: read only.
+"""NumPy's ``.npz`` files, without pickles.
 
 The file is a zip of ``.npy`` members; their names are the paths, with slashes between levels. A member says its shape
 and its size before its data, and both are checked before anything is allocated. A dtype that NumPy does not know is
 written by ``numpy.savez`` as raw bytes: two bytes an element are taken for bfloat16, anything else is refused.
+
+A file that batiste saved is an ordinary one: ``numpy.load`` gives the same arrays by the same names, plain values as
+arrays without axes, random keys as their data, and dtypes that it does not know as raw bytes. Its manifest lies
+between the last member and the table at the end of the zip, where no zip reader looks; the comment of the zip says
+where, and has the digest of the *frame*, which is all that is neither data nor manifest. So nothing is lost, every bit
+can be checked, and ``numpy.load(...).files`` has only the arrays.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
+import os
+import re
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.lib import format as npy
 
-from batiste.checkpoint._arrays import BYTES_BY_DTYPE, as_bytes, dtype_by_name
+from batiste.checkpoint._arrays import BYTES_BY_DTYPE, as_bytes, digest_array, digest_bytes, dtype_by_name
 from batiste.checkpoint._directory import allowance
-from batiste.checkpoint._manifest import Manifest, check_paths
+from batiste.checkpoint._manifest import MAX_MANIFEST_BYTES, Manifest, check_paths
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
-from batiste.errors import CheckpointFormatError, RefusedCheckpointError
+from batiste.errors import CheckpointFormatError, DamagedCheckpointError, RefusedCheckpointError, UnsavableTreeError
 from batiste.tree import join_path
 
-__all__ = ["NpzSource"]
+__all__ = ["NpzSource", "check_names", "write_npz"]
+
+_COMMENT: Final = re.compile(rb"batiste\.checkpoint ([0-9]{20}) ([0-9]{20}) ([0-9a-f]{32})")
+_COMMENT_LENGTH: Final = 93
+_DIGEST_LENGTH: Final = 32
+_MOST_HEADER: Final = 1 << 16
+_MOST_INT: Final = 1 << 63
+_BROKEN: Final = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
+
+
+def check_names(records: Mapping[str, Record]) -> None:
+    """Refuse what no zip can name.
+
+    Raises:
+      UnsavableTreeError: if a name has a null character.
+    """
+    for path in records:
+        if "\0" in path:
+            raise UnsavableTreeError(path=path, reason="a zip has no names with a null character")
+
+
+def write_npz(file_path: Path, manifest: Manifest, fetch: Callable[[str], NumpyArray], *, compress: bool) -> None:
+    """Write a file, one leaf at a time, and fill in the digests of the manifest's records.
+
+    Args:
+      file_path: where.
+      manifest: what is written; the digests of its records are set here.
+      fetch: returns the array at a path, in C order.
+      compress: whether to compress the members.
+    """
+    method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+    with file_path.open("wb") as file, zipfile.ZipFile(file, "w", method, allowZip64=True) as archive:
+        for path, record in manifest.records.items():
+            array = _plain_array(record.value) if record.kind is not None else fetch(path)
+            if array is None:
+                continue
+            if record.kind is None:
+                record.digest = digest_array(array)
+            head = io.BytesIO()
+            npy.write_array_header_1_0(head, npy.header_data_from_array_1_0(array.view(_stored_dtype(array.dtype))))
+            entry = zipfile.ZipInfo(_member(path))
+            entry.compress_type = method
+            with archive.open(entry, "w", force_zip64=True) as member:
+                member.write(head.getvalue())
+                member.write(array.tobytes() if record.kind is not None else as_bytes(array))
+        text = manifest.to_text().encode()
+        start: int = archive.start_dir
+        file.seek(start)
+        file.write(text)
+        archive.start_dir = file.tell()
+        archive.comment = b"batiste.checkpoint %020d %020d %s" % (start, len(text), b"0" * _DIGEST_LENGTH)
+    with file_path.open("r+b") as file:
+        with zipfile.ZipFile(file) as archive:
+            digest = _frame_digest(file, archive, _members(manifest).values(), start, len(text))
+        file.seek(-_DIGEST_LENGTH, os.SEEK_END)
+        file.write(digest.encode())
 
 
 class NpzSource:
@@ -32,33 +98,34 @@ class NpzSource:
 
     Raises:
       CheckpointFormatError: if it is no zip of ``.npy`` members.
+      DamagedCheckpointError: if batiste saved it and it is not as it was.
       RefusedCheckpointError: if a member needs pickle, or says that it is larger than it can be.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._members: dict[str, str] = {}
-        records: dict[str, Record] = {}
         try:
             with zipfile.ZipFile(path) as archive:
                 entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
                 total, stored = sum(entry.file_size for entry in entries), path.stat().st_size
+                if any(entry.compress_size > stored for entry in entries):
+                    raise _refused(path, f"a member would have more than its {stored} bytes")
                 if total > allowance(stored, compressed=True):
                     raise _refused(path, f"its {stored} bytes would become {total}")
-                for entry in entries:
-                    name = join_path(entry.filename.removesuffix(".npy").split("/"))
-                    with archive.open(entry) as member:
-                        shape, dtype, _ = _read_header(member, path, name)
-                        size = math.prod(shape) * BYTES_BY_DTYPE[dtype]
-                        if member.tell() + size != entry.file_size:
-                            raise _refused(path, f"{name!r} has {entry.file_size} bytes and says {size}")
-                    records[name] = Record(shape, dtype, size)
-                    self._members[name] = entry.filename
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+                text = self._manifest_text(archive)
+                records = {} if text is not None else self._foreign(archive, entries)
+        except PermissionError:
+            raise
+        except (*_BROKEN, OSError) as error:  # a place outside the file is an invalid argument to the system
             cure = "Look for the whole file: this one is cut or damaged."
             raise CheckpointFormatError(path=path, reason=f"it is no .npz file ({error})", cure=cure) from None
-        check_paths(records, str(path))
-        self._manifest = Manifest(dict(sorted(records.items())), storage={"format": "npz"})
+        if text is None:
+            check_paths(records, str(path))
+            self._manifest = Manifest(dict(sorted(records.items())), storage={"format": "npz"})
+            return
+        self._manifest = Manifest.from_text(text, str(path))
+        self._members = _members(self._manifest)
+        self._check_table({entry.filename: entry.file_size for entry in entries})
 
     @property
     def path(self) -> Path:
@@ -72,46 +139,159 @@ class NpzSource:
 
     def read(self, path: str, box: Box | None = None) -> NumpyArray | Damage:
         """Read one array; a box of it is cut out of the whole. The checksum of the zip is checked."""
-        record = self._manifest.records[path]
         try:
-            with zipfile.ZipFile(self._path) as archive, archive.open(self._members[path]) as member:
-                shape, dtype, fortran = _read_header(member, self._path, path)
-                if (shape, dtype) != (record.shape, record.dtype):
-                    return Damage(path, "the file has changed since it was opened")
-                array = np.empty(shape[::-1] if fortran else shape, dtype_by_name(dtype))
+            with zipfile.ZipFile(self._path) as archive:
+                array = self._read(archive, path)
+        except (*_BROKEN, OSError) as error:
+            return Damage(path, str(error))
+        return array if box is None or isinstance(array, Damage) else array[box]
+
+    def read_many(self, paths: Iterable[str]) -> Iterator[tuple[str, NumpyArray | Damage]]:
+        """Read whole arrays, one at a time."""
+        with contextlib.ExitStack() as stack:
+            try:
+                archive = stack.enter_context(zipfile.ZipFile(self._path))
+            except (*_BROKEN, OSError) as error:
+                yield from ((path, Damage(path, str(error))) for path in paths)
+                return
+            for path in paths:
+                yield path, self._read(archive, path)
+
+    def check_files(self, *, whole: bool) -> list[Damage]:
+        """Check the frame of a file that batiste saved; all else has digests of its own, or a checksum of the zip."""
+        del whole
+        if self._frame is None:
+            return []
+        start, length, digest = self._frame
+        try:
+            with self._path.open("rb") as file, zipfile.ZipFile(file) as archive:
+                same = _frame_digest(file, archive, self._members.values(), start, length) == digest
+        except (*_BROKEN, OSError) as error:
+            return [Damage("the zip", str(error))]
+        return [] if same else [Damage("the zip", "it is not as it was written")]
+
+    def _manifest_text(self, archive: zipfile.ZipFile) -> str | None:
+        """The manifest that the comment tells of; None where the file is not one of batiste."""
+        self._frame: tuple[int, int, str] | None = None
+        comment = archive.comment
+        if len(comment) != _COMMENT_LENGTH and not comment.startswith(b"batiste"):
+            return None
+        found = _COMMENT.fullmatch(comment)
+        start, length = (int(found[1]), int(found[2])) if found is not None else (-1, -1)
+        if not (0 < length <= MAX_MANIFEST_BYTES and 0 <= start <= self._path.stat().st_size - length):
+            raise _damaged(self._path, "the comment of the zip has changed")
+        self._frame = start, length, found[3].decode() if found is not None else ""
+        with self._path.open("rb") as file:
+            file.seek(start)
+            return file.read(length).decode(errors="replace")
+
+    def _foreign(self, archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> dict[str, Record]:
+        """The records of a file that batiste did not save, each from the header of its member."""
+        records: dict[str, Record] = {}
+        self._members: dict[str, str] = {}
+        for entry in entries:
+            name = join_path(entry.filename.removesuffix(".npy").split("/"))
+            with archive.open(entry) as member:
+                shape, found, _ = _read_header(member)
+                dtype = "bfloat16" if found == np.dtype("V2") else found.name
+                if found.hasobject:
+                    raise _refused(self._path, f"{name!r} holds Python objects, which only pickle could read")
+                if dtype not in BYTES_BY_DTYPE or not found.isnative:
+                    raise _refused(self._path, f"{name!r} has the dtype {found.str!r}")
+                size = math.prod(shape) * BYTES_BY_DTYPE[dtype]
+                if member.tell() + size != entry.file_size:
+                    raise _refused(self._path, f"{name!r} has {entry.file_size} bytes and says {size}")
+            records[name] = Record(shape, dtype, size)
+            self._members[name] = entry.filename
+        return records
+
+    def _check_table(self, sizes: Mapping[str, int]) -> None:
+        """Compare the table of the zip with the manifest."""
+        for path, member in self._members.items():
+            size = self._manifest.records[path].bytes
+            if not size < sizes.get(member, 0) <= size + _MOST_HEADER:
+                raise _damaged(self._path, f"its table and the manifest do not agree on {path!r}")
+
+    def _read(self, archive: zipfile.ZipFile, path: str) -> NumpyArray | Damage:
+        record = self._manifest.records[path]
+        dtype = dtype_by_name(record.dtype)
+        try:
+            with archive.open(self._members[path]) as member:
+                shape, found, fortran = _read_header(member)
+                if shape != record.shape or found != _stored_dtype(dtype):
+                    return Damage(path, "the file and what is known of it do not agree")
+                array = np.empty(shape[::-1] if fortran else shape, dtype)
                 view = as_bytes(array)
                 done = 0
                 while part := member.read(min(1 << 20, max(1, len(view) - done))):
                     view[done : done + len(part)] = part
                     done += len(part)
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as error:
+        except (*_BROKEN, OSError, KeyError) as error:
             return Damage(path, str(error))
-        array = np.asarray(array.T, order="C") if fortran else array
-        return array if box is None else array[box]
-
-    def read_many(self, paths: Iterable[str]) -> Iterator[tuple[str, NumpyArray | Damage]]:
-        """Read whole arrays, one at a time."""
-        for path in paths:
-            yield path, self.read(path)
-
-    def check_files(self, *, whole: bool) -> list[Damage]:
-        """Nothing is left to check: the zip keeps a checksum for each array."""
-        del whole
-        return []
+        if done != len(view):
+            return Damage(path, "the file ends within it")
+        return np.asarray(array.T, order="C") if fortran else array
 
 
-def _read_header(member: Any, path: Path, name: str) -> tuple[tuple[int, ...], str, bool]:
-    version = npy.read_magic(member)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(member)
-    found: Any = dtype
-    if found.hasobject:
-        raise _refused(path, f"{name!r} holds Python objects, which only pickle could read")
-    known = "bfloat16" if found == np.dtype("V2") else found.name
-    if known not in BYTES_BY_DTYPE or not found.isnative:
-        raise _refused(path, f"{name!r} has the dtype {found.str!r}")
-    return tuple(shape), known, bool(fortran)
+def _frame_digest(file: BinaryIO, archive: zipfile.ZipFile, arrays: Iterable[str], start: int, length: int) -> str:
+    """The digest of what is neither the data of an array nor manifest: heads, plain values, the table at the end."""
+    parts: list[bytes] = []
+    held = set(arrays)
+    ordered = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+    ends = [*(entry.header_offset for entry in ordered[1:]), start]
+    for entry, end in zip(ordered, ends, strict=False):
+        data = entry.compress_size if entry.filename in held else 0
+        file.seek(entry.header_offset)
+        parts.append(file.read(max(0, end - data - entry.header_offset)))
+    file.seek(start + length)
+    parts.append(file.read()[:-_DIGEST_LENGTH])
+    return digest_bytes(*parts)
+
+
+def _members(manifest: Manifest) -> dict[str, str]:
+    """The names of the members that hold arrays, by path."""
+    return {path: _member(path) for path, record in manifest.records.items() if record.kind is None}
+
+
+def _member(path: str) -> str:
+    """The name of the member that holds a leaf; NumPy's own for the one array that has no name."""
+    return f"{path or 'arr_0'}.npy"
+
+
+def _stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that NumPy has for this one: itself, or raw bytes."""
+    return dtype if dtype.type.__module__ == "numpy" else np.dtype(f"V{dtype.itemsize}")
+
+
+def _plain_array(value: Any) -> NumpyArray | None:
+    """A plain value as NumPy has it; None where only Python has it."""
+    is_long = isinstance(value, int) and not -_MOST_INT <= value < _MOST_INT
+    return None if is_long or isinstance(value, bytes) else np.asarray(value)
+
+
+def _read_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """Read what is before the data.
+
+    Raises:
+      ValueError: if it is no header, or one that says that it is longer than any.
+    """
+    is_first = npy.read_magic(member) == (1, 0)
+    length = member.read(2 if is_first else 4)
+    count = int.from_bytes(length, "little")
+    if count > _MOST_HEADER:
+        message = f"the header of an array would have {count} bytes"
+        raise ValueError(message)
+    read = npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read(io.BytesIO(length + member.read(count)))
+    except tokenize.TokenError as error:
+        raise ValueError(*error.args) from error
+    return tuple(shape), dtype, bool(fortran)
 
 
 def _refused(path: Path, reason: str) -> RefusedCheckpointError:
     return RefusedCheckpointError(path=path, reason=reason, cure="Save numeric arrays with `numpy.savez`.")
+
+
+def _damaged(path: Path, reason: str) -> DamagedCheckpointError:
+    return DamagedCheckpointError(path=path, count=1, lines=f"  the zip: {reason}")

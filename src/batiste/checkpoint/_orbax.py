@@ -188,7 +188,10 @@ class ArrayStore:
         else:
             store["path"] += f"{name}/"
         spec = {"driver": self._driver, "kvstore": store, "fill_missing_data_reads": self._sparse}
-        return self._library.open(spec, open=True, context=self._context)
+        try:
+            return self._library.open(spec, open=True, context=self._context)
+        except (RuntimeError, ValueError) as error:  # a name that is no text
+            return Damage(name, f"it cannot be read ({error})")
 
     def _start(self, name: str, record: Record, future: Any, box: Box | None) -> Any:
         """Begin to read; what the array says of itself is compared with the record before anything is allocated."""
@@ -224,6 +227,8 @@ def _batches(wanted: Iterable[tuple[str, Record]]) -> Iterator[list[tuple[str, R
 
 
 def _result(name: str, future: Any) -> Any:
+    if isinstance(future, Damage):
+        return future
     try:
         return future.result()
     except (ValueError, OSError) as error:

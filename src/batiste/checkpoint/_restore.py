@@ -75,17 +75,19 @@ def _restore_all(checkpoint: Checkpoint, shardings: ShardingsLike, *, verify: bo
     manifest = checkpoint.manifest
     values = {path: record.value for path, record in manifest.records.items()}
     arrays = [path for path, record in manifest.records.items() if record.kind is None]
+    values.update(_read(checkpoint, arrays, verify=verify) if shardings is None else ())
     rule = sharding_rule(shardings)
-    for path, found in _read(checkpoint, arrays, verify=verify):
+    for path, found in _read(checkpoint, arrays, verify=verify) if shardings is not None else ():
         record = manifest.records[path]
         sharding = rule(path, record.shape)
-        if record.key is not None:
-            values[path] = wrap_key(found, record.key)
-        elif sharding is not None:
+        if sharding is not None and record.key is None:
             _check_held(path, record)
             values[path] = place(record, _cut(found), sharding)
         else:
             values[path] = found
+    for path, record in manifest.records.items():
+        if record.key is not None:
+            values[path] = wrap_key(values[path], record.key)
     return rebuild(values, manifest.containers)
 
 
@@ -115,7 +117,7 @@ def _restore_target(
             wanted, layer = goal.wanted[path], plan.origins[path].layer
             array = whole if layer is None else whole[layer]
             sharding = rule(path, wanted.record.shape) or own_sharding(wanted)
-            values[path] = _delivered(array, wanted, sharding)
+            values[path] = _delivered(array, wanted, sharding, is_shared=layer is not None or len(paths) > 1)
     next(arrays, None)  # the files themselves are checked after the last array
     return values
 
@@ -123,7 +125,7 @@ def _restore_target(
 def _read(checkpoint: Checkpoint, paths: list[str], *, verify: bool) -> Iterator[tuple[str, NumpyArray]]:
     """Whole arrays in order; what is damaged is found to the end, and then told at once."""
     found: list[Damage] = []
-    for path, array in checkpoint.read_many(paths, verify=verify):
+    for path, array in checkpoint.read_many(paths, verify=verify, ahead=True):
         if isinstance(array, Damage):
             found.append(array)
         elif not found:
@@ -145,22 +147,23 @@ def _without_reading(
     if origin.policy == "zeros":
         if wanted.record.kind is not None:
             return type(wanted.leaf)()
-        return _delivered(np.zeros(wanted.record.shape, dtype_by_name(wanted.record.dtype)), wanted, sharding)
+        zeros = np.zeros(wanted.record.shape, dtype_by_name(wanted.record.dtype))
+        return _delivered(zeros, wanted, sharding, is_shared=False)
     value = records[origin.sources[0]].value
     if wanted.record.kind is not None:
         number = python_value(wanted.record.kind, value)
         return value if number is None else number
-    return _delivered(np.asarray(value, dtype_by_name(wanted.record.dtype)), wanted, sharding)
+    return _delivered(np.asarray(value, dtype_by_name(wanted.record.dtype)), wanted, sharding, is_shared=False)
 
 
-def _delivered(array: NumpyArray, wanted: Wanted, sharding: jax.sharding.Sharding | None) -> Any:
+def _delivered(array: NumpyArray, wanted: Wanted, sharding: jax.sharding.Sharding | None, *, is_shared: bool) -> Any:
     """An array from the disk as what the target has in its place."""
     if wanted.record.kind is not None:
         return python_value(wanted.record.kind, array)
     array = fit(array, wanted)
     if wanted.is_jax or sharding is not None:
         return place(wanted.record, _cut(array), sharding)
-    return np.array(array) if array.base is not None else array
+    return np.array(array) if is_shared else array
 
 
 def _is_direct(wanted: Wanted, origin: Origin, records: dict[str, Record]) -> bool:

@@ -8,12 +8,15 @@ A file that batiste saved has its manifest in ``__metadata__`` under ``batiste``
 paths, with slashes between levels, and ``__metadata__`` is the user metadata.
 
 Layout: eight bytes for the length of the header (little endian), the header, padded with spaces to a multiple of eight,
-then the arrays in C order without gaps, those with the widest elements first.
+then the arrays in C order without gaps, those with the widest elements first. In a file of batiste the header begins
+with the manifest, and the manifest has the digest of the rest of the header, the *table*. So the table need not be
+read to open the file: it says nothing that the manifest does not say.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -25,16 +28,18 @@ from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 
-from batiste.checkpoint._arrays import BYTES_BY_DTYPE, as_bytes, digest_array, dtype_by_name
+from batiste.checkpoint._arrays import BYTES_BY_DTYPE, as_bytes, digest_array, digest_bytes, dtype_by_name
+from batiste.checkpoint._background import beside
 from batiste.checkpoint._manifest import MAX_MANIFEST_BYTES, Manifest, check_paths, looks_like_manifest
+from batiste.checkpoint._ranges import read_ranges
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
 from batiste.errors import CheckpointFormatError, DamagedCheckpointError, RefusedCheckpointError
 from batiste.tree import join_path
 
 __all__ = ["SafetensorsSource", "is_safetensors", "write_safetensors"]
 
-_ENTRY: Final = "batiste"
 _MAX_HEADER: Final = 2 * MAX_MANIFEST_BYTES
+_LARGE: Final = 1 << 20
 _DTYPES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "BOOL": "bool",
@@ -61,9 +66,15 @@ _DTYPES: Final[Mapping[str, str]] = MappingProxyType(
 _CODES: Final[Mapping[str, str]] = MappingProxyType({name: code for code, name in _DTYPES.items()})
 
 
+_START: Final = '{"__metadata__":{"batiste":'
+_DIGEST: Final = "table_xxh3_128"
+_decode: Final = json.JSONDecoder().raw_decode
+_dump: Final = json.JSONEncoder(ensure_ascii=False).encode
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Entry:
-    """One array in the file: what the header says of it."""
+    """One array in a file of others: what the header says of it."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -79,19 +90,27 @@ def write_safetensors(file_path: Path, manifest: Manifest, fetch: Callable[[str]
       manifest: what is written; the digests of its records are set here.
       fetch: returns the array at a path, in C order.
     """
-    arrays = {path: record for path, record in manifest.records.items() if record.kind is None}
-    order = sorted(arrays, key=lambda path: -BYTES_BY_DTYPE[arrays[path].dtype])
-    for record in arrays.values():
-        record.digest = "0" * 32  # of the same length as what will be known once all is written
-    header = _header(manifest, order)
-    with file_path.open("wb") as file:
-        file.write(header)
-        for path in order:
+    from concurrent.futures import ThreadPoolExecutor  # which reading does without
+
+    begins = _begins(manifest.records, 0)
+    records = manifest.records
+    for path in begins:
+        records[path].digest = "0" * 32  # of the same length as what will be known once all is written
+    table = _table(records, begins)
+    manifest.storage[_DIGEST] = digest_bytes(table.encode())
+    with file_path.open("wb") as file, ThreadPoolExecutor(max_workers=1) as pool:
+        file.write(_header(manifest, table))
+        for path in begins:
             array = fetch(path)
-            arrays[path].digest = digest_array(array)
-            file.write(as_bytes(array))
+            if array.nbytes < _LARGE:
+                records[path].digest = digest_array(array)
+                file.write(as_bytes(array))
+            else:  # both let other threads run
+                digest = beside(pool, functools.partial(digest_array, array))
+                file.write(as_bytes(array))
+                records[path].digest = digest()
         file.seek(0)
-        file.write(_header(manifest, order))
+        file.write(_header(manifest, table))
 
 
 def is_safetensors(head: bytes) -> bool:
@@ -111,30 +130,24 @@ class SafetensorsSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         with path.open("rb") as file:
-            header, start = _read_header(file, path)
-        self._start = start
-        metadata = cast("dict[str, Any]", header.pop("__metadata__", None) or {})
-        text = metadata.get(_ENTRY)
-        if text is None and any(map(looks_like_manifest, metadata.values())):
-            raise _damaged(path, "the header", "the name of the manifest has changed")
-        try:
-            entries = _entries(header, path.stat().st_size - start)
-        except (ValueError, TypeError, KeyError) as error:
-            if text is not None:
-                raise _damaged(path, "the header", str(error)) from None
-            raise RefusedCheckpointError(
-                path=path, reason=f"its header says what cannot be: {error}", cure="Fetch or write the file again."
-            ) from None
-        self._ours = text is not None
-        if text is None:
-            self._manifest = _foreign(entries, metadata, path)
-            self._entries = {_foreign_path(name): entry for name, entry in entries.items()}
-            return
-        self._manifest = Manifest.from_text(text, str(path))
-        named = {_name(path): path for path, record in self._manifest.records.items() if record.kind is None}
-        if named.keys() != entries.keys():
-            raise _damaged(path, "the header", "its names are not those of the manifest")
-        self._entries = {named[name]: entry for name, entry in entries.items()}
+            size = os.fstat(file.fileno()).st_size
+            text = _read_header(file, path, size)
+            start = file.tell()
+        if text.startswith(_START):
+            self._manifest = _own(text, path)
+            self._begins = _begins(self._manifest.records, start)
+            if size - start != self._manifest.bytes:
+                reason = f"there are {size - start} bytes of arrays instead of {self._manifest.bytes}"
+                raise _damaged(path, "the file", reason)
+        else:
+            entries, metadata = _foreign(text, size - start, path)
+            self._begins = {_foreign_path(name): start + entry.begin for name, entry in entries.items()}
+            records = {
+                _foreign_path(name): Record(row.shape, row.dtype, row.end - row.begin) for name, row in entries.items()
+            }
+            check_paths(records, str(path))
+            storage = {"format": "safetensors"}
+            self._manifest = Manifest(dict(sorted(records.items())), metadata=metadata, storage=storage)
 
     @property
     def path(self) -> Path:
@@ -149,57 +162,59 @@ class SafetensorsSource:
     def read(self, path: str, box: Box | None = None) -> NumpyArray | Damage:
         """Read one array, or a box of it; of a box, only the pages that it lies on."""
         record = self._manifest.records[path]
-        checked = self._checked(path, record, self._path.stat().st_size)
-        if isinstance(checked, Damage):
-            return checked
         if box is None or not record.shape:
-            with self._path.open("rb", buffering=0) as file:
-                return _read_whole(file, path, record, self._start + checked.begin)
-        mapped = np.memmap(self._path, dtype_by_name(record.dtype), "r", self._start + checked.begin, record.shape)
+            return next(iter(self.read_many([path])))[1]
+        begin = self._begins[path]
+        if begin + record.bytes > self._path.stat().st_size:
+            return Damage(path, "the file ends within it")
+        mapped = np.memmap(self._path, dtype_by_name(record.dtype), "r", begin, record.shape)
         return np.array(mapped[box])
 
-    def read_many(self, paths: Iterable[str]) -> Iterator[tuple[str, NumpyArray | Damage]]:
-        """Read whole arrays, one at a time."""
+    def read_many(
+        self, paths: Iterable[str], *, verify: bool = False, ahead: bool = False
+    ) -> Iterator[tuple[str, NumpyArray | Damage]]:
+        """Read whole arrays in order, small neighbours together.
+
+        Args:
+          paths: the arrays.
+          verify: whether to check their digests.
+          ahead: whether more than a few may be in memory before they are asked for.
+        """
         with self._path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            for path in paths:
-                record = self._manifest.records[path]
-                found = self._checked(path, record, size)
-                if isinstance(found, _Entry):
-                    found = _read_whole(file, path, record, self._start + found.begin)
-                yield path, found
+            yield from read_ranges(file, paths, self._manifest.records, self._begins, verify=verify, ahead=ahead)
 
     def check_files(self, *, whole: bool) -> list[Damage]:
-        """Compare the header, byte for byte, with the one that was written for this manifest."""
+        """Return nothing: the header was checked, byte for byte, when it was read."""
         del whole
-        if not self._ours:
-            return []
-        with self._path.open("rb") as file:
-            same = file.read(self._start) == _header(self._manifest, list(self._entries))
-        return [] if same else [Damage("the header", "it is not as it was written")]
-
-    def _checked(self, path: str, record: Record, size: int) -> _Entry | Damage:
-        """The entry of a leaf, where header and manifest agree on it and the file is long enough."""
-        entry = self._entries[path]
-        if entry.end - entry.begin != record.bytes or entry.dtype != _store_dtype(record):
-            return Damage(path, "the header and the manifest do not agree on it")
-        if size < self._start + entry.end:
-            return Damage(path, "the file ends before it")
-        return entry
+        return []
 
 
-def _header(manifest: Manifest, order: list[str]) -> bytes:
-    header: dict[str, Any] = {"__metadata__": {_ENTRY: manifest.to_text()}}
-    at = 0
-    for path in order:
-        record = manifest.records[path]
+def _begins(records: Mapping[str, Record], start: int) -> dict[str, int]:
+    """Where each array of a file of batiste begins, in their order there, if the first begins at ``start``."""
+    arrays = {path: -BYTES_BY_DTYPE[record.dtype] for path, record in records.items() if record.kind is None}
+    begins: dict[str, int] = {}
+    at = start
+    for path in sorted(arrays, key=arrays.__getitem__):
+        begins[path] = at
+        at += records[path].bytes
+    return begins
+
+
+def _table(records: Mapping[str, Record], begins: Mapping[str, int]) -> str:
+    """The header after the manifest: name, dtype, shape and place of each array."""
+    rows: list[str] = []
+    for path, begin in begins.items():
+        record = records[path]
         dtype = _store_dtype(record)
         width = BYTES_BY_DTYPE[record.dtype] // BYTES_BY_DTYPE[dtype]
-        shape = [*record.shape, width] if width > 1 else list(record.shape)
-        end = at + record.bytes
-        header[_name(path)] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        shape = ",".join(map(str, [*record.shape, width] if width > 1 else record.shape))
+        place = f"{begin},{begin + record.bytes}"
+        rows.append(f',{_dump(_name(path))}:{{"dtype":"{_CODES[dtype]}","shape":[{shape}],"data_offsets":[{place}]}}')
+    return f"}}{''.join(rows)}}}"
+
+
+def _header(manifest: Manifest, table: str) -> bytes:
+    text = f"{_START}{_dump(manifest.to_text())}{table}".encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 
@@ -213,8 +228,7 @@ def _store_dtype(record: Record) -> str:
     return record.dtype if record.dtype in _CODES else "uint8"
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
-    size = path.stat().st_size
+def _read_header(file: BinaryIO, path: Path, size: int) -> str:
     head = file.read(8)
     length = int(struct.unpack("<Q", head)[0]) if len(head) == 8 else -1
     if not 0 < length <= min(size - 8, _MAX_HEADER):
@@ -223,16 +237,48 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
             path=path, reason=reason, cure="Look for the whole file: this one is cut or damaged."
         )
     try:
-        header = json.loads(file.read(length).decode())
+        return file.read(length).decode()
+    except ValueError:
+        raise _damaged(path, "the header", "it is not UTF-8") from None
+
+
+def _own(text: str, path: Path) -> Manifest:
+    """The manifest of a header that batiste wrote, once every byte of the header is known to be as it was."""
+    try:
+        found, end = _decode(text, len(_START))
+    except ValueError:
+        raise _damaged(path, "the header", "its manifest is not JSON") from None
+    if type(found) is not str:
+        raise _damaged(path, "the header", "its manifest is no text")
+    manifest = Manifest.from_text(found, str(path))
+    rest = text[end:]
+    table = rest.rstrip(" ")
+    if len(rest) - len(table) > 7 or digest_bytes(table.encode()) != manifest.storage.get(_DIGEST):
+        raise _damaged(path, "the header", "it is not as it was written")
+    return manifest
+
+
+def _foreign(text: str, size: int, path: Path) -> tuple[dict[str, _Entry], dict[str, Any]]:
+    """The entries and the metadata of a file that batiste did not save."""
+    try:
+        header: Any = json.loads(text)
     except RecursionError:
         raise RefusedCheckpointError(
             path=path, reason="its header is nested too deeply", cure="No program that writes safetensors does that."
         ) from None
     except ValueError:
         header = None
-    if not isinstance(header, dict) or not isinstance(cast("Any", header).get("__metadata__", {}), dict):
+    metadata: Any = cast("dict[str, Any]", header).pop("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict):
         raise _damaged(path, "the header", "it is not JSON as safetensors has it")
-    return cast("dict[str, Any]", header), 8 + length
+    known = cast("dict[str, Any]", metadata)
+    if any(map(looks_like_manifest, known.values())):
+        raise _damaged(path, "the header", "it holds a manifest, and is not as batiste wrote it")
+    try:
+        return _entries(cast("dict[str, Any]", header), size), known
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"its header says what cannot be: {error}"
+        raise RefusedCheckpointError(path=path, reason=reason, cure="Fetch or write the file again.") from None
 
 
 def _entries(header: dict[str, Any], size: int) -> dict[str, _Entry]:
@@ -266,28 +312,8 @@ def _entries(header: dict[str, Any], size: int) -> dict[str, _Entry]:
     return entries
 
 
-def _foreign(entries: Mapping[str, _Entry], metadata: dict[str, Any], path: Path) -> Manifest:
-    """The manifest of a file that batiste did not save."""
-    records = {_foreign_path(name): Record(row.shape, row.dtype, row.end - row.begin) for name, row in entries.items()}
-    check_paths(records, str(path))
-    return Manifest(dict(sorted(records.items())), metadata=metadata, storage={"format": "safetensors"})
-
-
 def _foreign_path(name: str) -> str:
     return join_path(name.split("/"))
-
-
-def _read_whole(file: Any, path: str, record: Record, offset: int) -> NumpyArray | Damage:
-    array = np.empty(record.shape, dtype_by_name(record.dtype))
-    view = as_bytes(array)
-    file.seek(offset)
-    done = 0
-    while done < len(view):
-        count = file.readinto(view[done:])
-        if not count:
-            return Damage(path, "the file ends within it")
-        done += count
-    return array
 
 
 def _damaged(path: Path, where: str, reason: str) -> DamagedCheckpointError:

@@ -1,43 +1,66 @@
 """Saving: a tree becomes a manifest and arrays, and both appear at their path whole or not at all.
 
 What cannot be saved is found before anything is written. Arrays go one at a time through the host's memory for their
-digests; a single file is written one leaf at a time, a directory by Orbax. An asynchronous save copies the arrays
-first, so that they may be donated, deleted or overwritten as soon as it returns.
+digests, in a thread beside the writing; a single file is written one leaf at a time, a directory by Orbax. An
+asynchronous save copies the arrays first, so that they may be donated, deleted or overwritten as soon as it returns.
+
+Orbax takes all arrays of a directory at once. Those that are not in memory already (lazy ones, which are read from
+another checkpoint) would all be there then, so they go by way of a file without a name beside the new checkpoint, which
+is mapped into memory and gone when the save ends, however it ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import math
+import mmap
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, cast
+from types import MappingProxyType
+from typing import Any, BinaryIO, Final, cast
 
 import jax
 import numpy as np
 
-from batiste.checkpoint._arrays import describe_array, digest_array, dtype_by_name, is_key, key_data, to_host
-from batiste.checkpoint._background import SaveHandle
+from batiste.checkpoint._arrays import as_bytes, describe_array, digest_array, dtype_by_name, is_key, key_data, to_host
+from batiste.checkpoint._background import SaveHandle, beside
 from batiste.checkpoint._checkpoint import Checkpoint
 from batiste.checkpoint._files import digest_files, resolve, staged
 from batiste.checkpoint._manifest import MANIFEST_NAME, Manifest
+from batiste.checkpoint._msgpack_write import Layout, flax_layout, losses, write_msgpack
+from batiste.checkpoint._npz import check_names, write_npz
 from batiste.checkpoint._orbax import ITEM, store_dtype, write_arrays
 from batiste.checkpoint._safetensors import write_safetensors
+from batiste.checkpoint._stored import inherit, stacked_levels
 from batiste.checkpoint._structure import Described, describe
 from batiste.checkpoint._types import NumpyArray, PythonKind, Record
 from batiste.core import is_tracer
-from batiste.errors import CheckpointArgumentError, CheckpointExistsError, UnsavableLeafError
+from batiste.errors import (
+    CheckpointArgumentError,
+    CheckpointExistsError,
+    FormatLossError,
+    RemoteShardsError,
+    UnsavableLeafError,
+)
 from batiste.tree import LazyArray, join_path, split_path
 
 __all__ = ["save", "save_async"]
 
 _NUMBERED: Final = re.compile(r"(.+)_(0|[1-9][0-9]*)")
 _PACKAGES: Final = ("batiste", "jax", "numpy", "orbax-checkpoint")
+_FORMATS: Final[Mapping[str, str]] = MappingProxyType(
+    {".safetensors": "safetensors", ".npz": "npz", ".msgpack": "msgpack"}
+)
+_READ_ONLY: Final = (".pt", ".pth", ".bin")
+_ALIGNED: Final = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,6 +71,7 @@ class _Job:
     manifest: Manifest
     arrays: dict[str, Any]
     overwrite: bool
+    layout: Layout | None = None
 
 
 def save(
@@ -60,29 +84,36 @@ def save(
     stacked: Sequence[str] = (),
     overwrite: bool = False,
     compress: bool = False,
+    lossy: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Save a tree: a single file where the path ends in ``.safetensors``, else a directory.
+    """Save a tree: a single file where the path ends in ``.safetensors``, ``.npz`` or ``.msgpack``, else a directory.
+
+    A Flax MessagePack file holds what ``flax.serialization.to_bytes`` writes, byte for byte, and no manifest; the other
+    formats hold everything.
 
     Args:
       path: where; relative paths are taken from the working directory, and folders above it are made.
       tree: any pytree of arrays, typed random keys, numbers and strings, or an opened ``Checkpoint``, which is
-        converted with all that its manifest says.
+        converted with all that its manifest says; the lazy arrays of one bring with them what it says of them.
       step: the training step.
       metadata: anything that JSON can hold.
       axes: the logical names of the axes of leaves, by path; those of boxed leaves are known already.
       stacked: the paths of levels whose leaves are layers stacked along their first axis, such as ``params/h``.
       overwrite: whether to replace what is there; it stays until the new checkpoint is complete.
-      compress: whether to compress the arrays of a directory: some percent smaller, and twice as slow.
+      compress: whether to compress the arrays of a directory or an ``.npz`` file: some percent smaller, and twice as
+        slow.
+      lossy: whether a ``.msgpack`` file may leave out what it has no place for.
       clock: seconds since 1970, for ``Manifest.saved_at``.
 
     Raises:
       CheckpointExistsError: if something is there and ``overwrite`` is not set.
       UnsavableLeafError: if leaves are neither arrays nor plain values; the error lists all.
       UnsavableTreeError: if a container has keys that cannot be written down.
+      FormatLossError: if the format has no place for something and ``lossy`` is not set.
       CheckpointWriteError: if the operating system refuses; what was there before is untouched.
     """
-    job = _prepare(path, tree, step, metadata, axes, stacked, overwrite=overwrite, compress=compress, now=clock())
+    job = _prepare(path, tree, step, metadata, axes, stacked, overwrite, compress, lossy, clock())
     _write(job)
 
 
@@ -96,6 +127,7 @@ def save_async(
     stacked: Sequence[str] = (),
     overwrite: bool = False,
     compress: bool = False,
+    lossy: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> SaveHandle:
     """Save a tree in the background; the arguments and errors are those of ``save``.
@@ -106,7 +138,7 @@ def save_async(
     Returns:
       A handle; its ``wait`` returns when the checkpoint is complete and raises what went wrong.
     """
-    job = _prepare(path, tree, step, metadata, axes, stacked, overwrite=overwrite, compress=compress, now=clock())
+    job = _prepare(path, tree, step, metadata, axes, stacked, overwrite, compress, lossy, clock())
     copies = {leaf: _copied(array, leaf) for leaf, array in job.arrays.items()}
     return SaveHandle(job.target, lambda: _write(dataclasses.replace(job, arrays=copies)))
 
@@ -118,36 +150,34 @@ def _prepare(
     metadata: Mapping[str, Any] | None,
     axes: Mapping[str, Sequence[str | None]] | None,
     stacked: Sequence[str],
-    *,
     overwrite: bool,
     compress: bool,
+    lossy: bool,
     now: float,
 ) -> _Job:
     target = resolve(path)
-    single = target.suffix == ".safetensors"
-    if target.suffix in (".npz", ".msgpack", ".pt", ".pth", ".bin"):
-        reason = "that format cannot hold a manifest and is read only"
-        cure = "Save to a directory (a name without such an ending) or to a `.safetensors` file."
-        raise CheckpointArgumentError(argument="path", value=str(path), reason=reason, cure=cure)
-    if not single and jax.distributed.is_initialized() and jax.process_count() > 1:
-        reason = f"a folder is written by Orbax, which would wait for all {jax.process_count()} processes"
-        cure = "Save to a `.safetensors` file from one process."
-        raise CheckpointArgumentError(argument="path", value=str(path), reason=reason, cure=cure)
+    form = _FORMATS.get(target.suffix, "orbax")
+    _check_target(path, target, form)
     if not overwrite and os.path.lexists(target):
         raise CheckpointExistsError(path=target)
     if isinstance(tree, Checkpoint):
         manifest, arrays = _from_checkpoint(tree)
+        known = stacked_levels(_levels_stacked(tree.manifest), manifest.records)
     else:
         described = describe(tree)
         records, arrays = _records(described)
         manifest = Manifest(records, described.containers, axes=described.axes)
+        known = inherit(manifest, arrays)
     manifest.step = manifest.step if step is None else step
     manifest.saved_at = now
     manifest.versions = _versions()
     manifest.metadata = manifest.metadata if metadata is None else _as_json(metadata)
-    manifest.storage = (
-        {"format": "safetensors"} if single else {"format": "orbax", "item": ITEM, "compressed": compress}
-    )
+    manifest.storage = {"format": form}
+    if form == "orbax":
+        manifest.storage |= {"item": ITEM, "compressed": compress}
+    elif form == "npz":
+        manifest.storage |= {"compressed": compress}
+        check_names(manifest.records)
     manifest.files = {}
     for leaf, names in (axes or {}).items():
         record = manifest.records.get(leaf)
@@ -157,36 +187,91 @@ def _prepare(
                 argument=f"axes[{leaf!r}]", value=list(names), reason=reason, cure="Name each axis of a leaf."
             )
         manifest.axes[leaf] = list(names)
-    manifest.layers = _layers(manifest.records, stacked)
-    return _Job(target, manifest, arrays, overwrite)
+    manifest.layers = _layers(manifest.records, [*known, *stacked])
+    if form != "msgpack":
+        return _Job(target, manifest, arrays, overwrite)
+    lost = [] if lossy else losses(manifest)
+    if lost:
+        raise FormatLossError(path=target, lines="\n".join(f"  {line}" for line in lost))
+    return _Job(target, manifest, arrays, overwrite, flax_layout(tree.tree() if isinstance(tree, Checkpoint) else tree))
+
+
+def _check_target(path: str | os.PathLike[str], target: Path, form: str) -> None:
+    if target.suffix in _READ_ONLY:
+        reason = "that format cannot hold a manifest and is read only"
+        cure = "Save to a directory (a name without such an ending) or to a `.safetensors` file."
+        raise CheckpointArgumentError(argument="path", value=str(path), reason=reason, cure=cure)
+    if form == "orbax" and jax.distributed.is_initialized() and jax.process_count() > 1:
+        reason = f"a folder is written by Orbax, which would wait for all {jax.process_count()} processes"
+        cure = "Save to a `.safetensors` file from one process."
+        raise CheckpointArgumentError(argument="path", value=str(path), reason=reason, cure=cure)
 
 
 def _write(job: _Job) -> None:
+    manifest = job.manifest
+
+    def fetch(path: str) -> NumpyArray:
+        return to_host(job.arrays[path], path)
+
     with staged(job.target, overwrite=job.overwrite) as stage:
-        if job.manifest.storage["format"] == "safetensors":
-            write_safetensors(stage, job.manifest, lambda path: to_host(job.arrays[path], path))
+        if job.layout is not None:
+            write_msgpack(stage, job.layout, manifest, fetch)
+        elif manifest.storage["format"] == "safetensors":
+            write_safetensors(stage, manifest, fetch)
+        elif manifest.storage["format"] == "npz":
+            write_npz(stage, manifest, fetch, compress=bool(manifest.storage["compressed"]))
         else:
             _write_directory(stage, job)
 
 
 def _write_directory(stage: Path, job: _Job) -> None:
+    records = job.manifest.records
     stored: dict[str, Any] = {}
-    for path, array in job.arrays.items():
-        record = job.manifest.records[path]
-        host = to_host(array, path)
-        record.digest = digest_array(host)
-        if not record.bytes:
-            continue
-        if store_dtype(record) != record.dtype:
-            stored[path] = host.view(dtype_by_name(store_dtype(record)))
-        else:  # the array itself where Orbax takes it: a copy would stay in memory with all the others
-            stored[path] = array if isinstance(array, jax.Array | np.ndarray) and array.dtype == host.dtype else host
-    if stored:
-        write_arrays(stage, stored, compress=bool(job.manifest.storage["compressed"]))
-    else:
-        stage.mkdir()
+    aside: dict[str, tuple[int, NumpyArray]] = {}
+    with contextlib.ExitStack() as stack:
+        file: BinaryIO | None = None
+        for path, array in job.arrays.items():
+            record = records[path]
+            if isinstance(array, jax.Array | np.ndarray) and _is_storable(array, record, path):
+                stored[path] = array  # itself: a copy would stay in memory with all the others
+                continue
+            host = to_host(array, path)
+            record.digest = digest_array(host)
+            if record.bytes:
+                file = stack.enter_context(tempfile.TemporaryFile(dir=stage.parent)) if file is None else file
+                aside[path] = _put_aside(file, host.view(dtype_by_name(store_dtype(record))))
+        in_memory = dict(stored)
+        if file is not None:
+            file.flush()
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            for path, (start, like) in aside.items():
+                stored[path] = np.frombuffer(mapped, like.dtype, like.size, start).reshape(like.shape)
+        pool = stack.enter_context(ThreadPoolExecutor(max_workers=1))
+        digests = beside(pool, lambda: {path: digest_array(to_host(array, path)) for path, array in in_memory.items()})
+        if stored:
+            order = {path: stored[path] for path in job.arrays if path in stored}
+            write_arrays(stage, order, compress=bool(job.manifest.storage["compressed"]))
+        else:
+            stage.mkdir()
+        for path, digest in digests().items():
+            records[path].digest = digest
     job.manifest.files = digest_files(stage)
     (stage / MANIFEST_NAME).write_text(job.manifest.to_text(), encoding="utf-8")
+
+
+def _is_storable(array: Any, record: Record, path: str) -> bool:
+    """Whether Orbax takes an array as it is."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        raise RemoteShardsError(path=path)
+    return record.bytes > 0 and bool(array.dtype.isnative) and store_dtype(record) == record.dtype
+
+
+def _put_aside(file: BinaryIO, host: NumpyArray) -> tuple[int, NumpyArray]:
+    """Write an array to a file; where it begins there, and an array of its dtype and shape without its values."""
+    start = -(-file.tell() // _ALIGNED) * _ALIGNED
+    file.seek(start)
+    file.write(as_bytes(host))
+    return start, np.broadcast_to(np.empty((), host.dtype), host.shape)
 
 
 def _records(described: Described) -> tuple[dict[str, Record], dict[str, Any]]:
@@ -223,6 +308,10 @@ def _from_checkpoint(source: Checkpoint) -> tuple[Manifest, dict[str, Any]]:
     containers = {path: dict(row) for path, row in old.containers.items()}
     manifest = Manifest(records, containers, step=old.step, metadata=dict(old.metadata), axes=dict(old.axes))
     return manifest, {path: source.lazy(path) for path, record in records.items() if record.kind is None}
+
+
+def _levels_stacked(manifest: Manifest) -> dict[str, Any]:
+    return {level: row for level, row in manifest.layers.items() if row.get("layout") == "stacked"}
 
 
 def _copied(array: Any, path: str) -> NumpyArray:

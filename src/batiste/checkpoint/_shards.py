@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from batiste.checkpoint._files import is_file
 from batiste.checkpoint._manifest import MAX_MANIFEST_BYTES, Manifest, check_paths
 from batiste.checkpoint._source import Source
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
@@ -43,9 +44,7 @@ class ShardedSource:
     def __init__(self, index: Path, open_file: Callable[[Path], Source]) -> None:
         self._path = index.parent
         names = _read_index(index)
-        missing = [
-            f"  {name}: the file is missing" for name in set(names.values()) if not (self._path / name).is_file()
-        ]
+        missing = [f"  {name}: the file is missing" for name in set(names.values()) if not is_file(self._path / name)]
         if missing:
             raise DamagedCheckpointError(path=self._path, count=len(missing), lines="\n".join(sorted(missing)))
         sources = {name: open_file(self._path / name) for name in sorted(set(names.values()))}

@@ -23,16 +23,27 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, cast
 
-import jax
 import numpy as np
 
+from batiste.checkpoint._arrays import is_jax_array
 from batiste.checkpoint._manifest import MAX_DEPTH
 from batiste.errors import UnsavableTreeError
-from batiste.tree import join_path, path_string, split_path
+from batiste.tree import LazyArray, join_path, path_string, split_path
 
-__all__ = ["Described", "box_names", "containers_of", "describe", "is_box", "rebuild", "unbox"]
+__all__ = [
+    "Described",
+    "box_names",
+    "children_of",
+    "containers_of",
+    "describe",
+    "is_box",
+    "is_leaf",
+    "rebuild",
+    "unbox",
+]
 
 _IMPORTABLE: Final = ("optax", "jax", "batiste")
+_LEAVES: Final = (np.ndarray, np.generic, LazyArray, bool, int, float, complex, str, bytes)
 
 
 @dataclasses.dataclass(slots=True)
@@ -63,6 +74,17 @@ def box_names(node: Any) -> list[str | None] | None:
     return list(known) if all(name is None or isinstance(name, str) for name in known) else None
 
 
+def is_leaf(node: Any) -> bool:
+    """Return whether a node is a leaf: an array, a plain value, or anything that JAX takes for no container."""
+    if isinstance(node, _LEAVES) or is_jax_array(node):
+        return True
+    if node is None or isinstance(node, Mapping):
+        return False
+    import jax
+
+    return bool(jax.tree_util.all_leaves([node]))
+
+
 def describe(tree: Any) -> Described:
     """Take a tree apart.
 
@@ -75,18 +97,41 @@ def describe(tree: Any) -> Described:
 
 
 def rebuild(values: Mapping[str, Any], containers: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Put a tree together again from its leaves and its containers, both by path."""
+    """Put a tree together again from its leaves (none of them a dict) and its containers, both by path."""
     if "" in values:
         return values[""]
-    root: dict[str, Any] = {}
-    for path in [*values, *containers]:
-        level = root
-        parts = split_path(path)
-        for part in parts[:-1] if path in values else parts:
-            level = level.setdefault(part, {})
-        if path in values:
-            level[parts[-1]] = _Held(values[path])
-    return _build(root, (), containers)
+    levels: dict[str, dict[str, Any]] = {"": {}}
+    for path, leaf in values.items():
+        above, _, name = path.rpartition("/")
+        level = levels.get(above)
+        if level is None:
+            level = _level(levels, above)
+        level[_plain_name(name) if "~" in name else name] = leaf
+    for path in containers:
+        if path not in values:
+            _level(levels, path)
+    for path in sorted(containers, key=lambda path: -path.count("/") if path else 1):  # from the leaves to the root
+        above, _, name = path.rpartition("/")
+        if path and path not in values:
+            levels[above][_plain_name(name)] = _contained(levels[path], containers[path])
+    return _contained(levels[""], containers.get("", {}))
+
+
+def _level(levels: dict[str, dict[str, Any]], path: str) -> dict[str, Any]:
+    """The table of a level, made with all above it where it is not there yet."""
+    level = levels.get(path)
+    if level is None:
+        above, _, name = path.rpartition("/")
+        parent = levels.get(above)
+        if parent is None:
+            parent = _level(levels, above)
+        level = levels[path] = parent[_plain_name(name) if "~" in name else name] = {}
+    return level
+
+
+def _plain_name(name: str) -> str:
+    """The name of one level, out of a path."""
+    return split_path(name)[0] if "~" in name else name
 
 
 def containers_of(paths: Iterable[str], containers: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -109,18 +154,11 @@ def _is_empty(row: Mapping[str, Any]) -> bool:
     return row["kind"] == "none" or row.get("size", row.get("fields")) in (0, []) or row == {"kind": "dict"}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Held:
-    """A leaf in the table of levels, so that no leaf is taken for a level."""
-
-    leaf: Any
-
-
 def _describe(node: Any, parts: tuple[str, ...], found: Described) -> None:
     path = join_path(parts)
     if len(parts) > MAX_DEPTH:
         raise UnsavableTreeError(path=f"{path[:40]}...", reason=f"it is more than {MAX_DEPTH} levels deep")
-    if isinstance(node, jax.Array | np.ndarray | np.generic | bool | int | float | complex | str | bytes):
+    if isinstance(node, _LEAVES) or is_jax_array(node):
         found.leaves[path] = node
         return
     if is_box(node):
@@ -128,7 +166,7 @@ def _describe(node: Any, parts: tuple[str, ...], found: Described) -> None:
         if names is not None:
             found.axes[path] = names
         node = unbox(node)
-    children = list(_children(node, path))
+    children = list(children_of(node, path))
     row = _container_row(node, [name for name, _ in children])
     if row is not None:
         found.containers[path] = row
@@ -142,8 +180,12 @@ def _describe(node: Any, parts: tuple[str, ...], found: Described) -> None:
         _describe(child, (*parts, name), found)
 
 
-def _children(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """The children of a container with their names, in JAX's order; none for a leaf."""
+def children_of(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Return the children of a container with their names, in JAX's order; none for a leaf.
+
+    Raises:
+      UnsavableTreeError: if a dict has keys that cannot be written down.
+    """
     if isinstance(node, Mapping):
         mapping = cast("Mapping[Any, Any]", node)
         kinds: set[type] = {type(key) for key in mapping}
@@ -153,6 +195,8 @@ def _children(node: Any, path: str) -> Iterator[tuple[str, Any]]:
         for key in sorted(mapping):
             yield str(key), mapping[key]
         return
+    import jax
+
     flatten = cast("Any", jax.tree_util.tree_flatten_with_path)
     for keys, child in flatten(node, is_leaf=lambda child: child is not node)[0]:  # pyright: ignore[reportUnknownLambdaType]
         if keys:
@@ -175,17 +219,13 @@ def _container_row(node: Any, names: list[str]) -> dict[str, Any] | None:
         return {"kind": "namedtuple", **made_by, "fields": list(fields)}
     if kind in (tuple, list):
         return {"kind": kind.__name__, "size": len(names)}
-    if jax.tree_util.all_leaves([node]):
+    if is_leaf(node):
         return None
     return {"kind": "dataclass" if dataclasses.is_dataclass(kind) else "node", **made_by, "fields": names}
 
 
-def _build(level: dict[str, Any], parts: tuple[str, ...], containers: Mapping[str, Mapping[str, Any]]) -> Any:
-    built = {
-        name: child.leaf if isinstance(child, _Held) else _build(child, (*parts, name), containers)
-        for name, child in level.items()
-    }
-    row = containers.get(join_path(parts), {})
+def _contained(built: dict[str, Any], row: Mapping[str, Any]) -> Any:
+    """The children of a level in the container that the level was."""
     kind = row.get("kind")
     if kind == "none" and not built:
         return None

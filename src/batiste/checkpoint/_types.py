@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-__all__ = ["Box", "Damage", "NumpyArray", "PythonKind", "Record"]
+__all__ = ["Box", "Damage", "NumpyArray", "PythonKind", "Record", "misfit"]
 
 NumpyArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 """Any NumPy array."""
@@ -62,3 +62,8 @@ class Damage:
 
     def __str__(self) -> str:
         return f"  {self.where}: {self.reason}"
+
+
+def misfit(path: str, record: Record) -> Damage:
+    """Return what is wrong with a leaf whose digest is not that of its bytes."""
+    return Damage(path, f"the digest of {record} does not fit")

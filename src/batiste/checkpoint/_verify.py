@@ -31,11 +31,11 @@ class Verification:
     digests: bool
 
 
-def verify(path: str | os.PathLike[str]) -> Verification:
+def verify(path: str | os.PathLike[str] | Checkpoint) -> Verification:
     """Read every byte of a checkpoint and compare it with what was saved.
 
     Args:
-      path: a checkpoint of any known format.
+      path: a checkpoint of any known format, or one that is open.
 
     Returns:
       What was checked.
@@ -45,7 +45,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
       CheckpointNotFoundError: if there is nothing.
       CheckpointFormatError: if it is none of the formats.
     """
-    checkpoint = open(path)
+    checkpoint = path if isinstance(path, Checkpoint) else open(path)
     found = damages(checkpoint)
     if found:
         raise DamagedCheckpointError(path=checkpoint.path, count=len(found), lines="\n".join(map(str, found)))

@@ -16,10 +16,12 @@ from batiste.cli._late import Late
 from batiste.cli._report import Exit, reported
 
 if TYPE_CHECKING:
-    from batiste.cli import _change, _compare, _import, _show, _store
+    from batiste.cli import _change, _compare, _complete, _compute, _import, _show, _store
 else:
     _change = Late("batiste.cli._change")
     _compare = Late("batiste.cli._compare")
+    _complete = Late("batiste.cli._complete")
+    _compute = Late("batiste.cli._compute")
     _import = Late("batiste.cli._import")
     _show = Late("batiste.cli._show")
     _store = Late("batiste.cli._store")
@@ -28,8 +30,8 @@ __all__ = ["app"]
 
 _ABOUT = """Look at checkpoints, compare, check and change them, without the model.
 
-Reads folders of batiste and Orbax, safetensors, Flax MessagePack, .npz and PyTorch files; writes folders, and a single
-file where the name ends in .safetensors.
+Reads folders of batiste and Orbax, safetensors, Flax MessagePack, .npz and PyTorch files. The name says what is
+written: a .safetensors, .npz or .msgpack file, or else a folder.
 
 Exit codes: 0 done; 1 the checkpoints differ, or do not verify; 2 the command line is wrong; 3 an error, in one line;
 4 a mistake in batiste; 130 interrupted; 141 the output's reader has gone.
@@ -37,20 +39,34 @@ Exit codes: 0 done; 1 the checkpoints differ, or do not verify; 2 the command li
 
 app = typer.Typer(name="batiste", help=_ABOUT, no_args_is_help=True, pretty_exceptions_enable=False)
 
+
+def _paths(context: typer.Context, incomplete: str) -> list[str]:
+    """The paths of the checkpoint that is the command's first word."""
+    given = (context.params.get(name) for name in ("path", "source", "left"))
+    return _complete.paths_in(next(filter(None, given), None), incomplete)
+
+
+def _mappings(incomplete: str) -> list[str]:
+    return [name for name in ("minilm", "resemblyzer", "silero-vad", "torchcrepe") if name.startswith(incomplete)]
+
+
 Source = Annotated[Path, typer.Argument(metavar="SRC", help="The checkpoint to read.", show_default=False)]
 Target = Annotated[
-    Path, typer.Argument(metavar="DST", help="Where to write: a folder or a .safetensors file.", show_default=False)
+    Path, typer.Argument(metavar="DST", help="A .safetensors, .npz or .msgpack file, or a folder.", show_default=False)
 ]
 PatternList = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[PATTERN]...", help="Globs over paths; - reads them from standard input."),
+    typer.Argument(
+        metavar="[PATTERN]...", help="Globs over paths; - reads them from standard input.", autocompletion=_paths
+    ),
 ]
 Regex = Annotated[bool, typer.Option("--regex", "-E", help="Patterns are regular expressions for whole paths.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the checkpoint at DST, when the new is complete.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be written, and write nothing.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-Compress = Annotated[bool, typer.Option("--compress", help="Compress the arrays of a folder: smaller and slower.")]
+Compress = Annotated[bool, typer.Option("--compress", help="Compress a folder or .npz file: smaller and slower.")]
+Lossy = Annotated[bool, typer.Option("--lossy", help="Leave out what a .msgpack file has no place for.")]
 Within = Annotated[str, typer.Option("--within", help="A glob for the level above the layers.")]
 
 
@@ -118,18 +134,21 @@ def select(
     target: Target,
     patterns: PatternList = None,
     *,
-    exclude: Annotated[list[str] | None, typer.Option("--exclude", "-x", help="Leave these out; repeatable.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", "-x", help="Leave these out; repeatable.", autocompletion=_paths)
+    ] = None,
     regex: Regex = False,
     force: Force = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     compress: Compress = False,
+    lossy: Lossy = False,
 ) -> Exit:
     """Write the leaves whose paths match."""
     if not patterns and not exclude:
         message = "give a PATTERN, or --exclude"
         raise typer.BadParameter(message)
-    output = _store.Output(target, force, dry_run, quiet, compress)
+    output = _store.Output(target, force, dry_run, quiet, compress, lossy)
     return _change.select(source, patterns or [], exclude or [], output, regex=regex)
 
 
@@ -148,9 +167,10 @@ def rename(
     dry_run: DryRun = False,
     quiet: Quiet = False,
     compress: Compress = False,
+    lossy: Lossy = False,
 ) -> Exit:
     """Write the leaves at other paths."""
-    output = _store.Output(target, force, dry_run, quiet, compress)
+    output = _store.Output(target, force, dry_run, quiet, compress, lossy)
     return _change.rename(source, rules, output, regex=regex)
 
 
@@ -161,17 +181,20 @@ def cast(
     target: Target,
     dtype: Annotated[str, typer.Argument(metavar="DTYPE", help="bfloat16, float32, ...", show_default=False)],
     *,
-    pattern: Annotated[list[str] | None, typer.Option("--pattern", "-p", help="Only these; repeatable.")] = None,
+    pattern: Annotated[
+        list[str] | None, typer.Option("--pattern", "-p", help="Only these; repeatable.", autocompletion=_paths)
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Cast integers and booleans too.")] = False,
     regex: Regex = False,
     force: Force = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     compress: Compress = False,
+    lossy: Lossy = False,
 ) -> Exit:
     """Write floating leaves in another dtype."""
-    output = _store.Output(target, force, dry_run, quiet, compress)
-    return _change.cast(source, dtype, pattern or [], output, regex=regex, every=every)
+    output = _store.Output(target, force, dry_run, quiet, compress, lossy)
+    return _compute.cast(source, dtype, pattern or [], output, regex=regex, every=every)
 
 
 @app.command()
@@ -186,10 +209,11 @@ def merge(
     dry_run: DryRun = False,
     quiet: Quiet = False,
     compress: Compress = False,
+    lossy: Lossy = False,
 ) -> Exit:
     """Write one checkpoint with the leaves of several."""
     *sources, target = _several(paths)
-    return _change.merge(sources, _store.Output(target, force, dry_run, quiet, compress), overwrite=overwrite)
+    return _change.merge(sources, _store.Output(target, force, dry_run, quiet, compress, lossy), overwrite=overwrite)
 
 
 @app.command()
@@ -202,11 +226,12 @@ def average(
     dry_run: DryRun = False,
     quiet: Quiet = False,
     compress: Compress = False,
+    lossy: Lossy = False,
 ) -> Exit:
     """Write the mean of several checkpoints."""
     *sources, target = _several(paths)
     shares = None if weights is None else _numbers(weights, len(sources))
-    return _change.average(sources, shares, _store.Output(target, force, dry_run, quiet, compress))
+    return _compute.average(sources, shares, _store.Output(target, force, dry_run, quiet, compress, lossy))
 
 
 @app.command()
@@ -221,9 +246,10 @@ def stack(
     dry_run: DryRun = False,
     quiet: Quiet = False,
     compress: Compress = False,
+    lossy: Lossy = False,
 ) -> Exit:
     """Write equal layers as one level, stacked along a first axis."""
-    return _change.stack(source, name, within, _store.Output(target, force, dry_run, quiet, compress))
+    return _compute.stack(source, name, within, _store.Output(target, force, dry_run, quiet, compress, lossy))
 
 
 @app.command()
@@ -240,9 +266,10 @@ def unstack(
     dry_run: DryRun = False,
     quiet: Quiet = False,
     compress: Compress = False,
+    lossy: Lossy = False,
 ) -> Exit:
     """Write stacked layers apart, as NAME_0, NAME_1, ..."""
-    return _change.unstack(source, name, within, _store.Output(target, force, dry_run, quiet, compress))
+    return _compute.unstack(source, name, within, _store.Output(target, force, dry_run, quiet, compress, lossy))
 
 
 @app.command()
@@ -255,9 +282,10 @@ def convert(
     dry_run: DryRun = False,
     quiet: Quiet = False,
     compress: Compress = False,
+    lossy: Lossy = False,
 ) -> Exit:
     """Write the same checkpoint in another format."""
-    return _change.convert(source, _store.Output(target, force, dry_run, quiet, compress))
+    return _change.convert(source, _store.Output(target, force, dry_run, quiet, compress, lossy))
 
 
 @app.command()
@@ -269,7 +297,10 @@ def import_torch(
     target: Target,
     *,
     mapping: Annotated[
-        str, typer.Option("--mapping", "-m", help="A JSON file with rules, or the name of a ready mapping.")
+        str,
+        typer.Option(
+            "--mapping", "-m", help="A JSON file with rules, or the name of a ready mapping.", autocompletion=_mappings
+        ),
     ],
     like: Annotated[
         Path | None, typer.Option("--like", help="A checkpoint with the leaves that must come out.")
@@ -285,9 +316,10 @@ def import_torch(
     dry_run: DryRun = False,
     quiet: Quiet = False,
     compress: Compress = False,
+    lossy: Lossy = False,
 ) -> Exit:
     """Write the weights of a PyTorch model as variables."""
-    output = _store.Output(target, force, dry_run, quiet, compress)
+    output = _store.Output(target, force, dry_run, quiet, compress, lossy)
     return _import.import_torch(source, mapping, output, like=like, ignore=ignore or [], dtype=dtype, nested=nested)
 
 

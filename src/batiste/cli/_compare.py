@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import typer
 
 from batiste.checkpoint import open as open_checkpoint
 from batiste.checkpoint import verify as verify_checkpoint
 from batiste.cli._report import Exit
 from batiste.cli._rules import read_patterns
-from batiste.cli._sources import whole_tree
+from batiste.cli._say import say, say_json
 from batiste.cli._tables import plural, size_text
 from batiste.errors import DamagedCheckpointError, RefusedCheckpointError, UnmatchedPatternError
 from batiste.tree import diff as diff_trees
@@ -36,17 +32,18 @@ def diff(
     quiet: bool,
 ) -> Exit:
     """Print how two checkpoints differ; ``Exit.DIFFERS`` if they do."""
-    trees = [whole_tree(open_checkpoint(path)) for path in (left, right)]
+    trees = [open_checkpoint(path).tree() for path in (left, right)]
     chosen = read_patterns(patterns, regex=regex) if patterns else None
     found = diff_trees(trees[0], trees[1], chosen, values=values, rtol=rtol, atol=atol)
     if chosen is not None and not found.leaves:
         raise UnmatchedPatternError(lines="\n".join(f"  {pattern.source!r}" for pattern in chosen))
     if as_json:
-        entries = [{key: _plain(value) for key, value in dataclasses.asdict(entry).items()} for entry in found]
+        entries = [dataclasses.asdict(entry) for entry in found]
         body = {"left": str(left), "right": str(right), "leaves": found.leaves, "differences": entries}
-        typer.echo(json.dumps(body, ensure_ascii=False, allow_nan=False, indent=2))
+        say_json(body)
     elif not quiet:
-        typer.echo(str(found))
+        for line in str(found).splitlines():
+            say(line)
     return Exit.DIFFERS if found else Exit.OK
 
 
@@ -54,10 +51,11 @@ def verify(paths: Sequence[Path], *, strict: bool, as_json: bool, quiet: bool) -
     """Check every digest of checkpoints and print what is wrong; ``Exit.DIFFERS`` if anything is."""
     reports = [_verified(path, strict=strict) for path in paths]
     if as_json:
-        typer.echo(json.dumps(reports, ensure_ascii=False, allow_nan=False, indent=2))
+        say_json(reports)
     elif not quiet:
         for report in reports:
-            typer.echo(_text(report))
+            for line in _lines(report):
+                say(line)
     return Exit.OK if all(report["ok"] for report in reports) else Exit.DIFFERS
 
 
@@ -74,14 +72,10 @@ def _verified(path: Path, *, strict: bool) -> dict[str, Any]:
     return {"path": str(path), "ok": not damages, "damages": damages, **counted}
 
 
-def _text(report: dict[str, Any]) -> str:
+def _lines(report: dict[str, Any]) -> list[str]:
     if not report["ok"]:
-        return "\n".join([f"{report['path']}: DAMAGED", *(f"  {line}" for line in report["damages"])])
+        head = "DAMAGED" if "leaves" not in report else "NOT VERIFIED"  # all of it could be read
+        return [f"{report['path']}: {head}", *(f"  {line}" for line in report["damages"])]
     checked = "every digest fits" if report["digests"] else "everything can be read; there are no digests"
     size = f"{plural(report['leaves'], 'leaf', 'leaves')}, {size_text(report['bytes'])}"
-    return f"{report['path']}: ok, {size}, {checked}"
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON has it: what is not finite becomes a word."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return [f"{report['path']}: ok, {size}, {checked}"]

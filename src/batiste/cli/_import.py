@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import typer
-
 from batiste.checkpoint import open as open_checkpoint
 from batiste.cli._report import Exit
+from batiste.cli._say import say
 from batiste.cli._store import Output, store_tree
 from batiste.errors import UnknownMappingError
 from batiste.importers import Report, Rule, from_torch, load_mapping, plan_import, pretrained
@@ -35,10 +34,10 @@ def import_torch(
     report = plan_import(opened, target, rules, ignore=ignore, dtype=dtype, nested=nested)
     if output.dry_run and report.complete:
         for line in str(report).splitlines()[1:]:
-            typer.echo(line.strip())
+            say(line.strip())
     elif not output.quiet and report.complete:
         for line in _said(report):
-            typer.echo(line)
+            say(line)
     made = from_torch(opened, target, rules, ignore=ignore, dtype=dtype, nested=nested)
     store_tree(output, made, [])
     return Exit.OK

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import functools
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,10 +19,13 @@ from typing import Final, ParamSpec
 
 import typer
 
+from batiste.cli._say import say
 from batiste.errors import (
     BatisteError,
     CheckpointExistsError,
+    CheckpointNotFoundError,
     DamagedCheckpointError,
+    FormatLossError,
     ImportMismatchError,
     MergeConflictError,
     NestedStateDictError,
@@ -36,7 +40,9 @@ _Arguments = ParamSpec("_Arguments")
 _MOST_LINES: Final = 5
 _HINTS: Final[tuple[tuple[type[BatisteError], str], ...]] = (
     (CheckpointExistsError, "Choose another path, or pass --force: the old one then stays until the new is complete."),
+    (CheckpointNotFoundError, "Check the path; `batiste show FOLDER` says which steps a run has."),
     (DamagedCheckpointError, "`batiste verify` lists all that is wrong; restore a copy or an earlier step."),
+    (FormatLossError, "Write a folder, .safetensors or .npz, which hold everything, or leave it out with --lossy."),
     (ImportMismatchError, "Add rules to the mapping; --ignore leaves tensors out, --dtype cast changes dtypes."),
     (MergeConflictError, "Pass --overwrite first or --overwrite last to say which wins, or `batiste select` before."),
     (NestedStateDictError, "Say which one is meant with --nested."),
@@ -73,7 +79,11 @@ def one_line(error: BatisteError) -> str:
     shown = lines[:_MOST_LINES]
     if len(lines) > len(shown):
         shown.append(f"and {len(lines) - len(shown)} more")
-    hint = next((text for kind, text in _HINTS if isinstance(error, kind)), error.hint.format(**error.context))
+    hint = error.hint.format(**error.context)
+    if not isinstance(error, CheckpointNotFoundError) or "Manager(" in hint:
+        hint = next((text for kind, text in _HINTS if isinstance(error, kind)), hint)
+    if shown:  # in one line nobody needs their number
+        head = re.sub(r": [0-9]+$", ":", head)
     parts = [head + (f" {'; '.join(shown)}." if shown else ""), " ".join(hint.split()), f"[{error.code}]"]
     return " ".join(part for part in parts if part)
 
@@ -98,7 +108,7 @@ def _code(command: Callable[[], Exit]) -> Exit:
     except BatisteError as error:
         if os.environ.get("BATISTE_TRACEBACK"):
             traceback.print_exc()
-        typer.echo(f"error: {one_line(error)}", err=True)
+        say(f"error: {one_line(error)}", err=True)
         return Exit.ERROR
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
@@ -108,7 +118,7 @@ def _code(command: Callable[[], Exit]) -> Exit:
         return Exit.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last one who can say anything
         if isinstance(error, ModuleNotFoundError) and not (error.name or "batiste").startswith("batiste"):
-            typer.echo(f"error: this needs {error.name}: pip install 'batiste[cli,checkpoint]'", err=True)
+            say(f"error: this needs {error.name}: pip install 'batiste[cli,checkpoint]'", err=True)
             return Exit.ERROR
         traceback.print_exc()
         typer.echo("error: this is a mistake in batiste; please report it with the lines above", err=True)

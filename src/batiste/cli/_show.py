@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import typer
 from batiste.checkpoint import Checkpoint, Record
 from batiste.checkpoint import open as open_checkpoint
 from batiste.cli._report import Exit
-from batiste.cli._rules import read_patterns
+from batiste.cli._say import say, say_json
+from batiste.cli._sources import matching
 from batiste.cli._tables import Row, elements, plural, rows, size_text, table
-from batiste.tree import select
 
 __all__ = ["Stats", "show", "statistics"]
 
@@ -65,14 +64,14 @@ def show(
     records = _chosen(opened, patterns, regex=regex)
     if paths_only and not as_json:
         for name in records:
-            typer.echo(name)
+            say(name)
         return Exit.OK
     found = {name: statistics(opened, name) for name in records if stats and _has_numbers(records[name])}
     if as_json:
-        typer.echo(json.dumps(_as_json(opened, records, found, depth), ensure_ascii=False, allow_nan=False, indent=2))
+        say_json(_as_json(opened, records, found, depth))
         return Exit.OK
     listed = rows(records, depth)
-    typer.echo(_headline(path, opened, rows(records, 0)[0]))
+    say(_headline(path, opened, rows(records, 0)[0]))
     notes = {name: each.cells() for name, each in found.items()}
     for line in table(listed, notes, _HEADS if stats else ()):
         typer.echo(line)
@@ -121,10 +120,7 @@ def _chosen(opened: Checkpoint, words: Sequence[str], *, regex: bool) -> dict[st
     records = opened.manifest.records
     if not words:
         return dict(records)
-    patterns = read_patterns(words, regex=regex)
-    if not all(any(pattern.matches(path) for path in records) for pattern in patterns):
-        select(opened.tree(), patterns)  # which says what is near
-    return {path: record for path, record in records.items() if any(pattern.matches(path) for pattern in patterns)}
+    return {path: records[path] for path in matching(list(records), words, regex=regex)}
 
 
 def _headline(path: Path, opened: Checkpoint, root: Row) -> str:

@@ -2,8 +2,10 @@
 
 A view is a checkpoint whose leaves were left out or replaced, at the paths that they had. It keeps what a manifest says
 beside the arrays: containers of every kind, random keys, step, metadata, logical names of axes. ``select``, ``cast``,
-``average`` and ``convert`` write views. Commands that give leaves other paths work on trees instead, where a dataclass
-has become a dict of its fields.
+``average`` and ``convert`` write views. Commands that give leaves other paths work on trees instead, whose lazy leaves
+know where they are from.
+
+Nothing here reads an array or needs JAX.
 """
 
 from __future__ import annotations
@@ -11,16 +13,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import jax
 import numpy as np
 
 from batiste.checkpoint import Checkpoint, Manifest, Record
-from batiste.tree import LazyArray
-from batiste.tree import map as map_leaves
+from batiste.cli._rules import read_patterns
+from batiste.tree import LazyArray, select, unflatten
 
-__all__ = ["View", "arrays", "stacked_levels", "view", "whole_tree"]
+__all__ = ["View", "arrays", "matching", "stacked_levels", "view"]
 
 
 class View:
@@ -91,17 +92,16 @@ def view(opened: Checkpoint, paths: Iterable[str], leaves: Mapping[str, LazyArra
     return View(opened.path, manifest, {path: leaf for path, leaf in leaves.items() if path in records})
 
 
-def whole_tree(opened: Checkpoint) -> Any:
-    """Return the tree of a checkpoint: arrays lazy, random keys read and typed."""
-    records = opened.manifest.records
+def matching(paths: Sequence[str], words: Sequence[str], *, regex: bool) -> list[str]:
+    """Return the paths that match one of the patterns.
 
-    def typed(path: str, leaf: Any) -> Any:
-        key = records[path].key
-        if key is not None:
-            leaf = cast("Any", jax.random.wrap_key_data(leaf.read(), impl=key))
-        return leaf
-
-    return map_leaves(opened.tree(), typed)
+    Raises:
+      UnmatchedPatternError: if a pattern matches none of them; the error names the nearest.
+    """
+    patterns = read_patterns(words, regex=regex)
+    if not all(any(pattern.matches(path) for path in paths) for pattern in patterns):
+        select(unflatten(dict.fromkeys(paths, 0)), patterns)  # which says what is near
+    return [path for path in paths if any(pattern.matches(path) for pattern in patterns)]
 
 
 def stacked_levels(manifests: Iterable[Manifest], leaves: Mapping[str, Any], more: Iterable[str] = ()) -> list[str]:

@@ -2,27 +2,23 @@
 
 ``Output`` refuses before anything is read: what exists is replaced only under ``--force``, and even then only if it is
 a checkpoint (so that a mistyped path never costs a folder), and never a folder that holds a source or lies within one.
-The saving itself is ``batiste.checkpoint.save``: complete or not at all, one leaf after the other, with the old
-checkpoint in its place until the new one is complete. A bar on standard error shows how much was read, where that is a
-terminal.
+The writing itself is in ``_write.py``, which loads only when something is written: a dry run needs no JAX.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import sys
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+import numpy as np
 
-from batiste.checkpoint import Checkpoint, save
+from batiste.checkpoint import Checkpoint
 from batiste.checkpoint import open as open_checkpoint
+from batiste.cli._late import Late
+from batiste.cli._say import say
 from batiste.cli._sources import View, stacked_levels
 from batiste.cli._tables import plural, size_text
 from batiste.errors import (
@@ -30,14 +26,19 @@ from batiste.errors import (
     CheckpointExistsError,
     CheckpointFormatError,
     DamagedCheckpointError,
+    FormatLossError,
     RefusedCheckpointError,
 )
-from batiste.tree import LazyArray, items
-from batiste.tree import map as map_leaves
+from batiste.tree import LazyArray, flatten
+
+if TYPE_CHECKING:
+    from batiste.cli import _write
+else:
+    _write = Late("batiste.cli._write")
 
 __all__ = ["Output", "store_tree", "store_view"]
 
-_READ_ONLY: Final = (".npz", ".msgpack", ".pt", ".pth", ".bin")
+_READ_ONLY: Final = (".pt", ".pth", ".bin")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,11 +46,12 @@ class Output:
     """Where a result goes, and how.
 
     Attributes:
-      path: a folder, or a single file where it ends in ``.safetensors``.
+      path: a single file where it ends in ``.safetensors``, ``.npz`` or ``.msgpack``, else a folder.
       force: whether to replace a checkpoint that is there.
       dry_run: whether to say what would be written, and write nothing.
       quiet: whether to say nothing, not even how far it is.
-      compress: whether the arrays of a folder are compressed.
+      compress: whether the arrays of a folder or an ``.npz`` file are compressed.
+      lossy: whether a ``.msgpack`` file may leave out what it has no place for.
     """
 
     path: Path
@@ -57,6 +59,17 @@ class Output:
     dry_run: bool = False
     quiet: bool = False
     compress: bool = False
+    lossy: bool = False
+
+    def opened_for(self, sources: Sequence[Path]) -> list[Checkpoint]:
+        """Return the sources, opened, once it is sure that the result can be written.
+
+        Raises:
+          CheckpointExistsError: and the other errors of ``check``.
+        """
+        opened = [open_checkpoint(source) for source in sources]
+        self.check(sources)
+        return opened
 
     def check(self, sources: Iterable[Path]) -> None:
         """Refuse what cannot or must not be written.
@@ -68,7 +81,7 @@ class Output:
         """
         if self.path.suffix in _READ_ONLY:
             reason = f"{self.path.suffix} files are read and not written"
-            raise self._refused(reason, "Write a folder (a name without such an ending) or a .safetensors file.")
+            raise self._refused(reason, "Write a .safetensors, .npz or .msgpack file, or a folder (any other name).")
         place = Path(os.path.realpath(self.path))
         for source in sources:
             other = Path(os.path.realpath(source))
@@ -100,17 +113,16 @@ def store_view(output: Output, made: View, lines: Sequence[str] = ()) -> None:
       lines: what a dry run says besides.
     """
     sizes = {path: leaf.nbytes for path, leaf in made.leaves.items()}
-    if _announced(output, len(made.manifest.records), sum(sizes.values()), lines):
+    if output.dry_run:
+        made_of = made.manifest
+        keys = [path for path, record in made_of.records.items() if record.key is not None]
+        _check_place(output, made_of.step, made_of.metadata, made_of.axes, keys)
+        _announce(output, len(made_of.records), sum(sizes.values()), lines)
         return
-    with _metered(output, sizes) as meter:
-        leaves = {path: meter(path, leaf) for path, leaf in made.leaves.items()}
-        save(
-            output.path,
-            Checkpoint(View(made.path, made.manifest, leaves)),
-            stacked=stacked_levels([made.manifest], made.manifest.records),
-            overwrite=output.force,
-            compress=output.compress,
-        )
+    stacked = stacked_levels([made.manifest], made.manifest.records)
+    _write.write_view(
+        made, output.path, stacked, _write.Options(output.force, output.compress, output.lossy), quiet=output.quiet
+    )
     _finished(output, len(made.manifest.records), sum(sizes.values()))
 
 
@@ -126,25 +138,33 @@ def store_tree(
       lines: what a dry run says besides.
       stacked: levels that are stacked now and were not.
     """
-    leaves = dict(items(tree))
+    leaves = flatten(tree)
     sizes = {path: int(getattr(leaf, "nbytes", 0)) for path, leaf in leaves.items()}
-    if _announced(output, len(leaves), sum(sizes.values()), lines):
-        return
     manifests = [source.manifest for source in sources]
+    step = next((manifest.step for manifest in manifests if manifest.step is not None), None)
     metadata: dict[str, Any] = {}
     for manifest in reversed(manifests):
         metadata |= manifest.metadata
-    with _metered(output, {path: size for path, size in sizes.items() if isinstance(leaves[path], LazyArray)}) as meter:
-        save(
-            output.path,
-            map_leaves(tree, meter),
-            step=next((manifest.step for manifest in manifests if manifest.step is not None), None),
-            metadata=metadata,
-            axes=_axes(sources, leaves),
-            stacked=stacked_levels(manifests, leaves, stacked),
-            overwrite=output.force,
-            compress=output.compress,
-        )
+    axes = _axes(sources, leaves)
+    if output.dry_run:
+        keys = [
+            path
+            for path, leaf in leaves.items()
+            if hasattr(leaf, "dtype") and not isinstance(leaf, LazyArray | np.ndarray)
+        ]
+        _check_place(output, step, metadata, axes, keys)
+        _announce(output, len(leaves), sum(sizes.values()), lines)
+        return
+    _write.write_tree(
+        tree,
+        output.path,
+        step=step,
+        metadata=metadata,
+        axes=axes,
+        stacked=stacked_levels(manifests, leaves, stacked),
+        options=_write.Options(output.force, output.compress, output.lossy),
+        quiet=output.quiet,
+    )
     _finished(output, len(leaves), sum(sizes.values()))
 
 
@@ -158,38 +178,26 @@ def _axes(sources: Sequence[Checkpoint], leaves: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def _announced(output: Output, leaves: int, size: int, lines: Sequence[str]) -> bool:
-    """Say what would be written, where that is all that is wanted."""
-    if output.dry_run:
-        for line in lines:
-            typer.echo(line)
-        typer.echo(f"would write {output.path}: {plural(leaves, 'leaf', 'leaves')}, {size_text(size)}")
-    return output.dry_run
+def _check_place(
+    output: Output, step: int | None, metadata: Mapping[str, Any], axes: Mapping[str, Any], keys: Sequence[str]
+) -> None:
+    """Refuse in a dry run what saving would refuse: a format without a place for all that is there."""
+    if output.path.suffix != ".msgpack" or output.lossy:
+        return
+    told = {"the step": [str(step)] * (step is not None), "metadata": metadata, "logical names of axes": axes}
+    lost = {what: list(names) for what, names in {**told, "the type of random keys": keys}.items() if names}
+    if lost:
+        lines = "\n".join(f"  {what}: {', '.join(names)}" for what, names in lost.items())
+        raise FormatLossError(path=output.path, lines=lines)
+
+
+def _announce(output: Output, leaves: int, size: int, lines: Sequence[str]) -> None:
+    """Say what would be written."""
+    for line in lines:
+        say(line)
+    say(f"would write {output.path}: {plural(leaves, 'leaf', 'leaves')}, {size_text(size)}")
 
 
 def _finished(output: Output, leaves: int, size: int) -> None:
     if not output.quiet:
-        typer.echo(f"wrote {output.path}: {plural(leaves, 'leaf', 'leaves')}, {size_text(size)}")
-
-
-@contextlib.contextmanager
-def _metered(output: Output, sizes: Mapping[str, int]) -> Generator[Callable[[str, Any], Any]]:
-    """Give the function that lets the bar see when a lazy leaf is read for the first time."""
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    hidden = output.quiet or not sys.stderr.isatty()
-    unread = dict(sizes)
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as progress:
-        task = progress.add_task(output.path.name, total=sum(sizes.values()))
-
-        def meter(path: str, leaf: Any) -> Any:
-            if not isinstance(leaf, LazyArray):
-                return leaf
-
-            def read(box: tuple[slice, ...] | None) -> Any:
-                array = leaf.read(box)
-                progress.advance(task, unread.pop(path, 0))
-                return array
-
-            return LazyArray(leaf.shape, leaf.dtype, read)
-
-        yield meter
+        say(f"wrote {output.path}: {plural(leaves, 'leaf', 'leaves')}, {size_text(size)}")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import typer
 
 from batiste.checkpoint import Record
+from batiste.cli._say import printable
 
 __all__ = ["Row", "elements", "plural", "rows", "size_text", "table"]
 
@@ -68,8 +69,8 @@ def table(listed: Sequence[Row], notes: Mapping[str, Sequence[str]], heads: Sequ
     for row in listed:
         if not row.path:
             continue
-        name = "  " * (len(row.path) - 1) + row.path[-1]
-        what = plural(row.leaves, "leaf", "leaves") if row.record is None else str(row.record)
+        name = "  " * (len(row.path) - 1) + printable(row.path[-1])
+        what = plural(row.leaves, "leaf", "leaves") if row.record is None else printable(str(row.record))
         cells = notes.get("/".join(row.path), [""] * len(heads))
         lines.append((name if row.record is not None else f"{name}/", what, size_text(row.bytes), *cells))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -2,7 +2,8 @@
 
 While ``init`` traces a model abstractly, every variable that is entered comes here. The recorder traces its initialiser
 once per distinct (initialiser, arguments), notes which variable wants it with which key, and hands the model a stand-in
-of the right shape. ``make`` then runs one compiled program per distinct initialiser, once per variable.
+of the right shape. ``make`` then runs one compiled program per distinct initialiser, once per variable; ``_draws`` says
+what is shared among them, and what needs none.
 
 Some values cannot be noted, since they depend on what happens in the pass: an initialiser that closes over an array of
 the model, draws keys itself, or writes variables; a variable that is written again. These are left in the pass; the

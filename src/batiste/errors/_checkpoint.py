@@ -19,6 +19,7 @@ __all__ = [
     "CheckpointNotFoundError",
     "CheckpointWriteError",
     "DamagedCheckpointError",
+    "FormatLossError",
     "MissingPackageError",
     "NoStepError",
     "RefusedCheckpointError",
@@ -133,6 +134,14 @@ class UnsavableTreeError(CheckpointError):
     code = "checkpoint/tree"
     message = "The container at {path!r} cannot be saved: {reason}."
     hint = "Use dicts with strings or with integers as keys, tuples, lists, named tuples and dataclasses."
+
+
+class FormatLossError(CheckpointError):
+    """The file format that a path asks for has no place for something of what is saved."""
+
+    code = "checkpoint/format-loss"
+    message = "{path} would not hold all of this: a Flax MessagePack file has no place for\n{lines}"
+    hint = "Save to a folder, `.safetensors` or `.npz`, which hold everything, or leave it out with `lossy=True`."
 
 
 class RemoteShardsError(CheckpointError):

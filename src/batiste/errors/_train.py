@@ -1,6 +1,7 @@
 """Errors and warnings of training.
 
-No optimiser, gradients of another tree, arguments that nobody takes, unknown collections; a folder that cannot be used.
+No optimiser, gradients of another tree, arguments that nobody takes, unknown collections; a folder that cannot be used;
+a loop whose step, metrics, data or saved run do not fit.
 """
 
 from __future__ import annotations
@@ -9,11 +10,19 @@ from batiste.errors._base import BatisteError, BatisteWarning
 
 __all__ = [
     "CompileCacheWarning",
+    "DataExhaustedError",
+    "DataPositionError",
+    "DataPositionWarning",
     "GradientsMismatchError",
+    "LoopArgumentError",
+    "MetricError",
+    "NonFiniteMetricError",
     "OptimizerArgumentError",
     "OptimizerTypeError",
+    "RunMismatchError",
     "StateArgumentError",
     "StateCollectionError",
+    "StepResultError",
 ]
 
 
@@ -62,3 +71,66 @@ class StateCollectionError(BatisteError, ValueError):
 
 class CompileCacheWarning(BatisteWarning):
     """The folder for compiled programs cannot be written, so that each run compiles its own."""
+
+
+class LoopArgumentError(BatisteError, ValueError):
+    """An argument of a training loop cannot work; also a ``ValueError``."""
+
+    code = "train/loop-argument"
+    message = "The loop's `{name}` cannot be {value}: {reason}."
+    hint = "{cure}"
+
+
+class StepResultError(BatisteError, TypeError):
+    """What a step returns cannot be the next state and the metrics; also a ``TypeError``."""
+
+    code = "train/step-result"
+    message = "The step {step} cannot be repeated: {problem}"
+    hint = "Return (state, metrics), the state with the tree, the shapes and the dtypes that it came with."
+
+
+class MetricError(BatisteError, ValueError):
+    """A metric is no scalar, or has a name that is taken; also a ``ValueError``."""
+
+    code = "train/metric"
+    message = "{where} returns {path!r} among its metrics, which cannot be one: {reason}."
+    hint = "Return a dict of real scalars, as jnp.mean(...) gives; whole arrays belong in the state or in a file."
+
+
+class NonFiniteMetricError(BatisteError, ArithmeticError):
+    """A metric of a step is NaN or infinite; also an ``ArithmeticError``."""
+
+    code = "train/not-finite"
+    message = "{metric!r} is {value} at step {step}, so training was stopped. Nothing was saved from that step on."
+    hint = "Start again from the last checkpoint with what is to be changed. `finite=False` lets such numbers pass."
+
+
+class DataExhaustedError(BatisteError, ValueError):
+    """The data ends before the run does; also a ``ValueError``."""
+
+    code = "train/data-exhausted"
+    message = "The data has no batch after step {step}, and the run is to have {steps} steps."
+    hint = "Let the data begin again, as .repeat() does for grain's, or give `steps=None` to train until it ends."
+
+
+class DataPositionError(BatisteError, ValueError):
+    """A run cannot go on because its data does not know where it was; also a ``ValueError``."""
+
+    code = "train/data-position"
+    message = "This run is to go on after step {step}, but its data cannot: {reason}."
+    hint = (
+        "Data that can go on is one of three: a function from the step to its batch; a grain loader or dataset whose "
+        "sources print the same in each process; an iterator with get_state() and set_state(position)."
+    )
+
+
+class DataPositionWarning(BatisteWarning):
+    """A run over this data is saved, but could not go on after an interruption."""
+
+
+class RunMismatchError(BatisteError, ValueError):
+    """The folder holds a run of another state; also a ``ValueError``."""
+
+    code = "train/other-run"
+    message = "{folder} holds another run: the state of its step {step} does not fit this one.\n{lines}"
+    hint = "Give each run a folder of its own, or build the state as it was built for that run."

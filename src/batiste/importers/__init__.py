@@ -22,6 +22,7 @@ from batiste.importers._recurrent import Gru, Lstm, Rnn
 from batiste.importers._rules import Rule, RuleLike, WeightMapping
 from batiste.importers._state_dict import Source
 from batiste.importers._suggest import Ambiguity, Suggestion, suggest_mapping
+from batiste.importers._weight_norm import WeightNorm
 
 __all__ = [
     "Ambiguity",
@@ -52,6 +53,7 @@ __all__ = [
     "Transpose",
     "Use",
     "WeightMapping",
+    "WeightNorm",
     "dump_mapping",
     "from_torch",
     "load_mapping",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from batiste.importers._layouts import BIAS, Layout, Misfit, Part, Shapes, matrix
+from batiste.importers._layouts import BIAS, Layout, Misfit, Part, Shapes, matrix, refused
 
 __all__ = ["Attention", "AttentionIn", "AttentionOut", "FusedAttentionIn"]
 
@@ -92,6 +92,7 @@ class Attention(Layout):
 
     ``in_proj_weight`` (or ``q_proj_weight``, ``k_proj_weight`` and ``v_proj_weight``, where keys and values have sizes
     of their own) and ``in_proj_bias`` become the layers ``query``, ``key`` and ``value``; ``out_proj`` becomes ``out``.
+    A layer with ``bias_k`` and ``bias_v`` is refused: none here attends to a key of its own.
 
     Attributes:
       heads: how many heads; None takes what the target has.
@@ -116,6 +117,11 @@ class Attention(Layout):
             _bias_part(("in_proj_bias",), tuple(f"{role}/bias" for role in _ROLES), self.heads),
             _out_part("out_proj.weight", "out/kernel", self.heads, transposed=False),
             dataclasses.replace(BIAS, tensors=("out_proj.bias",), leaves=("out/bias",)),
+            refused(
+                ("bias_k", "bias_v"),
+                "a learnt key and value beside those of the inputs (`add_bias_kv=True`) have no counterpart in "
+                "nn.MultiHeadDotProductAttention",
+            ),
         )
 
 

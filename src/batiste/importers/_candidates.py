@@ -33,11 +33,14 @@ from batiste.importers._layouts import (
 from batiste.importers._names import join_name
 from batiste.importers._recurrent import Gru, Lstm, Rnn
 from batiste.importers._resolve import leaf_path
+from batiste.importers._weight_norm import WeightNorm
 
 __all__ = ["Candidate", "TorchLayer", "candidates", "natural", "torch_layers"]
 
 _Shape = tuple[int, ...]
-_RECURRENT: Final = re.compile(r"(?:weight|bias)_[ih]h(?:_l([0-9]+)(_reverse)?)?")
+_RECURRENT: Final = re.compile(r"(?:weight_[ih]h|bias_[ih]h|weight_hr)(?:_l([0-9]+)(_reverse)?)?")
+_PARAMETRIZED: Final = re.compile(r"(?:(.*)\.)?parametrizations\.[^.]+\.original[01]")
+_FOLDED: Final = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
 _TRANSPOSED: Final = re.compile(r"transpose|deconv|upconv|up_conv|upsample", re.IGNORECASE)
 
 
@@ -63,6 +66,13 @@ class TorchLayer:
             return self.name
         return join_name(self.name, f"l{layout.layer}{'_reverse' if layout.reverse else ''}")
 
+    @property
+    def wording(self) -> str:
+        """The label as it is compared with paths: PyTorch's names do not say which direction is the forward one."""
+        layout = self.layouts[0]
+        forward = isinstance(layout, Gru | Lstm | Rnn) and not layout.reverse
+        return f"{self.label}_forward" if forward else self.label
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Candidate:
@@ -87,6 +97,9 @@ def torch_layers(shapes: Mapping[str, _Shape]) -> list[TorchLayer]:
         above, _, last = owner.rpartition(".")
         if last == "out_proj" and any(join_name(above, part) in shapes for part in ("in_proj_weight", "q_proj_weight")):
             owner = above
+        parametrized = _PARAMETRIZED.fullmatch(name)
+        if parametrized is not None:
+            owner = parametrized[1] or ""
         groups.setdefault(owner, []).append(name)
     found: list[TorchLayer] = []
     for owner, names in groups.items():
@@ -104,7 +117,7 @@ def _layers_of(owner: str, names: Sequence[str], shapes: Mapping[str, _Shape]) -
     for (number, reverse), tensors in recurrent.items():
         end = "" if number is None else f"_l{number}{reverse or ''}"
         rows, columns = shapes.get(join_name(owner, f"weight_hh{end}"), (0, 1))[:2]
-        kind = {4: Lstm, 3: Gru, 1: Rnn}.get(rows // columns)
+        kind = {4: Lstm, 3: Gru, 1: Rnn}.get(rows // columns if columns else 0)
         if kind is not None:
             layer = None if number is None else int(number)
             yield TorchLayer(owner, (kind(layer, reverse=reverse is not None),), tuple(tensors))
@@ -122,12 +135,14 @@ def _layers_of(owner: str, names: Sequence[str], shapes: Mapping[str, _Shape]) -
 def _whole(owner: str, own: Mapping[str, str], shapes: Mapping[str, _Shape]) -> TorchLayer | None:
     """The layer that the tensors of one name make together."""
     layouts: tuple[Layout, ...] = ()
+    folded = next((pair for pair in _FOLDED if own.keys() >= set(pair)), None)
+    weight = folded[1] if folded is not None else "weight"
     if "running_mean" in own:
         layouts = (BatchNorm(),)
     elif "in_proj_weight" in own or "q_proj_weight" in own:
         layouts = (Attention(),)
-    elif "weight" in own:
-        rank = len(shapes[own["weight"]])
+    elif weight in own:
+        rank = len(shapes[own[weight]])
         if rank == 1:
             layouts = (LayerNorm(),)
         elif rank == 2:
@@ -136,6 +151,10 @@ def _whole(owner: str, own: Mapping[str, str], shapes: Mapping[str, _Shape]) -> 
         elif rank <= 5:
             turned = (ConvTranspose(), ConvTranspose(transpose_kernel=True))
             layouts = turned if _TRANSPOSED.search(owner) else (Conv(), *turned[:1])
+        if folded is not None:
+            lengths = shapes[own[folded[0]]]
+            dim = next((axis for axis, extent in enumerate(lengths) if extent != 1), 0) if lengths else None
+            layouts = tuple(WeightNorm(layout, dim=dim) for layout in layouts)
     known = {tensor for layout in layouts for part in layout.parts() for tensor in part.tensors}
     tensors = tuple(own[suffix] for suffix in own if suffix in known)
     return TorchLayer(owner, layouts, tensors) if tensors else None
@@ -173,7 +192,8 @@ def _places(layer: TorchLayer, shapes: Mapping[str, _Shape], target: _Target) ->
     filled: set[str] = set()
     for layout in layer.layouts:
         parts = [part for part in layout.parts() if _has(part, layer)]
-        if {tensor for part in parts for tensor in _tensors(part, layer)} != set(layer.tensors):
+        refused = any(part.refusal for part in parts)
+        if refused or {tensor for part in parts for tensor in _tensors(part, layer)} != set(layer.tensors):
             continue
         known: dict[Any, bool] = {}
         for base in _bases(parts, target.leaves):

@@ -6,8 +6,10 @@ It consists of *parts*, each from some tensors to some leaves; a part whose tens
 without a bias), and one with only some of them is a mistake.
 
 Kernels here end in ``[inputs, outputs]``, and images in channels, where PyTorch has outputs first and channels before
-positions. A part changes nothing but the order and grouping of numbers, and is undone exactly; the one exception are
-the two biases of recurrent layers (``_recurrent.py``). Layouts of attention are in ``_attention.py``.
+positions. A part changes nothing but the order and grouping of numbers, and is undone exactly; the exceptions are the
+two biases of recurrent layers (``_recurrent.py``) and weights that are a length and a direction (``_weight_norm.py``).
+Layouts of attention are in ``_attention.py``. What a layer of PyTorch may have and none here has is a part too, without
+leaves and with the reason: an import that meets it says so.
 
 Functions of a part see NumPy arrays, or, when only shapes are asked for, JAX's tracers; so they use methods that both
 have.
@@ -39,6 +41,7 @@ __all__ = [
     "Shapes",
     "Transpose",
     "matrix",
+    "refused",
     "turn",
 ]
 
@@ -67,6 +70,7 @@ class Part:
       backward: makes the tensors of the leaves.
       collection: the collection of the leaves, where it is not the one that the rule names.
       takes: whether leaves of these shapes go back through this part, where several parts have the same leaves.
+      refusal: why no layer here has such tensors; "" where one has.
     """
 
     tensors: tuple[str, ...]
@@ -75,6 +79,7 @@ class Part:
     backward: Callable[[_Arrays], list[Any]]
     collection: str | None = None
     takes: Callable[[Sequence[tuple[int, ...]]], bool] = _always
+    refusal: str = ""
 
 
 class Layout:
@@ -97,6 +102,11 @@ def _nothing(_: _Arrays, __: Shapes = ()) -> list[Any]:
 
 BIAS: Final = Part(("bias",), ("bias",), _same, _same)
 """A bias as it is."""
+
+
+def refused(tensors: tuple[str, ...], refusal: str) -> Part:
+    """Return the part for tensors that no layer here has."""
+    return Part(tensors, (), _nothing, _nothing, refusal=refusal)
 
 
 def matrix(weight: Any, *, transposed: bool) -> Any:
@@ -267,30 +277,65 @@ def _spatial(rank: int) -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ConvTranspose(Layout):
-    """``torch.nn.ConvTranspose1d``, ``2d`` or ``3d`` without groups to ``nn.ConvTranspose``.
+    """``torch.nn.ConvTranspose1d``, ``2d`` or ``3d`` to ``nn.ConvTranspose``.
 
     ``weight`` ``[inputs, outputs, size...]`` becomes ``kernel``: with ``transpose_kernel`` ``[size..., outputs,
     inputs]``, without ``[size..., inputs, outputs]`` and flipped along its positions.
 
+    The layer here has no groups. The weight of one that has, ``[inputs, outputs / groups, size...]``, becomes a kernel
+    that computes the same, with zeros between channels of different groups; on the way back they are left out.
+
     Attributes:
       transpose_kernel: as the layer here has it.
+      groups: as PyTorch's layer has it.
     """
 
     transpose_kernel: bool = False
+    groups: int = 1
 
     def parts(self) -> tuple[Part, ...]:
         """Return kernel and bias."""
-        if self.transpose_kernel:
-            return (turn(("weight",), ("kernel",), lambda rank: [*range(2, _spatial(rank)), 1, 0]), BIAS)
-        turned = turn(("weight",), ("kernel",), lambda rank: [*range(2, _spatial(rank)), 0, 1])
+        last = (1, 0) if self.transpose_kernel else (0, 1)
+        turned = turn(("weight",), ("kernel",), lambda rank: [*range(2, _spatial(rank)), *last])
 
         def forward(arrays: _Arrays, shapes: Shapes) -> list[Any]:
-            return [_flipped(kernel) for kernel in turned.forward(arrays, shapes)]
+            kernels = turned.forward([_ungrouped(array, self.groups) for array in arrays], shapes)
+            return kernels if self.transpose_kernel else [_flipped(kernel) for kernel in kernels]
 
         def backward(arrays: _Arrays) -> list[Any]:
-            return turned.backward([_flipped(kernel) for kernel in arrays])
+            kernels = arrays if self.transpose_kernel else [_flipped(kernel) for kernel in arrays]
+            return [_grouped(array, self.groups) for array in turned.backward(kernels)]
 
         return (Part(turned.tensors, turned.leaves, forward, backward), BIAS)
+
+
+def _ungrouped(weight: Any, groups: int) -> Any:
+    """``[inputs, outputs, size...]`` of ``[inputs, outputs / groups, size...]``, with zeros between groups."""
+    if groups == 1:
+        return weight
+    inputs, outputs, *size = weight.shape
+    if groups < 1 or inputs % groups:
+        reason = f"{inputs} inputs are not {groups} groups of one size"
+        raise Misfit(reason)
+    own = np.eye(groups, dtype=weight.dtype).reshape(groups, 1, groups, 1, *[1] * len(size))
+    apart = weight.reshape(groups, inputs // groups, 1, outputs, *size)
+    return (apart * own).reshape(inputs, groups * outputs, *size)
+
+
+def _grouped(weight: Any, groups: int) -> Any:
+    """The way back from ``_ungrouped``."""
+    if groups == 1:
+        return weight
+    inputs, outputs, *size = weight.shape
+    if groups < 1 or inputs % groups or outputs % groups:
+        reason = f"{inputs} inputs and {outputs} outputs are not {groups} groups of one size"
+        raise Misfit(reason)
+    apart = weight.reshape(groups, inputs // groups, groups, outputs // groups, *size)
+    own = np.stack([apart[group, :, group] for group in range(groups)]).reshape(inputs, outputs // groups, *size)
+    if not np.array_equal(_ungrouped(own, groups), weight, equal_nan=weight.dtype.kind == "f"):
+        reason = f"it connects channels of different groups, of which there are {groups}"
+        raise Misfit(reason)
+    return own
 
 
 def _flipped(kernel: Any) -> Any:

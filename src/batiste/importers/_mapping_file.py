@@ -12,6 +12,8 @@ import dataclasses
 import json
 import os
 import re
+import types
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +36,7 @@ from batiste.importers._layouts import (
 )
 from batiste.importers._recurrent import Gru, Lstm, Rnn
 from batiste.importers._rules import Rule, WeightMapping, compile_mapping
+from batiste.importers._weight_norm import WeightNorm
 
 __all__ = ["dump_mapping", "layout_name", "load_mapping"]
 
@@ -66,6 +69,7 @@ _LAYOUTS: Final[Mapping[str, type[Layout]]] = MappingProxyType(
             Reshape,
             Rnn,
             Transpose,
+            WeightNorm,
         )
     }
 )
@@ -114,20 +118,21 @@ def load_mapping(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
 def _rule_row(rule: Rule) -> dict[str, Any]:
     row: dict[str, Any] = {"source": rule.source, "target": rule.target}
     if rule.target is not None:
-        options = _options(rule.layout)
-        name = layout_name(type(rule.layout))
-        row["layout"] = {"name": name, **options} if options else name
+        row["layout"] = _layout_row(rule.layout)
     row |= {name: True for name in ("optional", "tied") if getattr(rule, name)}
     return row if rule.same_as is None else {**row, "same_as": rule.same_as}
 
 
-def _options(layout: Layout) -> dict[str, Any]:
-    """What of a layout is not its default."""
-    return {
+def _layout_row(layout: Layout) -> str | dict[str, Any]:
+    """The name of a layout, with what of it is not its default."""
+    name = layout_name(type(layout))
+    given = {
         field.name: getattr(layout, field.name)
         for field in dataclasses.fields(cast("Any", layout))
         if getattr(layout, field.name) != field.default
     }
+    options = {key: _layout_row(value) if isinstance(value, Layout) else value for key, value in given.items()}
+    return {"name": name, **options} if options else name
 
 
 _ATTRIBUTES: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
@@ -164,15 +169,27 @@ def _layout(given: str | dict[str, Any]) -> Layout | str:
     kind = _LAYOUTS.get(name) if isinstance(name, str) else None
     if kind is None:
         return f"is the layout {name!r:.40}; known are {', '.join(sorted(_LAYOUTS))}"
-    values = {key: tuple(cast("Any", value)) if isinstance(value, list) else value for key, value in options.items()}
-    if all(_plain(value) for value in values.values()):
-        with contextlib.suppress(TypeError):
-            return kind(**values)
-    return f"the layout {name} cannot have {', '.join(options) or 'no attributes'}"
+    values: dict[str, Any] = {}
+    hints = typing.get_type_hints(kind)
+    for key, value in options.items():
+        if key == "layout" and isinstance(value, str | dict):
+            value = _layout(cast("str | dict[str, Any]", value))  # noqa: PLW2901 - what the row stands for
+            if isinstance(value, str):
+                return value
+        values[key] = tuple(cast("list[Any]", value)) if isinstance(value, list) else value
+        if key not in hints or not _fits(values[key], hints[key]):
+            return f"the layout {name} cannot have {key}={options[key]!r:.40}"
+    with contextlib.suppress(TypeError):
+        return kind(**values)
+    return f"the layout {name} needs {', '.join(name for name in hints if name not in values)}"
 
 
-def _plain(value: Any) -> bool:
-    """Whether a value is one that a layout may have: nothing, a number, a truth value, a name, some numbers."""
-    if isinstance(value, tuple):
-        return all(isinstance(part, int) for part in cast("tuple[Any, ...]", value))
-    return value is None or isinstance(value, str | int)
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type that an attribute of a layout has."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return any(
+        isinstance(value, tuple) and all(type(part) is int for part in cast("tuple[Any, ...]", value))
+        if typing.get_origin(kind) is tuple
+        else type(value) is kind or (kind is Layout and isinstance(value, Layout) and not isinstance(value, WeightNorm))
+        for kind in kinds
+    )

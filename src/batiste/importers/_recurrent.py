@@ -6,6 +6,9 @@ for the hidden state.
 
 PyTorch adds two biases, one of which is superfluous: here there is their sum. The way back gives the sum to one and
 zeros to the other, which computes the same. The one exception is the gate n of a GRU, which needs both and has both.
+
+An LSTM with ``proj_size`` has one more weight, ``weight_hr``, which makes its output and its hidden state smaller than
+its memory. No cell here does so, and it is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from batiste.importers._layouts import Layout, Misfit, Part, Shapes, matrix
+from batiste.importers._layouts import Layout, Misfit, Part, Shapes, matrix, refused
 
 __all__ = ["Gru", "Lstm", "Rnn"]
 
@@ -45,7 +48,12 @@ class Lstm(Layout):
             whole = np.concatenate(arrays)
             return [whole, np.zeros_like(whole)]
 
-        return (*_kernels(names, gates), Part(names[2:], tuple(f"h{gate}/bias" for gate in gates), forward, backward))
+        biases = Part(names[2:], tuple(f"h{gate}/bias" for gate in gates), forward, backward)
+        projection = refused(
+            (names[1].replace("weight_hh", "weight_hr"),),
+            "an LSTM whose outputs are projected (`proj_size`) has no counterpart among the cells of batiste.nn",
+        )
+        return (projection, *_kernels(names, gates), biases)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -114,7 +114,9 @@ def _take(names: Collection[str], compiled: Compiled, found: Resolved) -> bool:
             if not free:
                 continue
             taken = True
-            if len(free) < len(tensors):
+            if part.refusal:
+                found.broken.append(f"  {', '.join(free)}: {part.refusal}")
+            elif len(free) < len(tensors):
                 gone = next(name for name in tensors if name not in free)
                 why = f"{gone} is taken by another rule" if gone in found.owners else f"there is no {gone}"
                 found.broken.append(f"  {', '.join(free)}: {type(compiled.rule.layout).__name__} needs more: {why}")

@@ -7,6 +7,8 @@ other comes as near. Anything else is *ambiguous*, and is returned as such with 
 
 Shapes do not tell all. A square kernel may be either way round, two equal layers may be exchanged, and a dense layer
 behind a flattened image has its inputs in another order than its shape can say: what may be one is ambiguous.
+
+Two tensors that fit one place alone may be *tied*, one array with two names. Only then are values looked at.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import difflib
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final, TypeAlias, cast
+
+import numpy as np
 
 from batiste.importers._candidates import Candidate, TorchLayer, candidates, natural, torch_layers
 from batiste.importers._compress import compress
@@ -24,14 +28,19 @@ from batiste.importers._layouts import Conv, Layout, Linear
 from batiste.importers._plan import Target, bare, target_leaves
 from batiste.importers._rules import Rule
 from batiste.importers._state_dict import PREFIXES, Source, StateDict, open_state_dict
+from batiste.importers._weight_norm import WeightNorm
 
 __all__ = ["Ambiguity", "Suggestion", "suggest_mapping"]
+
+_Shape: TypeAlias = tuple[int, ...]
 
 _MARGIN: Final = 0.05
 _WORDS: Final = (
     ("attention", "attn", "mha", "selfattention"),
+    ("backward", "bwd", "reverse"),
     ("dense", "fc", "linear", "lin", "proj", "projection"),
     ("embedding", "embeddings", "embed", "emb", "wte", "wpe"),
+    ("forward", "fwd"),
     ("head", "classifier", "lm"),
     ("key", "k"),
     ("layer", "layers", "h", "block", "blocks", "encoderblock"),
@@ -66,8 +75,8 @@ class Suggestion:
 
     Attributes:
       mapping: the rules that something decides, ready to use.
-      reasons: why, ``"shape"``, ``"order"`` or ``"name"``, by the name of the layer; ``lstm.l1`` is the second one of
-        ``lstm``.
+      reasons: why, ``"shape"``, ``"order"``, ``"name"`` or ``"tied"``, by the name of the layer; ``lstm.l1`` is the
+        second one of ``lstm``.
       ambiguous: layers that nothing decides.
       unused: tensors that fit nowhere.
       unfilled: leaves that nothing fits.
@@ -80,8 +89,17 @@ class Suggestion:
     unfilled: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"{rule.source} -> {rule.target} ({type(rule.layout).__name__})" for rule in self.mapping]
-        lines += [f"ambiguous: {each.source} -> {' or '.join(each.targets)}: {each.reason}" for each in self.ambiguous]
+        lines = [
+            f"{rule.source} -> {rule.target} ({_text(rule.layout)})"
+            if rule.same_as is None
+            else f"{rule.source} dropped: the same as {rule.same_as}"
+            for rule in self.mapping
+        ]
+        lines += [
+            f"ambiguous: {each.source} ({' or '.join(map(_text, each.layouts))}) -> {' or '.join(each.targets)}: "
+            f"{each.reason}"
+            for each in self.ambiguous
+        ]
         lines += [f"unused: {name}" for name in self.unused]
         lines += [f"unfilled: {path}" for path in self.unfilled]
         return "\n".join(lines)
@@ -93,7 +111,7 @@ def suggest_mapping(
     """Return a mapping that shapes, names and order suggest.
 
     Args:
-      source: a state dict or a path, as for ``from_torch``; nothing of it is read.
+      source: a state dict or a path, as for ``from_torch``; nothing of it is read but what may be tied.
       target: the variables or their shapes.
       nested: which dict within the source is the state dict.
       strip: prefixes to take off where every name has them.
@@ -105,9 +123,24 @@ def suggest_mapping(
     state = open_state_dict(source, nested=nested, strip=strip)
     leaves = {path: tuple(bare(leaf).shape) for path, leaf in target_leaves(target).items()}
     shapes = {name: tensor.shape for name, tensor in state.tensors.items()}
-    matching = _Matching(torch_layers(shapes), shapes, leaves)
+    layers = torch_layers(shapes)
+    matching = _Matching(layers, shapes, leaves)
     matching.decide()
-    return matching.suggestion(state)
+    tied = _tied(matching.rivals(), state)
+    if tied:
+        again = {name for name, _ in tied}
+        matching = _Matching([layer for layer in layers if again.isdisjoint(layer.tensors)], shapes, leaves)
+        matching.decide()
+    return matching.suggestion(state, tied)
+
+
+def _tied(rivals: Sequence[Sequence[str]], state: StateDict) -> list[tuple[str, str]]:
+    """Tensors that are another name of a tensor with which they compete for a place, each with that one."""
+    found: list[tuple[str, str]] = []
+    for first, *others in rivals:
+        array = state.tensors[first].read()
+        found += [(name, first) for name in others if np.array_equal(state.tensors[name].read(), array)]
+    return found
 
 
 class _Matching:
@@ -137,22 +170,37 @@ class _Matching:
             pass
         for number, places in self.left.items():
             layer = self.layers[number]
-            targets = sorted((place.base for place in places), key=functools.partial(_likeness, layer.label))[::-1]
+            bases = sorted((place.base for place in places), key=natural)
+            targets = sorted(bases, key=functools.partial(_likeness, layer.wording), reverse=True)
             layouts = tuple(dict.fromkeys(place.layout for place in places))
             self.undecided.update(*(place.leaves for place in places))
             reason = "several layers fit here, and neither names nor order tell them apart"
             self.ambiguous[number] = Ambiguity(layer.name, layouts, tuple(dict.fromkeys(targets)), reason)
 
-    def suggestion(self, state: StateDict) -> Suggestion:
-        """Return what was found."""
+    def rivals(self) -> list[list[str]]:
+        """Return the tensors, each a layer of its own, that compete for one place alone; the likeliest first."""
+        rows: dict[tuple[str, _Shape], list[TorchLayer]] = {}
+        for number, each in self.ambiguous.items():
+            layer = self.layers[number]
+            if len(each.targets) == len(layer.tensors) == 1:
+                rows.setdefault((each.targets[0], self.shapes[layer.tensors[0]]), []).append(layer)
+        return [
+            [layer.tensors[0] for layer in sorted(row, key=lambda layer: -_likeness(layer.wording, target))]
+            for (target, shape), row in rows.items()
+            if len(row) > 1 and len(shape) > 1
+        ]
+
+    def suggestion(self, state: StateDict, tied: Sequence[tuple[str, str]]) -> Suggestion:
+        """Return what was found, with rules for tensors that are another name of one."""
         rules = [
             Rule(self.layers[number].name, place.base, place.layout) for number, place in sorted(self.pairs.items())
         ]
         taken = {name for number in (*self.pairs, *self.ambiguous) for name in self.layers[number].tensors}
+        taken.update(name for name, _ in tied)
         filled = {leaf for place in self.pairs.values() for leaf in place.leaves} | self.undecided
         return Suggestion(
-            compress(rules, state.tensors),
-            self.reasons,
+            (*compress(rules, state.tensors), *(Rule(name, None, same_as=other) for name, other in tied)),
+            {**self.reasons, **{name.rpartition(".")[0] or name: "tied" for name, _ in tied}},
             tuple(self.ambiguous[number] for number in sorted(self.ambiguous)),
             tuple(name for name in state.tensors if name not in taken),
             tuple(path for path in self.leaves if path not in filled),
@@ -163,7 +211,7 @@ class _Matching:
 
         That is the first one behind a convolution, and any whose inputs no other linear layer makes.
         """
-        first: dict[int, Layout] = {number: places[0].layout for number, places in self.left.items()}
+        first: dict[int, Layout] = {number: _plain(places[0].layout) for number, places in self.left.items()}
         weights = {
             number: max((self.shapes[name] for name in self.layers[number].tensors), key=len) for number in first
         }
@@ -177,7 +225,12 @@ class _Matching:
             if not isinstance(layout, Linear) or len(weight) != 2:
                 continue
             several = [before, *(sorted(images, reverse=True) if weight[1] not in made else ())]
-            channels = next((each for each in several if each and weight[1] > each and weight[1] % each == 0), 0)
+            pooled = weight[1] == before  # a mean over all positions
+            channels = (
+                0
+                if pooled
+                else next((each for each in several if each and weight[1] > each and weight[1] % each == 0), 0)
+            )
             before = 0
             if channels:
                 reason = (
@@ -235,7 +288,7 @@ class _Matching:
         best: dict[int, tuple[float, Candidate]] = {}
         wanted: dict[str, dict[int, float]] = {}
         for number, places in self.left.items():
-            name = self.layers[number].label
+            name = self.layers[number].wording
             scores = sorted(((_likeness(name, place.base), index) for index, place in enumerate(places)), reverse=True)
             second = scores[1][0] if len(scores) > 1 else 0.0
             if scores[0][0] > second + _MARGIN:
@@ -253,6 +306,21 @@ class _Matching:
         for number, place in clear:
             self._take(number, place, "name")
         return bool(clear)
+
+
+def _text(layout: Layout) -> str:
+    """The name of a layout, with what of it is not its default."""
+    fields = dataclasses.fields(cast("Any", layout))
+    options = [
+        (field.name, getattr(layout, field.name)) for field in fields if getattr(layout, field.name) != field.default
+    ]
+    texts = [f"{name}={_text(value) if isinstance(value, Layout) else repr(value)}" for name, value in options]
+    inner = ", ".join(texts)
+    return f"{type(layout).__name__}({inner})" if inner else type(layout).__name__
+
+
+def _plain(layout: Layout) -> Layout:
+    return layout.layout if isinstance(layout, WeightNorm) else layout
 
 
 def _numbered(names: Sequence[str]) -> bool:

@@ -1,6 +1,8 @@
-"""Training: the state that a step takes and returns, and a folder that keeps compiled programs."""
+"""Training: the state that a step takes and returns, the loop over steps, and a folder that keeps compiled programs."""
 
 from batiste.train._compile_cache import compile_cache
+from batiste.train._loop import Loop, fit
+from batiste.train._metrics import Row, log_row, show
 from batiste.train._state import TrainState
 
-__all__ = ["TrainState", "compile_cache"]
+__all__ = ["Loop", "Row", "TrainState", "compile_cache", "fit", "log_row", "show"]

@@ -2,14 +2,17 @@
 
 The cache is JAX's own (https://docs.jax.dev/en/latest/persistent_compilation_cache.html); this file decides where it
 is and what happens where it cannot be. A program is found again by its text, the versions of JAX and XLA, the options
-and the device, so that one folder serves every model. Nothing turns the cache on but a call of ``compile_cache``.
+and the device, so that one folder serves every model. Nothing turns the cache on but a call of ``compile_cache``, and a
+training loop for as long as it runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import warnings
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ import jax
 
 from batiste.errors import CompileCacheWarning
 
-__all__ = ["compile_cache"]
+__all__ = ["compile_cache", "compile_cache_for_now"]
 
 
 def compile_cache(folder: str | os.PathLike[str] | None = None, *, min_seconds: float = 0.0) -> Path | None:
@@ -49,12 +52,30 @@ def compile_cache(folder: str | os.PathLike[str] | None = None, *, min_seconds: 
         text = f"Compiled programs are not kept: {where} cannot be written ({reason}). They are compiled in each run."
         warnings.warn(text, CompileCacheWarning, stacklevel=2)
         return None
+    _use(str(place), min_seconds)
+    return place
+
+
+@contextlib.contextmanager
+def compile_cache_for_now(folder: str | os.PathLike[str] | None) -> Generator[None]:
+    """Keep compiled programs in a folder until the block ends; None changes nothing."""
+    config: Any = jax.config
+    before = config.jax_compilation_cache_dir, config.jax_persistent_cache_min_compile_time_secs
+    if folder is not None:
+        compile_cache(folder)
+    try:
+        yield
+    finally:
+        if config.jax_compilation_cache_dir != before[0]:
+            _use(*before)
+
+
+def _use(folder: str | None, min_seconds: float) -> None:
     from jax.experimental.compilation_cache import compilation_cache
 
-    jax.config.update("jax_compilation_cache_dir", str(place))
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", min_seconds)
     compilation_cache.reset_cache()  # JAX keeps the folder that the first program of the process was looked up in
-    return place
 
 
 def _users_folder() -> Path:

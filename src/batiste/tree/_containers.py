@@ -22,10 +22,11 @@ import dataclasses
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
-import jax
 import numpy as np
 
 from batiste.errors import DuplicatePathError, MixedKeysError, PathConflictError
+from batiste.tree._lazy import LazyArray
+from batiste.tree._leaves import is_jax_array
 from batiste.tree._names import Parts, join_path, part_name
 
 __all__ = [
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 _MAX_DIGITS = 19
-_ARRAYS = (np.ndarray, jax.Array)  # leaves that are known for such without asking JAX
+_PLAIN = frozenset({bool, int, float, complex, str, bytes})  # leaves that are known for such without asking JAX
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,11 +73,7 @@ class Node:
     def bare_children(self) -> dict[str, Any]:
         """Return the children that have no leaves, by name."""
         named = zip(self.names, self.children, strict=True)
-        return {
-            name: child
-            for name, child in named
-            if not isinstance(child, _ARRAYS) and not jax.tree_util.tree_leaves(child)
-        }
+        return {name: child for name, child in named if not _is_leaf(child) and not take_apart(child)[0]}
 
     def without(self, names: Collection[str]) -> Node:
         """Return the node without some of its children, for a mapping that has lost them."""
@@ -93,6 +90,8 @@ class Node:
         new = list(children)
         if type(self.container) is dict:
             return dict(zip(self.keys, new, strict=True))
+
+        import jax
 
         def is_child(node: Any) -> bool:
             return node is not self.container
@@ -119,6 +118,7 @@ class Walk:
 
 def key_paths(tree: Any, *, one_level: bool = False) -> list[tuple[tuple[Any, ...], Any]]:
     """Return JAX's key path and the leaf of every leaf; with ``one_level``, of every child."""
+    import jax
 
     def is_child(node: Any) -> bool:
         return node is not tree
@@ -128,6 +128,8 @@ def key_paths(tree: Any, *, one_level: bool = False) -> list[tuple[tuple[Any, ..
 
 def take_apart(tree: Any) -> tuple[list[Any], Callable[[Iterable[Any]], Any]]:
     """Return the leaves of a tree, and the function that puts other leaves in their places."""
+    import jax
+
     leaves, structure = cast("tuple[list[Any], Any]", jax.tree_util.tree_flatten(tree))
     return leaves, structure.unflatten
 
@@ -143,8 +145,13 @@ def open_container(node: Any, path: Parts = ()) -> Node | None:
         found = cast("dict[Any, Any]", node)
         keys = _sorted_keys(found, path)
         return _distinct(Node(found, tuple(map(str, keys)), tuple(found[key] for key in keys), keys), path)
-    if isinstance(node, _ARRAYS):
+    if _is_leaf(node):
         return None
+    if node is None:
+        return Node(None, (), ())
+    if type(node) in (list, tuple):
+        children = tuple(node)
+        return Node(node, tuple(map(str, range(len(children)))), children)
     entries = key_paths(node, one_level=True)
     if len(entries) == 1 and not entries[0][0]:
         return None
@@ -202,6 +209,11 @@ class _Held:
     """A leaf in the table of levels, so that a leaf that is itself a dict cannot be taken for a level."""
 
     leaf: Any
+
+
+def _is_leaf(node: Any) -> bool:
+    """Whether a node is a leaf for sure; others are for JAX to say."""
+    return type(node) in _PLAIN or isinstance(node, np.ndarray | LazyArray) or is_jax_array(node)
 
 
 def _visit(node: Any, path: Parts) -> Iterator[tuple[Parts, Node | None, Any]]:

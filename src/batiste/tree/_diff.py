@@ -18,12 +18,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias, cast
 
-import jax
 import numpy as np
 
 from batiste.tree._containers import Node, walk
 from batiste.tree._lazy import NumpyArray, read_box
-from batiste.tree._leaves import dtype_of, is_array, is_key, leaf_text, shape_of
+from batiste.tree._leaves import dtype_of, is_abstract, is_array, is_key, leaf_text, shape_of
 from batiste.tree._names import Parts, join_path
 from batiste.tree._patterns import Patterns, as_patterns
 
@@ -204,8 +203,7 @@ def _leaf_difference(
     if shape_of(left) != shape_of(right):
         return Difference(path, "shape", *texts)
     kind: Kind = "value" if dtype_of(left) == dtype_of(right) else "dtype"
-    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in (left, right))
-    if abstract or not values or is_key(left) != is_key(right):
+    if not values or is_key(left) != is_key(right) or is_abstract(left) or is_abstract(right):
         return Difference(path, kind, *texts) if kind == "dtype" else None
     unequal, distance, relative = _distance(_numbers(left), _numbers(right), *tolerance)
     if kind == "value" and not unequal:
@@ -214,7 +212,11 @@ def _leaf_difference(
 
 
 def _numbers(leaf: Any) -> NumpyArray:
-    return np.asarray(jax.random.key_data(leaf)) if is_key(leaf) else read_box(leaf)
+    if not is_key(leaf):
+        return read_box(leaf)
+    import jax
+
+    return np.asarray(jax.random.key_data(leaf))
 
 
 def _distance(left: NumpyArray, right: NumpyArray, rtol: float, atol: float) -> tuple[int, float, float]:

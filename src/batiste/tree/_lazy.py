@@ -19,11 +19,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex, TypeAlias, cast
 
-import jax
 import numpy as np
+from numpy.typing import DTypeLike
 
 from batiste.errors import LazyIndexError, LazyReadError
-from batiste.typing import DTypeLike
+from batiste.tree._leaves import is_jax_array
 
 __all__ = ["Box", "LazyArray", "NumpyArray", "Reader", "combine_lazy", "read_box", "stack_lazy"]
 
@@ -156,6 +156,16 @@ class LazyArray:
 
         return LazyArray(new_shape, new_dtype, read)
 
+    def mark(self, made: LazyArray, parts: Sequence[Any]) -> LazyArray:
+        """Return an array that was made of this one and others; for subclasses whose arrays know where they are from.
+
+        Args:
+          made: of the shape of this array, where it was made element by element, or with one more axis before.
+          parts: all that it was made of.
+        """
+        del parts
+        return made
+
     def __getitem__(self, index: Any) -> LazyArray:
         parts = _expand(cast("tuple[Any, ...]", index) if isinstance(index, tuple) else (index,), self.shape)
         spans = [_span(part, extent) for part, extent in zip(parts, self.shape, strict=True)]
@@ -206,7 +216,14 @@ def combine_lazy(
 ) -> LazyArray:
     """Return the lazy array that ``function`` makes, element by element, of several arrays of one shape."""
     parts = list(leaves)
-    return LazyArray(shape, dtype, lambda box: function([read_box(leaf, box) for leaf in parts]))
+    made = LazyArray(shape, dtype, lambda box: function([read_box(leaf, box) for leaf in parts]))
+    return _marked(made, parts)
+
+
+def _marked(made: LazyArray, parts: Sequence[Any]) -> LazyArray:
+    """The same array, as the first lazy one of those that it is made of marks it."""
+    first = next((leaf for leaf in parts if isinstance(leaf, LazyArray)), made)
+    return first.mark(made, parts)
 
 
 def stack_lazy(leaves: Sequence[Any]) -> LazyArray:
@@ -223,7 +240,7 @@ def stack_lazy(leaves: Sequence[Any]) -> LazyArray:
             out[row] = read_box(layer, rest)
         return out
 
-    return LazyArray((len(layers), *shape), dtype, read)
+    return _marked(LazyArray((len(layers), *shape), dtype, read), layers)
 
 
 def _span(part: slice | int, extent: int) -> range:
@@ -254,7 +271,7 @@ def _expand(index: tuple[Any, ...], shape: tuple[int, ...]) -> list[slice | int]
     for part, extent in zip(filled, shape, strict=True):
         if isinstance(part, slice):
             parts.append(cast("slice", part))
-        elif isinstance(part, SupportsIndex) and not isinstance(part, bool | np.ndarray | jax.Array):
+        elif isinstance(part, SupportsIndex) and not isinstance(part, bool | np.ndarray) and not is_jax_array(part):
             position = part.__index__()
             if not -extent <= position < extent:
                 raise LazyIndexError(index=_index_text(index), shape=shape, reason=f"{position} is out of bounds")

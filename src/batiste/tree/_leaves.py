@@ -3,16 +3,19 @@
 Leaves may be JAX arrays (tracers and typed random keys too), NumPy arrays, lazy arrays, abstract arrays
 (``jax.ShapeDtypeStruct``) and Python numbers. This file alone tells them apart; what is computed with them is decided
 by its neighbours.
+
+JAX takes longer to load than all the rest, and work on lazy and NumPy arrays (opening a checkpoint, comparing two) can
+do without it. So here, and in the files of this package that such work needs, JAX is imported by the functions that
+need it; and before anyone has loaded it, no leaf is one of its arrays.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from batiste.errors import NotAnArrayError
@@ -20,9 +23,11 @@ from batiste.errors import NotAnArrayError
 __all__ = [
     "check_arrays",
     "dtype_of",
+    "is_abstract",
     "is_array",
-    "is_key",
     "is_floating",
+    "is_jax_array",
+    "is_key",
     "leaf_text",
     "nbytes_of",
     "shape_of",
@@ -57,12 +62,34 @@ def dtype_of(leaf: Any) -> Any:
 
 def is_key(leaf: Any) -> bool:
     """Return whether the leaf holds typed random keys."""
-    return bool(jnp.issubdtype(dtype_of(leaf), jax.dtypes.prng_key))
+    dtype = dtype_of(leaf)
+    if isinstance(dtype, np.dtype):
+        return False
+    import jax
+
+    return bool(jax.numpy.issubdtype(dtype, jax.dtypes.prng_key))
+
+
+def is_jax_array(leaf: Any) -> bool:
+    """Return whether the leaf is an array of JAX, or a tracer that stands for one."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(leaf, jax.Array)
+
+
+def is_abstract(leaf: Any) -> bool:
+    """Return whether the leaf has a shape and a dtype, and no values."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def is_floating(leaf: Any) -> bool:
     """Return whether the leaf holds real or complex floating numbers."""
-    return bool(jnp.issubdtype(dtype_of(leaf), jnp.inexact))
+    dtype = dtype_of(leaf)
+    if getattr(dtype, "kind", "V") != "V":  # V are those that NumPy does not know itself, such as bfloat16
+        return dtype.kind in "fc"
+    import jax.numpy as jnp
+
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
 def nbytes_of(leaf: Any) -> int:

@@ -17,6 +17,7 @@ from batiste.errors import (
     CheckpointNotFoundError,
     CheckpointWriteError,
     DamagedCheckpointError,
+    FormatLossError,
     MissingPackageError,
     NoStepError,
     RefusedCheckpointError,
@@ -29,9 +30,9 @@ from batiste.errors import (
 from tests.errors.rows import raises, x
 
 
-@raises(CheckpointArgumentError, "npz")
+@raises(CheckpointArgumentError, "pt")
 def a_format_that_is_not_written():
-    checkpoint.save("model.npz", {"w": x})
+    checkpoint.save("model.pt", {"w": x})
 
 
 @raises(CheckpointExistsError, "model.safetensors")
@@ -68,6 +69,11 @@ def a_manifest_without_its_contents():
     checkpoint.save("model", {"w": x})
     Path("model/batiste.json").write_text("{}", encoding="utf-8")
     checkpoint.open("model")
+
+
+@raises(FormatLossError, "step: 100", "model.msgpack")
+def a_step_in_a_file_of_flax():
+    checkpoint.save("model.msgpack", {"w": x}, step=100)
 
 
 @raises(MissingPackageError, "pip install")

@@ -1,0 +1,153 @@
+"""Where batches come from, and where in the data a run is.
+
+A run that starts again must go on with the batch that comes next. Two kinds of data know which one that is: a function
+from the step to its batch, and an iterator, or what one is made of, with ``get_state()`` and ``set_state(position)``,
+which is what grain's loaders and datasets give. Anything else can be iterated over once, and is refused when a run goes
+on. Grain itself is not imported: the two methods are all that is asked.
+
+A position is whatever ``get_state`` returns. It is kept as JSON beside the state; ``encode`` and ``decode`` add what
+JSON lacks: bytes, tuples, dicts with any keys, arrays.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from batiste.errors import DataPositionError, LoopArgumentError
+
+__all__ = ["Batches", "decode", "encode"]
+
+
+class Batches:
+    """The batches of one run, in order.
+
+    Args:
+      data: a function from the step to its batch, or anything that can be iterated over.
+
+    Raises:
+      LoopArgumentError: it is neither.
+    """
+
+    def __init__(self, data: Iterable[Any] | Callable[[int], Any]) -> None:
+        self._take: Callable[[int], Any]
+        self._kind = type(data).__name__
+        self._holder: Any = None
+        given: Any = data
+        try:
+            iterator: Iterator[Any] = iter(given)
+        except TypeError:
+            if not callable(given):
+                raise LoopArgumentError(
+                    name="data",
+                    value=f"a {self._kind}",
+                    reason="it is neither a function nor can it be iterated over",
+                    cure="Give an iterable of batches, or a function from the step to its batch.",
+                ) from None
+            self._take = given
+            self.resumable = True
+        else:
+            self._take = lambda _step: next(iterator)
+            self._holder = next(filter(_has_position, (iterator, given)), None)
+            self.resumable = self._holder is not None
+
+    def take(self, step: int) -> Any:
+        """Return the next batch.
+
+        Args:
+          step: how many steps were done before; only a function looks at it.
+
+        Raises:
+          StopIteration: there are no more.
+        """
+        return self._take(step)
+
+    def position(self) -> Any:
+        """Return where the data is, as JSON; None where it has no position.
+
+        Raises:
+          LoopArgumentError: the position holds what cannot be saved.
+        """
+        return None if self._holder is None else encode(self._holder.get_state())
+
+    def seek(self, position: Any, step: int) -> None:
+        """Go to where an earlier run was.
+
+        Args:
+          position: what ``position`` returned.
+          step: how many steps were done.
+
+        Raises:
+          DataPositionError: this data cannot go there.
+        """
+        if not self.resumable:
+            raise DataPositionError(step=step, reason=f"a {self._kind} would begin again with its first batch")
+        if self._holder is None:
+            return
+        if position is None:
+            raise DataPositionError(step=step, reason="the data that it was saved with had no position")
+        try:
+            self._holder.set_state(decode(position))
+        except Exception as error:
+            reason = f"{type(self._holder).__name__}.set_state() refused the position that was saved ({error})"
+            raise DataPositionError(step=step, reason=reason) from error
+
+
+def _has_position(data: Any) -> bool:
+    return callable(getattr(data, "get_state", None)) and callable(getattr(data, "set_state", None))
+
+
+def encode(value: Any) -> Any:
+    """Return a position as JSON, in which what JSON has not is ``{kind: ...}``.
+
+    Raises:
+      LoopArgumentError: it holds something else than None, numbers, strings, bytes, arrays and containers of these.
+    """
+    kind = cast("type[Any]", type(value))
+    if value is None or kind in (bool, int, str) or (kind is float and math.isfinite(value)):
+        return value
+    if kind is bytes:
+        return {"bytes": base64.b64encode(value).decode()}
+    if kind in (list, tuple):
+        return {kind.__name__: [encode(item) for item in value]}
+    if isinstance(value, dict):
+        return {"dict": [[encode(key), encode(item)] for key, item in cast("dict[Any, Any]", value).items()]}
+    if kind is float:
+        return {"float": repr(value)}
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        array: np.ndarray[Any, Any] = np.asarray(cast("Any", value))
+        if array.dtype.kind in "biufcSUMm":
+            data = base64.b64encode(array.tobytes()).decode()
+            return {"array": data, "dtype": array.dtype.str, "shape": list(array.shape)}
+    raise LoopArgumentError(
+        name="data",
+        value="resumed",
+        reason=f"its get_state() returns {kind.__name__!r}, which cannot be saved",
+        cure="Return None, numbers, strings, bytes, arrays, and lists, tuples and dicts of these.",
+    )
+
+
+def decode(value: Any) -> Any:
+    """Return the position that ``encode`` was given."""
+    if not isinstance(value, dict):
+        return value
+    row = cast("dict[str, Any]", value)
+    match row:
+        case {"bytes": text}:
+            return base64.b64decode(text)
+        case {"float": text}:
+            return float(text)
+        case {"list": items}:
+            return [decode(item) for item in items]
+        case {"tuple": items}:
+            return tuple(decode(item) for item in items)
+        case {"array": data, "dtype": dtype, "shape": shape}:
+            found = np.frombuffer(base64.b64decode(data), np.dtype(dtype)).reshape(shape)
+            return found.copy() if shape else found[()]
+        case _:
+            return {decode(key): decode(item) for key, item in row["dict"]}

@@ -1,0 +1,214 @@
+"""What a run says of itself: means of the metrics, a file of rows, a line in the log.
+
+A step's metrics are scalars on the device. To read one is to wait for the device, so ``Metrics`` only keeps them, and
+reads many at once when a row is due or the state is saved. A *row* is one flat dict: ``step``, ``time`` (seconds since
+1970), the mean of each metric over the steps since the row before under its path, and what an evaluation gave under
+``eval/``. ``Rows`` appends rows to a file of JSON lines, which after an interruption is cut to the step that was saved.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import jax
+import numpy as np
+
+from batiste.errors import MetricError, NonFiniteMetricError
+from batiste.tree import flatten
+
+__all__ = ["Metrics", "Row", "Rows", "check_metrics", "evaluation", "log_row", "show"]
+
+Row: TypeAlias = dict[str, float]
+"""A row of metrics: numbers by name, of which ``step`` is always one."""
+
+_OWN = frozenset({"step", "time"})
+_EVALUATED = "eval/"
+
+
+def check_metrics(metrics: Any, where: str, prefix: str = "") -> None:
+    """Refuse what is no tree of real scalars.
+
+    Args:
+      metrics: arrays, their shapes, or numbers.
+      where: what returned them.
+      prefix: what their names in a row begin with.
+
+    Raises:
+      MetricError: a leaf is no scalar, or has the name of something else in a row.
+    """
+    for path, leaf in flatten(metrics).items():
+        shape, dtype = np.shape(leaf), getattr(leaf, "dtype", None) or np.asarray(leaf).dtype
+        if not prefix and (path in _OWN or path.startswith(_EVALUATED)):
+            raise MetricError(where=where, path=path, reason="a row has a number of that name already")
+        if shape != ():
+            raise MetricError(where=where, path=path, reason=f"it has the shape {shape} and is no scalar")
+        if not any(jax.numpy.issubdtype(dtype, kind) for kind in (np.integer, np.floating, np.bool_)):
+            raise MetricError(where=where, path=path, reason=f"its dtype is {dtype}")
+
+
+def _read(trees: Sequence[Any], where: str, prefix: str = "") -> list[Row]:
+    """Return what ``where`` has returned, trees of scalars, as numbers by name, after one transfer for all of them."""
+    leaves: list[Any] = jax.tree.leaves(trees)
+    for leaf in leaves:
+        if isinstance(leaf, jax.Array):
+            leaf.copy_to_host_async()
+    numbers = iter([np.asarray(leaf) for leaf in leaves])
+    names: dict[Any, list[str]] = {}  # nearly always one: the paths of one step's metrics are those of the next
+    rows: list[Row] = []
+    for tree in trees:
+        structure: Any = cast("Any", jax.tree).structure(tree)
+        if structure not in names:
+            check_metrics(tree, where, prefix)
+            names[structure] = [prefix + (path or "loss") for path in flatten(tree)]
+        rows.append({name: float(next(numbers)) for name in names[structure]})
+    return rows
+
+
+class Metrics:
+    """The metrics since the last row: on the device those of the latest steps, and of the others their sums.
+
+    Args:
+      finite: whether a number that is not finite is an error.
+    """
+
+    def __init__(self, *, finite: bool) -> None:
+        self._finite = finite
+        self._waiting: list[tuple[int, Any]] = []
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    @property
+    def any(self) -> bool:
+        """Whether there has been a step since the last row."""
+        return bool(self._waiting or self._sums)
+
+    def add(self, step: int, metrics: Any) -> None:
+        """Keep the metrics of a step, without waiting for them."""
+        self._waiting.append((step, metrics))
+
+    def read(self, last: int) -> None:
+        """Wait for the metrics of all steps up to ``last``, and add them up.
+
+        Raises:
+          NonFiniteMetricError: one is not finite, and must be.
+        """
+        steps = [step for step, _ in self._waiting if step <= last]
+        rows = _read([metrics for _, metrics in self._waiting[: len(steps)]], "The step")
+        del self._waiting[: len(steps)]
+        for step, row in zip(steps, rows, strict=True):
+            for name, value in row.items():
+                if self._finite and not math.isfinite(value):
+                    raise NonFiniteMetricError(metric=name, value=value, step=step)
+                self._sums[name] = self._sums.get(name, 0.0) + value
+                self._counts[name] = self._counts.get(name, 0) + 1
+
+    def means(self) -> Row:
+        """Return the means of what was read since the last row, and begin anew."""
+        found = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """Return what was read since the last row, as JSON."""
+        return {name: [repr(total), self._counts[name]] for name, total in self._sums.items()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state`` returned."""
+        self._sums = {name: float(total) for name, (total, _) in state.items()}
+        self._counts = {name: count for name, (_, count) in state.items()}
+
+
+def evaluation(metrics: Any) -> Row:
+    """Return what an evaluation gave, as the part of a row that it is.
+
+    Raises:
+      MetricError: it is no tree of scalars.
+    """
+    return _read([metrics], "evaluate()", _EVALUATED)[0]
+
+
+class Rows:
+    """The file of rows of a run, and whoever else is told of them.
+
+    Args:
+      path: the file; None for none.
+      log: called with each row.
+      clock: seconds since 1970.
+    """
+
+    def __init__(
+        self, path: Path | None, log: Callable[[Row], Any] | None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._path = path
+        self._log = log
+        self._clock = clock
+
+    def cut(self, step: int) -> bool:
+        """Remove the rows after a step, and a last line that was not written to its end.
+
+        Returns:
+          Whether the row of that very step is there.
+        """
+        if self._path is None or not self._path.exists():
+            return False
+        good, last = 0, math.nan
+        with self._path.open("r+b") as file:
+            for line in file:
+                at = _step_of(line)
+                if not line.endswith(b"\n") or at > step:
+                    break
+                good, last = good + len(line), at
+            file.truncate(good)
+        return last == step
+
+    def write(self, row: Row) -> None:
+        """Append a row; a number that is not finite is written as null."""
+        row = {"step": row["step"], "time": round(self._clock(), 3), **row}
+        if self._path is not None:
+            line = json.dumps({name: value if math.isfinite(value) else None for name, value in row.items()})
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                file.write(line.encode() + b"\n")
+        if self._log is not None:
+            self._log(row)
+
+    def flush(self) -> None:
+        """Have the rows on the disk before the state that comes after them."""
+        if self._path is not None and self._path.exists():
+            with self._path.open("ab") as file:
+                os.fsync(file.fileno())
+
+
+def _step_of(line: bytes) -> float:
+    """Return the step of a line; infinity where it is no row, as after a crash of the machine."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def log_row(row: Row) -> None:
+    """Log a row as a line, ``step 100  loss 0.25``: the logger is ``batiste.train``, the level is information."""
+    logging.getLogger("batiste.train").info("%s", _text(row))
+
+
+def show(row: Row) -> None:
+    """Print a row as a line, with rich where it is installed."""
+    try:
+        import rich
+    except ImportError:
+        print(_text(row), flush=True)  # noqa: T201 - it is asked for
+    else:
+        rich.get_console().print(_text(row), markup=False, emoji=False, soft_wrap=True)
+
+
+def _text(row: Row) -> str:
+    numbers = "  ".join(f"{name} {value:.5g}" for name, value in row.items() if name not in _OWN)
+    return f"step {row['step']:.0f}  {numbers}"
