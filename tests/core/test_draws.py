@@ -87,13 +87,15 @@ def test_keys_of_other_kinds_are_left_to_jax() -> None:
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 @pytest.mark.parametrize("partitionable", [True, False])
-def test_init_draws_what_the_initialiser_draws(impl: str, partitionable: bool) -> None:
+@pytest.mark.parametrize("wide", [False, True], ids=["32", "64"])
+def test_init_draws_what_the_initialiser_draws(impl: str, partitionable: bool, wide: bool) -> None:
     def model(scope: Any) -> None:
         scope.param("kernel", INIT.lecun_normal(), (9, 8))
+        scope.param("narrow", INIT.lecun_normal(), (9, 8), jnp.float32)
         scope.param("again", twice)
         scope.param("bias", INIT.zeros, (8,))
 
-    with jax.threefry_partitionable(partitionable):
+    with jax.threefry_partitionable(partitionable), jax.enable_x64(wide):
         variables = core_init(model)(jax.random.key(0, impl=impl))[1]["params"]
         eager = jax.jit(core_init(model))(jax.random.key(0, impl=impl))[1]["params"]
     jax.tree.map(np.testing.assert_array_equal, variables, eager)

@@ -74,7 +74,7 @@ def _finish(arithmetic: Arithmetic, bits: Any) -> list[Any]:
 def draw_bits(key: Any, size: int) -> jax.Array:
     """Return ``uint32[size]`` random bits of a Threefry key that is given as ``uint32[2]``."""
     wrap: Any = jax.random.wrap_key_data
-    return jax.random.bits(wrap(key, impl="threefry2x32"), (size,))
+    return jax.random.bits(wrap(key, impl="threefry2x32"), (size,), np.uint32)
 
 
 def fold_keys(key: Any, numbers: np.ndarray) -> np.ndarray | None:
