@@ -77,7 +77,8 @@ def test_a_reader_that_has_gone(here):
 def test_interrupted_while_writing(here):
     """A reader that never ends, stopped by Control-C: no output, nothing left over, the old one as it was."""
     slow = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may inherit that it is ignored
 from batiste.cli import main
 from batiste.checkpoint import Checkpoint
 

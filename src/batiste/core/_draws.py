@@ -96,7 +96,7 @@ def fold_keys(key: Any, numbers: np.ndarray) -> np.ndarray | None:
         key = jax.random.key_data(key)
     elif config.jax_default_prng_impl != "threefry2x32":
         return None
-    first, second = np.broadcast_to(np.asarray(key), (len(numbers), 2)).T
+    first, second = np.broadcast_to(jax.device_get(key), (len(numbers), 2)).T
     for number in numbers.T:
         first, second = _threefry(first, second, np.zeros_like(number), number)
     return np.stack([first, second], 1)
