@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import rich.console
 
 from batiste import checkpoint, nn
 from batiste.errors import (
@@ -274,6 +275,19 @@ def test_a_scalar_alone_is_the_loss(caplog, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "rich", None)
     show({"step": 4, "loss": 1e-9})
     assert capsys.readouterr().out == "step 4  loss 1e-09\n"
+
+
+def test_a_row_that_goes_to_a_file_has_no_colours(capsys, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    with monkeypatch.context() as terminal:
+        terminal.setattr("sys.stdout.isatty", lambda: True)
+        console = rich.console.Console()
+        terminal.setattr("rich.get_console", lambda: console)
+        show({"step": 1, "loss": 0.5})
+    assert "\x1b[" in capsys.readouterr().out
+    monkeypatch.setattr("rich.get_console", lambda: console)
+    show({"step": 2, "loss": 0.5})
+    assert capsys.readouterr().out == "step 2  loss 0.5\n"
 
 
 def test_metrics_are_real_scalars():

@@ -206,7 +206,9 @@ def show(row: Row) -> None:
     except ImportError:
         print(_text(row), flush=True)  # noqa: T201 - it is asked for
     else:
-        rich.get_console().print(_text(row), markup=False, emoji=False, soft_wrap=True)
+        console = rich.get_console()
+        # A console keeps the colours of the output it was made for; what it writes to now may be a file.
+        console.print(_text(row), markup=False, emoji=False, soft_wrap=True, highlight=console.is_terminal)
 
 
 def _text(row: Row) -> str:
