@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
-
-from numpy.typing import DTypeLike
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from batiste.checkpoint._manifest import Manifest
 from batiste.checkpoint._types import Record
 from batiste.tree import LazyArray, join_path
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 __all__ = ["Origin", "StoredArray", "inherit", "stacked_levels"]
 

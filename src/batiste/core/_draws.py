@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -142,18 +142,16 @@ class _CannotSplitError(Exception):
     """The bits of a trace cannot be told apart from the rest."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Key:
+class _Key(NamedTuple):
     """Stands for the initialiser's key after so many folds."""
 
     folds: int
 
 
-@dataclasses.dataclass(frozen=True)
-class _Numbers:
-    """Stands for the numbers to fold, or for the one at ``index``."""
+class _Numbers(NamedTuple):
+    """Stands for the numbers to fold, or for the one at ``place``."""
 
-    index: int | None = None
+    place: int | None = None
 
 
 def split_off_bits(closed_jaxpr: Any, folds: int) -> tuple[Any, tuple[int, ...]] | None:

@@ -12,14 +12,13 @@ a warning says so. The same holds within an outer ``jit``, ``vmap`` or ``eval_sh
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import itertools
 import operator
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +47,7 @@ __all__ = ["initialise"]
 Run = Callable[..., Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Request:
+class _Request(NamedTuple):
     """What is to be initialised: a function of a scope, its inputs, and the random streams.
 
     Attributes:

@@ -12,11 +12,10 @@ caller finds them in the variables as tracers, and computes just them in a secon
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +41,7 @@ Place: TypeAlias = tuple[str, ...]
 """The collection, the path and the name of a variable."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Noted:
+class _Noted(NamedTuple):
     """An initialiser as it was traced: what it makes, and whether it can be run later.
 
     Attributes:

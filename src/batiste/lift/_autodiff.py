@@ -5,9 +5,8 @@ Variables that a function makes on ``init`` are not there before it, so nothing 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +21,7 @@ from batiste.module import wrap_method_once
 __all__ = ["custom_vjp", "grad", "jvp", "value_and_grad", "vjp"]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Call:
+class _Call(NamedTuple):
     """A call of a function of a module that is differentiated."""
 
     region: Region
@@ -250,7 +248,7 @@ def custom_vjp(
         advice = "Call it on a module that owns what it uses."
         call = _call("custom_vjp", fn, (mdl, *args), [grad_vars, True], True, advice=advice)
         region = call.region
-        call_forward = dataclasses.replace(call, function=wrap_method_once(forward_fn))
+        call_forward = call._replace(function=wrap_method_once(forward_fn))
 
         def run_forward(groups: Any, keys: Any, *inputs: Any) -> Any:
             (output, residuals), written = call_forward.run(groups, keys, *inputs)

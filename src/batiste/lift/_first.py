@@ -16,9 +16,9 @@ made them itself. Where ``init`` runs a model once more with values that it know
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +31,7 @@ from batiste.typing import Key
 __all__ = ["Body", "FirstValues", "Layout", "all_shared", "first_values", "known_values", "make_first"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Body:
+class Body(NamedTuple):
     """What one call of a body is given.
 
     Attributes:
@@ -48,8 +47,7 @@ class Body:
     groups: Groups
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """How the variables that the calls of a body make come together outside.
 
     Attributes:
@@ -64,7 +62,7 @@ class Layout:
     axes: Sequence[int | None]
     kept: Sequence[bool]
     size: int = 1
-    metadata: Mapping[Any, Any] = dataclasses.field(default_factory=dict[Any, Any])
+    metadata: Mapping[Any, Any] = types.MappingProxyType({})
     passes: int = 1
     axis_name: str | None = None
 

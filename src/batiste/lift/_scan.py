@@ -211,7 +211,7 @@ class _Loop:
         )
         if self.options.variable_carry is not False:
             make_first(region, body, [1], counted=False, layout=layout)
-            body = dataclasses.replace(body, groups=(*region.groups[:2], *slices))
+            body = body._replace(groups=(*region.groups[:2], *slices))
         return first_values(region, body, layout)
 
     def _first_pass(self, made: FirstValues, state: Any, steps: Any) -> tuple[Group, Any, dict[Place, Any]]:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from batiste.module._blueprint import Blueprint
@@ -49,8 +49,7 @@ class InterceptorContext:
 Interceptor: TypeAlias = Callable[[NextMethod, tuple[Any, ...], dict[str, Any], InterceptorContext], Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Watch:
+class Watch(NamedTuple):
     """Who watches method calls.
 
     Attributes:
@@ -83,7 +82,7 @@ def intercept_methods(interceptor: Interceptor) -> Generator[None]:
         often ``next_method(*args, **kwargs)``. Interceptors nest: the one given last is called last.
     """
     watch = WATCH.get() or Watch()
-    token = WATCH.set(dataclasses.replace(watch, interceptors=(*watch.interceptors, interceptor)))
+    token = WATCH.set(watch._replace(interceptors=(*watch.interceptors, interceptor)))
     try:
         yield
     finally:

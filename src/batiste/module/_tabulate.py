@@ -6,11 +6,10 @@ listed once, and its variables are counted once. Modules know nothing of it.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +23,7 @@ from batiste.typing import Rngs
 __all__ = ["Row", "table_of", "tabulate"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One module of the table.
 
     Attributes:
@@ -105,7 +103,7 @@ def table_of(
         below = {c: _at(tree, path) for c, tree in variables.items()}
         flops = _flops(row, below, rngs, gradient=False) if compute_flops else None
         vjp_flops = _flops(row, below, rngs, gradient=True) if compute_vjp_flops else None
-        rows.append(dataclasses.replace(row, flops=flops, vjp_flops=vjp_flops))
+        rows.append(row._replace(flops=flops, vjp_flops=vjp_flops))
     return rows, variables
 
 

@@ -10,7 +10,6 @@ The statistics themselves, their masks and their mapped axes are in ``_norm.py``
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -100,7 +99,7 @@ class BatchNorm(Module):
         how = Statistics.of(self, x, axes)
         is_initializing = self.is_initializing()
         if is_initializing:
-            how = dataclasses.replace(how, axis_name=None)
+            how = how._replace(axis_name=None)
         y, batch_mean, batch_var = _apply_statistics(x, aligned, scale, bias, how, extents, self.epsilon, dtype)
         if not is_initializing:
             move = _move_jitted if isinstance(self.momentum, float) else _move

@@ -19,10 +19,9 @@ What depends on arrays runs in one jitted function (``_jitted.py``) of arrays an
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -54,8 +53,7 @@ _ConvGeneral: TypeAlias = Callable[..., Array]
 """A function with the signature of ``jax.lax.conv_general_dilated``."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Geometry:
+class _Geometry(NamedTuple):
     """What a convolution does besides multiplying: static, and equal by value.
 
     Attributes:

@@ -13,9 +13,8 @@ statistics; all are normalised. With ``axis_name`` the statistics are those of a
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,8 +31,7 @@ from batiste.typing import Array, ArrayLike, Axes, DTypeLike, Initializer
 __all__ = ["GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm", "Statistics", "aligned_mask", "moments", "standardized"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Statistics:
+class Statistics(NamedTuple):
     """How the statistics of a normalisation are taken: static, and equal by value.
 
     Attributes:
@@ -63,7 +61,7 @@ class Statistics:
             use_mean=use_mean,
             use_fast_variance=layer.use_fast_variance,
             axis_name=layer.axis_name,
-            axis_index_groups=None if groups is None else tuple(map(tuple, groups)),
+            axis_index_groups=None if groups is None else tuple(tuple(group) for group in groups),
         )
 
 

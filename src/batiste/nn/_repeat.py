@@ -15,9 +15,8 @@ that of ``h_7`` in every way of running; a first, abstract run finds which numbe
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -161,8 +160,7 @@ class Repeat(Module):
         return _Call(self, self._bound("__call__"), carry, inputs, kwargs).result()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Slice:
+class _Slice(NamedTuple):
     """What differs from layer to layer, for one layer or with a leading axis for those at one place of the pattern.
 
     Attributes:
@@ -176,9 +174,6 @@ class _Slice:
     inputs: list[Any]
     fields: dict[str, Any]
     row: Any = None
-
-
-jax.tree_util.register_dataclass(_Slice, ["variables", "inputs", "fields", "row"], [])
 
 
 class _Call:
@@ -445,7 +440,7 @@ class _Call:
         for number in range(self.length):
             place, turn = number % self.period, number // self.period
             table = tables[place]
-            layer = dataclasses.replace(self._layer(places, number), row=None if table is None else table[turn])
+            layer = self._layer(places, number)._replace(row=None if table is None else table[turn])
             carry, output, wrote = jitted[place](layer, carry)
             outputs.append(output)
             written.append(wrote)
@@ -454,7 +449,7 @@ class _Call:
 
     def _scan(self, places: list[Any]) -> tuple[Any, Any]:
         bodies, tables = self._traced_bodies(places)
-        steps = [dataclasses.replace(self._stacked(places, place), row=tables[place]) for place in range(self.period)]
+        steps = [self._stacked(places, place)._replace(row=tables[place]) for place in range(self.period)]
 
         def step(carry: Any, layers: list[_Slice]) -> tuple[Any, Any]:
             outputs, written = list[Any](), list[Any]()

@@ -7,10 +7,9 @@ with path and shape. ``mesh_in_context`` finds the mesh that the program has nam
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import jax
 import numpy as np
@@ -36,8 +35,7 @@ Indivisible: TypeAlias = Literal["error", "replicate"]
 """What becomes of an axis that the mesh does not cut into equal parts: an error, or it is not split."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Placed:
+class Placed(NamedTuple):
     """A spec and what it is for.
 
     Attributes:

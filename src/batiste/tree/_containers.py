@@ -18,9 +18,8 @@ So the paths of the leaves are exactly those that were asked for, whatever the c
 from __future__ import annotations
 
 import collections
-import dataclasses
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -44,8 +43,7 @@ _MAX_DIGITS = 19
 _PLAIN = frozenset({bool, int, float, complex, str, bytes})  # leaves that are known for such without asking JAX
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """One container and its children.
 
     Attributes:
@@ -104,8 +102,7 @@ Containers: TypeAlias = dict[Parts, Node]
 """The containers of a tree by path."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Walk:
+class Walk(NamedTuple):
     """A tree taken apart: its leaves and its containers by path."""
 
     leaves: dict[Parts, Any]
@@ -204,8 +201,7 @@ def rebuild(leaves: Mapping[Parts, Any], *sources: Containers) -> Any:
     return _build(root, (), sources)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(NamedTuple):
     """A leaf in the table of levels, so that a leaf that is itself a dict cannot be taken for a level."""
 
     leaf: Any

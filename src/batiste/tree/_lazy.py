@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, SupportsIndex, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, cast
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from batiste.errors import LazyIndexError, LazyReadError
 from batiste.tree._leaves import is_jax_array
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 __all__ = ["Box", "LazyArray", "NumpyArray", "Reader", "combine_lazy", "read_box", "stack_lazy"]
 

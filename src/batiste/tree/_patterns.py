@@ -19,12 +19,11 @@ becomes one regular expression, in which a group ``w3`` stands for the third wil
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from batiste.errors import PatternSyntaxError, UnmatchedPatternError
 
@@ -45,8 +44,7 @@ _LEVELS = "[^/]+(?:/[^/]+)*"
 _Value = TypeVar("_Value")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(NamedTuple):
     """A compiled pattern.
 
     Attributes:
@@ -168,8 +166,7 @@ def _near_text(pattern: str, paths: Sequence[str]) -> str:
     return f" (nearest: {', '.join(near)})" if near else f" (the first path is {paths[0]})"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(NamedTuple):
     """A piece of a glob: kind ``text``, ``slash``, ``star``, ``levels``, ``one``, ``class``, ``open`` or ``close``."""
 
     kind: str
@@ -177,8 +174,7 @@ class _Token:
     number: int = 0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Choice:
+class _Choice(NamedTuple):
     """Braces: one of several sequences."""
 
     number: int
