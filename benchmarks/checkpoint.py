@@ -191,7 +191,7 @@ def price_of_digests(made: dict[str, Any], rounds: int) -> dict[str, float]:
                 remove(Path(folder, name))
                 with contextlib.ExitStack() as stack:
                     for module, function in DIGESTS if not checked else ():
-                        replaced = nothing if function != "digest_files" else lambda _: dict[str, Any]()
+                        replaced = nothing if function != "digest_files" else lambda *_: dict[str, Any]()
                         stack.enter_context(mock.patch.object(importlib.import_module(module), function, replaced))
                     start = time.perf_counter()
                     checkpoint.save(Path(folder, name), made)

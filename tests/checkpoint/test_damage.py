@@ -65,6 +65,44 @@ def test_a_compressed_folder(tmp_path):
         flip_bit(file, bit)
 
 
+def test_large_files_of_arrays_have_the_digests_of_their_arrays(tmp_path, monkeypatch):
+    monkeypatch.setattr("batiste.checkpoint._directory._LARGE", 1000)
+    state = training(width=32)
+    checkpoint.save(tmp_path / "one", state)
+    manifest = checkpoint.open(tmp_path / "one").manifest
+    large = [tmp_path / "one" / name for name, (_, digest) in manifest.files.items() if not digest]
+    assert large
+    assert all(file.parent.name == "d" for file in large)
+    assert sum(file.stat().st_size for file in large) > manifest.bytes // 2
+    rng = np.random.default_rng(2)
+    found = 0
+    for _ in range(FLIPS):
+        file = large[rng.integers(len(large))]
+        bit = int(rng.integers(8 * file.stat().st_size))
+        flip_bit(file, bit)
+        try:
+            assert_same(checkpoint.restore(tmp_path / "one"), state)  # a bit of which no array is made
+        except errors.DamagedCheckpointError:
+            found += 1
+        flip_bit(file, bit)
+    assert found > 0
+    with large[0].open("ab") as file:
+        file.write(b"0")
+    with pytest.raises(errors.DamagedCheckpointError, match="bytes instead of"):
+        checkpoint.verify(tmp_path / "one")
+
+
+def test_a_folder_that_is_called_as_the_one_for_arrays_is_within(tmp_path):
+    checkpoint.save(tmp_path / "d", {"w": np.arange(6.0)})
+    for file in (tmp_path / "d").iterdir():
+        if file.is_file() and file.name != "batiste.json" and file.stat().st_size:
+            flip_bit(file, 3)
+            with pytest.raises(errors.DamagedCheckpointError, match=re.escape(file.name)):
+                checkpoint.restore(tmp_path / "d")
+            flip_bit(file, 3)
+    assert_same(checkpoint.restore(tmp_path / "d"), {"w": np.arange(6.0)})
+
+
 def test_the_leaf_is_named(saved):
     state = training(width=32)
     kernel = np.asarray(state["params"]["h_1"]["kernel"]).tobytes()

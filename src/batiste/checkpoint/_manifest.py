@@ -60,7 +60,8 @@ class Manifest:
       axes: the logical names of the axes of some leaves, by path.
       layers: levels that are repeated layers, by path: ``{"params/h": {"layout": "per_layer", "count": 12}}``.
       storage: how the arrays are stored: the format, and what its reader needs to know.
-      files: size and digest of each file beside the manifest, by relative path.
+      files: size and digest of each file beside the manifest, by relative path; no digest ("") for a large file of
+        arrays, of which each has its own.
     """
 
     records: dict[str, Record]

@@ -33,6 +33,7 @@ import numpy as np
 from batiste.checkpoint._arrays import as_bytes, describe_array, digest_array, dtype_by_name, is_key, key_data, to_host
 from batiste.checkpoint._background import SaveHandle, beside
 from batiste.checkpoint._checkpoint import Checkpoint
+from batiste.checkpoint._directory import is_vouched
 from batiste.checkpoint._files import digest_files, resolve, staged
 from batiste.checkpoint._manifest import MANIFEST_NAME, Manifest
 from batiste.checkpoint._msgpack_write import Layout, flax_layout, losses, write_msgpack
@@ -61,6 +62,7 @@ _FORMATS: Final[Mapping[str, str]] = MappingProxyType(
 )
 _READ_ONLY: Final = (".pt", ".pth", ".bin")
 _ALIGNED: Final = 64
+_LARGE: Final = 1 << 20  # bytes of an array
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -247,7 +249,10 @@ def _write_directory(stage: Path, job: _Job) -> None:
             for path, (start, like) in aside.items():
                 stored[path] = np.frombuffer(mapped, like.dtype, like.size, start).reshape(like.shape)
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=1))
-        digests = beside(pool, lambda: {path: digest_array(to_host(array, path)) for path, array in in_memory.items()})
+        large = {path: array for path, array in in_memory.items() if records[path].bytes > _LARGE}
+        digests = beside(pool, lambda: {path: digest_array(to_host(array, path)) for path, array in large.items()})
+        for path in in_memory.keys() - large.keys():  # another thread would wait for Python's lock after each of them
+            records[path].digest = digest_array(to_host(in_memory[path], path))
         if stored:
             order = {path: stored[path] for path in job.arrays if path in stored}
             write_arrays(stage, order, compress=bool(job.manifest.storage["compressed"]))
@@ -255,7 +260,7 @@ def _write_directory(stage: Path, job: _Job) -> None:
             stage.mkdir()
         for path, digest in digests().items():
             records[path].digest = digest
-    job.manifest.files = digest_files(stage)
+    job.manifest.files = digest_files(stage, is_vouched)
     (stage / MANIFEST_NAME).write_text(job.manifest.to_text(), encoding="utf-8")
 
 

@@ -32,7 +32,7 @@ class Verification:
 
 
 def verify(path: str | os.PathLike[str] | Checkpoint) -> Verification:
-    """Read every byte of a checkpoint and compare it with what was saved.
+    """Read every array and every other file of a checkpoint, and compare them with what was saved.
 
     Args:
       path: a checkpoint of any known format, or one that is open.
