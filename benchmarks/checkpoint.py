@@ -186,7 +186,7 @@ def price_of_digests(made: dict[str, Any], rounds: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         for name in ("folder", "file.safetensors"):
             seconds: dict[bool, list[float]] = {True: [], False: []}
-            for number in range(2 * max(rounds, 5) + 2):
+            for number in range(2 * max(rounds, 15) + 2):
                 checked = number % 2 == 0
                 remove(Path(folder, name))
                 with contextlib.ExitStack() as stack:
@@ -221,9 +221,8 @@ def main() -> None:
         shares[title] = price_of_digests(made, options.rounds)
         tables[title] = found
     if options.results:
-        results.write(
-            options.results, "checkpoint", {"machine": results.machine(), "tables": tables, "digests": shares}
-        )
+        about = {"machine": results.machine(), "rounds": options.rounds}
+        results.write(options.results, "checkpoint", {**about, "tables": tables, "digests": shares})
 
 
 if __name__ == "__main__":

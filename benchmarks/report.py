@@ -69,6 +69,8 @@ def checkpoints(found: Mapping[str, Mapping[str, Any]]) -> str:
             cells = (f"{1e3 * row[operation]:.3g} ms" if operation in row else "" for operation in operations)
             lines.append(f"| {name} | {' | '.join(cells)} |")
         texts.append("\n".join(lines))
+        shares = found["checkpoint"]["digests"][title].items()
+        texts.append("Digests, of a save: " + ", ".join(f"{share:.1%} ({name})" for name, share in shares) + ".")
     return "\n\n".join(texts)
 
 
