@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from tests.architecture.source import LIBRARY, SourceFile, assigned, exported, is_ours, top_level, walk
 
 LAYERS: tuple[tuple[str, ...], ...] = (
+    ("_later",),
     ("errors", "typing", "dtypes", "tree", "struct"),
     ("core",),
     ("module",),

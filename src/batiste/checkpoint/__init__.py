@@ -3,9 +3,9 @@
 A name's file is loaded when the name is first asked for: to open a checkpoint and look at it takes no JAX.
 """
 
-import importlib as _importlib
-import types as _types
 import typing as _typing
+
+from batiste._later import later as _later
 
 if _typing.TYPE_CHECKING:
     from batiste.checkpoint._background import SaveHandle
@@ -21,7 +21,9 @@ if _typing.TYPE_CHECKING:
     from batiste.checkpoint._types import Record
     from batiste.checkpoint._verify import Verification, verify
 else:
-    _HOMES = _types.MappingProxyType(
+    __getattr__, __dir__ = _later(
+        __name__,
+        (),
         {
             "_background": ("SaveHandle",),
             "_checkpoint": ("Checkpoint", "open"),
@@ -35,20 +37,8 @@ else:
             "_target": ("ShardingsLike",),
             "_types": ("Record",),
             "_verify": ("Verification", "verify"),
-        }
+        },
     )
-
-    def __getattr__(name: str) -> object:
-        home = next((home for home, names in _HOMES.items() if name in names), None)
-        if home is None:
-            msg = f"module {__name__!r} has no attribute {name!r}"
-            raise AttributeError(msg)
-        found = getattr(_importlib.import_module(f"{__name__}.{home}"), name)
-        globals()[name] = found
-        return found
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
 
 
 __all__ = [

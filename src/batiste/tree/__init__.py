@@ -3,9 +3,9 @@
 A name's file is loaded when the name is first asked for: the files that lazy and NumPy arrays need do without JAX.
 """
 
-import importlib as _importlib
-import types as _types
 import typing as _typing
+
+from batiste._later import later as _later
 
 if _typing.TYPE_CHECKING:
     from batiste.tree._average import add_scaled, average, interpolate
@@ -21,7 +21,9 @@ if _typing.TYPE_CHECKING:
     from batiste.tree._rename import rename
     from batiste.tree._select import exclude, merge, partition, paths, select
 else:
-    _HOMES = _types.MappingProxyType(
+    __getattr__, __dir__ = _later(
+        __name__,
+        (),
         {
             "_average": ("add_scaled", "average", "interpolate"),
             "_count": ("Total", "bytes", "count", "totals"),
@@ -35,20 +37,8 @@ else:
             "_patterns": ("Pattern", "PatternLike", "Patterns", "compile_pattern"),
             "_rename": ("rename",),
             "_select": ("exclude", "merge", "partition", "paths", "select"),
-        }
+        },
     )
-
-    def __getattr__(name: str) -> object:
-        home = next((home for home, names in _HOMES.items() if name in names), None)
-        if home is None:
-            msg = f"module {__name__!r} has no attribute {name!r}"
-            raise AttributeError(msg)
-        found = getattr(_importlib.import_module(f"{__name__}.{home}"), name)
-        globals()[name] = found
-        return found
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
 
 
 __all__ = [

@@ -10,7 +10,7 @@ without importing ``linen`` itself.
 
 from __future__ import annotations
 
-from batiste.compat.flax._lazy import later as _later
+from batiste._later import later as _later
 from batiste.compat.flax.configurations import config
 
 __all__ = ["config"]
@@ -35,5 +35,5 @@ __getattr__, __dir__ = _later(
         "typing",
         "version",
     ),
-    {"__version__": "version"},
+    {"version": ("__version__",)},
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typing as _typing
 
-from batiste.compat.flax._lazy import later as _later
+from batiste._later import later as _later
 from batiste.compat.flax.core.frozen_dict import FrozenDict, copy, freeze, pop, pretty_repr, unfreeze
 
 if _typing.TYPE_CHECKING:
@@ -74,12 +74,10 @@ __getattr__, __dir__ = _later(
         "variables",
     ),
     {
-        **dict.fromkeys(("Array", "DenyList", "Scope", "apply", "bind", "init", "lazy_init"), "scope"),
-        **dict.fromkeys(
-            ("custom_vjp", "jit", "jvp", "remat", "remat_scan", "scan", "vjp", "vmap", "while_loop"), "lift"
-        ),
-        **dict.fromkeys(("AxisMetadata", "map_axis_meta", "unbox"), "meta"),
-        **dict.fromkeys(("check_trace_level", "current_trace"), "tracers"),
-        "broadcast": "axes_scan",
+        "axes_scan": ("broadcast",),
+        "lift": ("custom_vjp", "jit", "jvp", "remat", "remat_scan", "scan", "vjp", "vmap", "while_loop"),
+        "meta": ("AxisMetadata", "map_axis_meta", "unbox"),
+        "scope": ("Array", "DenyList", "Scope", "apply", "bind", "init", "lazy_init"),
+        "tracers": ("check_trace_level", "current_trace"),
     },
 )

@@ -5,7 +5,7 @@ The names are those of ``batiste.nn``. The modules of this folder load when they
 
 from __future__ import annotations
 
-from batiste.compat.flax._lazy import later as _later
+from batiste._later import later as _later
 from batiste.compat.flax.core import FrozenDict, meta
 from batiste.compat.flax.linen.module import disable_named_call, enable_named_call, override_named_call
 from batiste.compat.flax.linen.spmd import (

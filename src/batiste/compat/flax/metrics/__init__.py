@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batiste.compat.flax._lazy import later as _later
+from batiste._later import later as _later
 
 __all__: list[str] = []
 

@@ -1,8 +1,8 @@
 """Modules that are loaded when they are first asked for.
 
-In Flax, ``import flax`` brings ``flax.linen``, ``flax.serialization`` and others with it, and ``flax.core`` the names
-of its submodules. Here they load at the first use, which keeps ``import batiste.compat.flax`` quick and lets modules of
-the package import each other's files in any order.
+A package that loads its files late is quick to import: ``batiste.tree`` and ``batiste.checkpoint`` have files that do
+without JAX, and a command needs no others. Where Flax brings its submodules as attributes, ``batiste.compat.flax``
+loads them at the first use, so that its files may import each other in any order.
 """
 
 from __future__ import annotations
@@ -16,34 +16,35 @@ from typing import Any
 
 __all__ = ["later"]
 
-_NONE: Mapping[str, str] = MappingProxyType({})
+_NONE: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 def later(
-    package: str, submodules: Iterable[str], names: Mapping[str, str] = _NONE
+    package: str, submodules: Iterable[str], names: Mapping[str, tuple[str, ...]] = _NONE
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return the ``__getattr__`` and ``__dir__`` of a package whose parts load late.
 
     Args:
       package: the package's dotted name.
       submodules: the submodules that are its attributes without being imported.
-      names: for each name of a submodule that is also the package's, the submodule. It is bound at its first use.
+      names: for each submodule those of its names that are also the package's. Each is bound at its first use.
     """
     modules = frozenset(submodules)
+    homes = {name: home for home, taken in names.items() for name in taken}
 
     def load(name: str) -> Any:
         if name in modules:
             full = f"{package}.{name}"
             if importlib.util.find_spec(full) is not None:
                 return importlib.import_module(full)
-        elif name in names and importlib.util.find_spec(f"{package}.{names[name]}") is not None:
-            value = getattr(importlib.import_module(f"{package}.{names[name]}"), name)
+        elif name in homes and importlib.util.find_spec(f"{package}.{homes[name]}") is not None:
+            value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
             setattr(sys.modules[package], name, value)
             return value
         message = f"module {package!r} has no attribute {name!r}"
         raise AttributeError(message)
 
     def listed() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *modules, *names})
+        return sorted({*vars(sys.modules[package]), *modules, *homes})
 
     return load, listed
