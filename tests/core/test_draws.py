@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batiste.core import fold_numbers
+from batiste.core import fingerprint, fold_numbers
 from batiste.core import init as core_init
 from batiste.core._draws import Arithmetic, draw_bits, fold_keys, small_constants, split_off_bits
 
@@ -47,7 +47,7 @@ def test_bits_of_another_program_give_the_same_values(initialiser: Any, shape: t
     folded = fold_keys(key, numbers[None])
     assert split is not None
     assert folded is not None
-    arithmetic = Arithmetic((initialiser, shape, make), *split)
+    arithmetic = Arithmetic(fingerprint((initialiser, shape)), *split)
     size = arithmetic.bits_for(1)
     assert size is not None
     (found,) = arithmetic(draw_bits(folded[0], size))

@@ -20,19 +20,21 @@ from batiste.core._filters import (
     subtract_filters,
     union_filters,
 )
-from batiste.core._fingerprint import Fingerprint, fingerprint
+from batiste.core._fingerprint import UNKNOWN, ByIdentity, Fingerprint, Valued, fingerprint, kept
 from batiste.core._frame import Frame, copy_tree
 from batiste.core._functional import apply, init, open_scope
 from batiste.core._initialise import initialise
 from batiste.core._keys import KeyScheme, LayerName, check_key_scheme, fold_numbers, hash_parts, is_key, streams_from
 from batiste.core._recorder import Drawn, Recorder
+from batiste.core._replaced import Watch, is_replaced, watch
 from batiste.core._scope import Scope, Start, Streams
 from batiste.core._stacking import stack, unstack
-from batiste.core._trace import current_trace, has_tracer, is_tracer
+from batiste.core._trace import current_trace, has_tracer, is_eager, is_tracer
 from batiste.core._variable import Variable
 
 __all__ = [
     "AxisMetadata",
+    "ByIdentity",
     "CollectionFilter",
     "DenyList",
     "Drawn",
@@ -44,7 +46,10 @@ __all__ = [
     "Scope",
     "Start",
     "Streams",
+    "UNKNOWN",
+    "Valued",
     "Variable",
+    "Watch",
     "add_axis",
     "apply",
     "check_key_scheme",
@@ -61,9 +66,12 @@ __all__ = [
     "initialise",
     "intersect_filters",
     "is_axis_metadata",
+    "is_eager",
     "is_filter_empty",
     "is_key",
+    "is_replaced",
     "is_tracer",
+    "kept",
     "map_axis_meta",
     "open_scope",
     "remove_axis",
@@ -74,4 +82,5 @@ __all__ = [
     "unbox",
     "union_filters",
     "unstack",
+    "watch",
 ]

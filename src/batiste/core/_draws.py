@@ -12,7 +12,6 @@ particular device. All else is drawn as it is.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
-from batiste.core._fingerprint import Fingerprint
+from batiste.core._fingerprint import Fingerprint, Valued
 from batiste.core._trace import call_jaxpr, is_extended, is_literal, replace_equations
 
 __all__ = ["Arithmetic", "draw_bits", "fold_keys", "is_fill", "small_constants", "split_off_bits"]
@@ -39,19 +38,20 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
 
 
-@dataclasses.dataclass(frozen=True)
-class Arithmetic:
-    """What an initialiser makes of its random bits; equal by ``value``.
+class Arithmetic(Valued):
+    """What an initialiser makes of its random bits.
 
     Attributes:
-      value: stands for the initialiser and its arguments.
+      value: stands for the initialiser's program.
       closed_jaxpr: takes the bits.
       shape: the shape of the bits.
     """
 
-    value: Fingerprint
-    closed_jaxpr: Any = dataclasses.field(compare=False)
-    shape: tuple[int, ...] = dataclasses.field(compare=False)
+    __slots__ = ("closed_jaxpr", "shape")
+
+    def __init__(self, value: Fingerprint, closed_jaxpr: Any, shape: tuple[int, ...]) -> None:
+        super().__init__(value)
+        self.closed_jaxpr, self.shape = closed_jaxpr, shape
 
     def bits_for(self, count: int) -> int | None:
         """Return how many bits to draw each of ``count`` times; None if the whole is better drawn in one program."""

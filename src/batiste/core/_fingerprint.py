@@ -1,46 +1,90 @@
 """Identity by value: what makes two blueprints, initialisers or optimisers the same thing.
 
 Python compares functions, and bound methods of equal objects, by identity: ``optax.adam(1e-3)`` written twice is two
-different things, and ``jax.jit`` traces twice. ``fingerprint`` gives a hashable value that is equal for two objects
-exactly when nothing that they can compute with differs:
+different things, and ``jax.jit`` traces twice. ``fingerprint`` gives a hashable value that two objects share when
+nothing that they can compute with differs:
 
 * plain values by type and value (so that ``1``, ``1.0`` and ``True`` differ);
-* containers and dataclasses by what they hold, dicts in their order;
-* functions by their code, defaults, closure and the globals they name;
-* partials and bound methods by their parts; small NumPy arrays by their bytes.
+* containers, dataclasses and modules by their class and what they hold, dicts in their order;
+* functions by their code, defaults, closure and attributes, and by what the globals they name are *now*;
+* classes by themselves and by what their body holds now: methods, and the settings that are kept on them;
+* partials and bound methods by their parts; small arrays by their bytes.
 
-What cannot be known to stay as it is (an object of an unknown class, a function that reads a mutable global) counts as
-itself, by identity. ``is_by_value`` tells the two apart: only a fingerprint that is by value all the way down may
-stand for the object in a cache that outlives a call.
+What code can reach has to be known through and through. A function that reaches anything else (an object of an unknown
+class, a file, the clock, a module as a whole, an import of its own) is equal to itself alone, and its fingerprint is
+not ``is_by_value``. What libraries hold (``_TRUSTED``) does not change and counts by itself.
+
+A fingerprint never comes without that certainty: what is kept for longer than a call is kept by ``kept``, for things
+that are ``Valued``, and those are equal only if both are known by value.
 """
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
-import dis
 import enum
 import functools
-import itertools
+import inspect
 import sys
 import types
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import jax
 import jax.core
 import numpy as np
 
+from batiste.core._code import Mentions, mentions
 from batiste.core._trace import is_extended
 
-__all__ = ["Fingerprint", "fingerprint"]
+__all__ = ["UNKNOWN", "ByIdentity", "Fingerprint", "Valued", "fingerprint", "kept"]
 
 _PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None), type(Ellipsis), slice, range})
-_TRUSTED = frozenset({"jax", "numpy", "ml_dtypes", "optax", "batiste", "math", "functools", "operator", "builtins"})
 _SMALL_ARRAY_BYTES = 1 << 16
 
+_TRUSTED = frozenset(
+    "jax jaxlib numpy ml_dtypes optax batiste flax chex einops jaxtyping beartype "
+    "abc builtins collections contextlib copy dataclasses decimal enum fractions functools itertools logging math "
+    "numbers operator string types typing typing_extensions warnings".split()
+)
+"""Packages whose functions and classes stay as they are; JAX's compare as ``replaced`` says."""
 
-class _ByIdentity:
+_NOT_TRUSTED = ("numpy.random", "batiste.checkpoint", "batiste.importers", "batiste.cli")
+_READS = frozenset({"DataSource", "fromfile", "fromregex", "genfromtxt", "load", "loads", "loadtxt", "memmap"})
+"""Functions of trusted packages that read files."""
+
+_IMPURE_BUILTINS = frozenset(
+    {"__import__", "breakpoint", "compile", "delattr", "eval", "exec", "globals", "id", "input", "locals", "open"}
+    | {"setattr", "vars"}
+)
+_OF_CLASSES = frozenset(
+    "__abstractmethods__ __annotate__ __annotate_func__ __annotations__ __annotations_cache__ __dataclass_fields__ "
+    "__dataclass_params__ __dict__ __doc__ __firstlineno__ __match_args__ __module__ __orig_bases__ __parameters__ "
+    "__qualname__ __slots__ __static_attributes__ __type_params__ __weakref__ _abc_impl".split()
+)
+"""What Python writes into a class beside its body."""
+
+_OF_NAMED_TUPLES = frozenset(
+    "__getnewargs__ __new__ __replace__ __repr__ _asdict _field_defaults _fields _make _replace".split()
+)
+_OF_DATACLASSES = frozenset(
+    "__delattr__ __eq__ __ge__ __gt__ __hash__ __init__ __le__ __lt__ __replace__ __repr__ __setattr__".split()
+)
+_RULES = frozenset({"bwd", "fun", "fwd", "jvp", "nondiff_argnames", "nondiff_argnums", "symbolic_zeros"})
+_DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType)
+_MOST_NODES = 20_000
+_BUILTINS: Final[Mapping[str, Any]] = types.MappingProxyType(vars(builtins))
+
+UNKNOWN: Final = type("Unknown", (), {"__slots__": ()})()
+"""Within what ``__fingerprint__`` returns: the object computes with something that is not named there."""
+
+
+class _UnknownError(Exception):
+    """Code reaches something that is not known to be a value."""
+
+
+class ByIdentity:
     """Stands for an object by its identity, and keeps it alive so that the identity stays its own."""
 
     __slots__ = ("target",)
@@ -49,7 +93,7 @@ class _ByIdentity:
         self.target = target
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and other.target is self.target
+        return isinstance(other, ByIdentity) and other.target is self.target
 
     def __hash__(self) -> int:
         return id(self.target)
@@ -59,38 +103,95 @@ class Fingerprint:
     """The value of an object as a hashable.
 
     Attributes:
-      is_by_value: whether every part is known by value, and none by identity.
+      is_by_value: whether every part is known by value, and none by identity. Only then may equality stand for
+        computing the same.
       has_tracer: whether some part is a tracer, so that it means something in one trace only.
     """
 
     __slots__ = ("_hash", "_key", "has_tracer", "is_by_value")
 
-    def __init__(self, key: Hashable, *, is_by_value: bool, has_tracer: bool) -> None:
+    def __init__(self, key: Hashable, *, is_by_value: bool, has_tracer: bool, hashed: int | None = None) -> None:
         self._key = key
-        self._hash = hash(key)
+        self._hash = hash(key) if hashed is None else hashed
         self.is_by_value = is_by_value
         self.has_tracer = has_tracer
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (
-            isinstance(other, Fingerprint) and self._hash == other._hash and self._key == other._key
-        )
+        return self is other or (isinstance(other, Fingerprint) and self._key == other._key)
 
     def __hash__(self) -> int:
         return self._hash
 
+    def doubted(self) -> Fingerprint:
+        """Return the same fingerprint of an object that is not known by value any more."""
+        return Fingerprint(self._key, is_by_value=False, has_tracer=self.has_tracer, hashed=self._hash)
+
+    def with_hash(self, value: int) -> Fingerprint:
+        """Return the same fingerprint with a hash that objects which are equal now and then will share."""
+        return Fingerprint(self._key, is_by_value=self.is_by_value, has_tracer=self.has_tracer, hashed=value)
+
+    def is_surely(self, other: Fingerprint) -> bool:
+        """Return whether two objects of these fingerprints are known to compute the same."""
+        return self.is_by_value and other.is_by_value and self == other
+
+
+class Valued:
+    """Something that computes as its ``value`` says: equal to another that is known to compute the same."""
+
+    __slots__ = ("__weakref__", "value")
+
+    def __init__(self, value: Fingerprint) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (type(other) is type(self) and self.value.is_surely(cast("Valued", other).value))
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __fingerprint__(self) -> Any:
+        """Return the fingerprint, for what holds this."""
+        return self.value
+
+
+V = TypeVar("V", bound=Valued, contravariant=True)
+R = TypeVar("R", covariant=True)
+
+
+class _OfValued(Protocol[V, R]):
+    def __call__(self, valued: V, /) -> R: ...
+
+
+def kept(maxsize: int) -> Callable[[_OfValued[V, R]], _OfValued[V, R]]:
+    """Return a decorator of a function of something valued, which keeps the last ``maxsize`` results.
+
+    Only results for what is known by value are kept; for anything else the function runs each time.
+    """
+
+    def decorate(function: _OfValued[V, R]) -> _OfValued[V, R]:
+        remembered = functools.lru_cache(maxsize)(function)
+
+        @functools.wraps(cast("Any", function))
+        def call(valued: V, /) -> R:
+            return remembered(valued) if valued.value.is_by_value else function(valued)
+
+        return call
+
+    return decorate
+
 
 def fingerprint(value: Any) -> Fingerprint:
-    """Return the identity of ``value`` by value.
+    """Return the identity of ``value`` by value, as it is now.
 
     Args:
       value: any object: a number, a container, a dataclass, a function, a partial, an optimiser. A class can say what
-        its instances count by with a method ``__fingerprint__``, and with ``fingerprint_by_place = True`` that one
-        instance in two places differs from two equal ones.
+        its instances count by with a method ``__fingerprint__``, with ``fingerprint_by_place = True`` that one instance
+        in two places differs from two equal ones, and with ``fingerprint_skips`` which names of its body say nothing
+        that is not in its other names.
 
     Returns:
-      A hashable that equals the fingerprint of another object if and only if nothing that either can compute with is
-      known to differ.
+      A hashable. Where it ``is_by_value``, an object with an equal one computes the same; where it is not, some part
+      counts by its identity.
     """
     walk = _Walk()
     return Fingerprint(walk.result(value), is_by_value=walk.is_by_value, has_tracer=walk.has_tracer)
@@ -102,6 +203,9 @@ class _Walk:
     Every compound value becomes a node: a tuple of plain values and of the numbers of nodes met before. Equal nodes
     have one number, so that what is held in many places (functions that name functions that name functions) is
     written, and compared, once.
+
+    Data and code differ: an unknown part of data counts by its identity, and the rest by value. Code that reaches
+    something unknown is unknown as a whole, since what it does with it cannot be told.
     """
 
     def __init__(self) -> None:
@@ -112,6 +216,8 @@ class _Walk:
         self._places: dict[int, int] = {}  # how many objects that count by their place came before
         self._open: dict[int, int] = {}  # objects on the way down, for cycles
         self._lowest = sys.maxsize  # the highest object on the way down that what is being walked leads back to
+        self._in_code = False
+        self._by_identity: set[int] = set()  # objects that data hold and that are not known
 
     def result(self, value: Any) -> Hashable:
         top = self.key(value)
@@ -127,11 +233,22 @@ class _Walk:
             return ("cycle", mark)
         done = self._done.get(id(value))
         if done is not None:
+            if self._in_code and id(value) in self._by_identity:
+                raise _UnknownError
             return done[1]
         depth = self._open[id(value)] = len(self._open)
         lowest, self._lowest = self._lowest, sys.maxsize
+        before = len(self._numbers), len(self._done)
         try:
             node = self._compound(value, kind)
+        except (_UnknownError, RecursionError):
+            if self._in_code:
+                raise
+            for table, size in zip((self._numbers, self._done), before, strict=True):  # what was seen on the way
+                while len(table) > size:
+                    table.popitem()
+            self._lowest = sys.maxsize
+            node = self._identity(value)
         finally:
             del self._open[id(value)]
         number = self._numbers.setdefault(node, len(self._numbers))
@@ -141,50 +258,98 @@ class _Walk:
         self._lowest = min(lowest, self._lowest)
         return number
 
+    def _identity(self, value: Any) -> Hashable:
+        if self._in_code:
+            raise _UnknownError
+        self.is_by_value = False
+        self._by_identity.add(id(value))
+        return ByIdentity(value)
+
     def _compound(self, value: Any, kind: Any) -> Hashable:
+        if len(self._numbers) > _MOST_NODES:
+            raise _UnknownError
         if isinstance(value, jax.core.Tracer):
             self.has_tracer = True
             return self._identity(value)
+        if value is UNKNOWN:
+            return self._identity(value)
+        if isinstance(value, ByIdentity):
+            return value
+        if isinstance(value, Fingerprint):
+            return self._inner(value)
         custom = getattr(kind, "__fingerprint__", None)
         if custom is not None and not isinstance(value, type):
             by_place = getattr(kind, "fingerprint_by_place", False)
             place = self._places.setdefault(id(value), len(self._places)) if by_place else None
-            return (kind, place, self.key(custom(value)))
-        if isinstance(value, types.BuiltinFunctionType):
-            owner: Any = value.__self__
-            if not (owner is None or isinstance(owner, types.ModuleType | type)):
-                self.is_by_value = False  # a method of an object that may change: rng.normal
-            return _ByIdentity(value)
-        if isinstance(value, type | types.ModuleType | enum.Enum | np.ufunc):
-            return _ByIdentity(value)
-        if isinstance(value, types.FunctionType):
+            return (self.key(kind), place, self.key(custom(value)))
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, types.FunctionType | types.BuiltinFunctionType):
             return self._function(value)
         if isinstance(value, types.MethodType):
             return (kind, self.key(value.__func__), self.key(value.__self__))
         if isinstance(value, functools.partial):
             part = cast("functools.partial[Any]", value)
-            return (kind, self.key(part.func), self.key(part.args), self.key(part.keywords))
+            return (self.key(kind), *map(self.key, (part.func, part.args, part.keywords, vars(part))))
+        if isinstance(value, types.ModuleType):
+            return self._module(value)
+        if isinstance(value, enum.Enum):
+            held = {name: held for name, held in vars(value).items() if name not in {"_sort_order_", "__objclass__"}}
+            return (self.key(kind), self.key(held))
+        if isinstance(value, np.ufunc):
+            return ByIdentity(value)
+        found = self._descriptor(value)
+        return self._instance(value, kind) if found is None else found
+
+    def _inner(self, value: Fingerprint) -> Hashable:
+        self.has_tracer |= value.has_tracer
+        if not value.is_by_value:
+            if self._in_code:
+                raise _UnknownError
+            self.is_by_value = False
+        return (Fingerprint, value)
+
+    # Data
+
+    def _instance(self, value: Any, kind: Any) -> Hashable:
         container = self._container(value, kind)
         if container is not None:
             return container
         if isinstance(value, np.ndarray | np.generic | jax.Array):
             return self._array(value, kind)
         if dataclasses.is_dataclass(value):
-            return (kind, *(self.key(getattr(value, f.name, None)) for f in dataclasses.fields(value) if f.compare))
-        return self._other(value, kind)
+            return (self.key(kind), *((name, self.key(held)) for name, held in _attributes(value)))
+        if _root(kind.__module__) in {"jax", "jaxlib"} and callable(value) and hasattr(value, "__wrapped__"):
+            wrapped = value.__wrapped__  # a jitted function, or one with a derivative of its own
+            if _is_trusted(getattr(wrapped, "__module__", "")):
+                return ByIdentity(value)
+            rules = {name: held for name, held in vars(value).items() if name in _RULES}
+            return (ByIdentity(kind), self.key(wrapped), self.key(rules))
+        if _is_trusted(kind.__module__):
+            if kind.__hash__ not in (None, object.__hash__):
+                return (kind, value)
+            if _root(kind.__module__) == "optax":  # objects of optax are options with methods: MultiSteps
+                return (kind, self.key(vars(value)))
+        return self._identity(value)
 
     def _container(self, value: Any, kind: type) -> Hashable | None:
         if isinstance(value, tuple | list):
-            return (kind, *map(self.key, cast("tuple[Any, ...]", value)))
-        if isinstance(value, Mapping):  # its order counts: a program may walk over it
-            return (kind, *((self.key(k), self.key(v)) for k, v in cast("Mapping[Any, Any]", value).items()))
-        if isinstance(value, AbstractSet):
-            return (kind, frozenset(map(self._apart, cast("AbstractSet[Any]", value))))
-        return None
+            held: Iterable[Any] = map(self.key, cast("tuple[Any, ...]", value))
+        elif isinstance(value, Mapping):  # its order counts: a program may walk over it
+            pairs = cast("Mapping[Any, Any]", value).items()
+            held = ((self.key(name), self.key(inner)) for name, inner in pairs)
+        elif isinstance(value, AbstractSet):
+            held = (frozenset(map(self._apart, cast("AbstractSet[Any]", value))),)
+        else:
+            return None
+        if kind.__module__ == "builtins":
+            return (kind, *held)
+        return (self.key(kind), *held, *((name, self.key(more)) for name, more in _attributes(value)))
 
     def _apart(self, value: Any) -> Hashable:
         """Return a key that does not depend on what was walked before: the order of a set is no part of it."""
         walk = _Walk()
+        walk._in_code = self._in_code
         key = walk.result(value)
         self.is_by_value &= walk.is_by_value
         self.has_tracer |= walk.has_tracer
@@ -192,71 +357,151 @@ class _Walk:
 
     def _array(self, value: Any, kind: Any) -> Hashable:
         is_numpy = bool(issubclass(kind, (np.ndarray, np.generic)))
-        is_data = is_numpy or (value.is_fully_addressable and not is_extended(value.dtype))
-        if is_data and value.nbytes <= _SMALL_ARRAY_BYTES and value.dtype != np.dtype(object):
+        is_data = is_numpy or (value.is_fully_addressable and not is_extended(value.dtype) and not value.is_deleted())
+        if is_data and value.nbytes <= _SMALL_ARRAY_BYTES and not value.dtype.hasobject:
             how = None if is_numpy else (value.weak_type, value.sharding)
-            return (kind, value.shape, value.dtype, np.asarray(value).tobytes(), how)
+            return (self.key(kind), value.shape, value.dtype, np.asarray(value).tobytes(), how)
         return self._identity(value)
 
-    def _function(self, function: types.FunctionType) -> Hashable:
-        code = function.__code__
-        cells = tuple(self._cell(cell) for cell in function.__closure__ or ())
-        defaults = (self.key(function.__defaults__), self.key(function.__kwdefaults__))
-        return (types.FunctionType, code, cells, defaults, self._globals(function, code))
+    # Code
 
-    def _cell(self, cell: types.CellType) -> Hashable:
+    def _function(self, function: Any) -> Hashable:
+        was_in_code, self._in_code = self._in_code, True
         try:
-            return self.key(cell.cell_contents)
-        except ValueError:  # an empty cell: the name is not bound yet
-            return self._identity(cell)
+            if isinstance(function, types.BuiltinFunctionType):
+                return self._builtin(function)
+            names = mentions(function.__code__)
+            is_trusted = _is_trusted(str(function.__globals__.get("__name__", "")))
+            if names.imports and not is_trusted:
+                raise _UnknownError
+            own = (ByIdentity(function.__globals__),) if is_trusted else self._globals(function, names)
+            defaults = (self.key(function.__defaults__), self.key(function.__kwdefaults__))
+            cells = self._cells(function, names, is_trusted=is_trusted)
+            more = self.key(vars(function)) if vars(function) else None
+            return (types.FunctionType, function.__code__, cells, defaults, more, own)
+        finally:
+            self._in_code = was_in_code
 
-    def _globals(self, function: types.FunctionType, code: types.CodeType) -> Hashable:
-        names = function.__globals__
-        if str(names.get("__name__", "")).partition(".")[0] in _TRUSTED:
-            return _ByIdentity(names)
-        mentioned = [name for name in _names(code) if name in names]
-        if any(names[name] is np for name in mentioned) and _uses_numpy_random(code, names):
-            self.is_by_value = False
-        return (_ByIdentity(names), *(self._global(names[name]) for name in mentioned))
+    def _builtin(self, function: types.BuiltinFunctionType) -> Hashable:
+        owner: Any = function.__self__  # a module or a class, or an object that may change: rng.normal
+        name = owner.__name__ if isinstance(owner, types.ModuleType) else getattr(owner, "__module__", "")
+        if not isinstance(owner, types.ModuleType | type | None) or not _is_trusted(name or "builtins"):
+            raise _UnknownError
+        if name == "builtins" and function.__name__ in _IMPURE_BUILTINS:
+            raise _UnknownError
+        return ByIdentity(function)
 
-    def _global(self, value: Any) -> Hashable:
-        if isinstance(value, types.ModuleType):
-            if value.__name__.partition(".")[0] not in _TRUSTED or value is np.random:
-                self.is_by_value = False
-            return _ByIdentity(value)
+    def _cells(self, function: types.FunctionType, names: Mentions, *, is_trusted: bool) -> Hashable:
+        return tuple(
+            self._cell(name, cell, names, is_trusted=is_trusted)
+            for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        )
+
+    def _cell(self, name: str, cell: types.CellType, names: Mentions, *, is_trusted: bool) -> Hashable:
+        try:
+            content = cell.cell_contents
+        except ValueError:  # the name is not bound yet
+            return "unbound"
+        if isinstance(content, types.ModuleType):
+            return tuple(self._reached(content, chain[1:]) for chain in names.free if chain[0] == name)
+        if is_trusted and name in names.rebound and np.ndim(content) == 0 and not isinstance(content, jax.core.Tracer):
+            return ("number", float(content))  # a schedule of optax makes an array of a number when it is first used
+        return self.key(content)
+
+    def _globals(self, function: types.FunctionType, names: Mentions) -> Hashable:
+        return tuple((chain, self._global(function.__globals__, chain)) for chain in names.globals)
+
+    def _global(self, names: Mapping[str, Any], chain: tuple[str, ...]) -> Hashable:
+        if chain[0] in names:
+            return self._reached(names[chain[0]], chain[1:])
+        if chain[0] in _IMPURE_BUILTINS:
+            raise _UnknownError
+        return None if chain[0] in _BUILTINS else "unbound"
+
+    def _reached(self, value: Any, attributes: tuple[str, ...]) -> Hashable:
+        """Return the key of what a dotted name leads to, where modules are on the way."""
+        while isinstance(value, types.ModuleType):
+            is_trusted = _is_trusted(value.__name__)
+            if not attributes or (not is_trusted and _root(value.__name__) in sys.stdlib_module_names):
+                return self._module(value)
+            name, attributes = attributes[0], attributes[1:]
+            if is_trusted and name in _READS:
+                raise _UnknownError
+            if name not in vars(value) and not (is_trusted and hasattr(value, name)):
+                raise _UnknownError
+            value = getattr(value, name)
+            if is_trusted and not isinstance(value, types.ModuleType):
+                return self.key(value) if type(value) in _PLAIN else ByIdentity(value)
         return self.key(value)
 
-    def _other(self, value: Any, kind: type) -> Hashable:
-        if kind.__module__.partition(".")[0] in {"jax", "jaxlib"} and callable(value):
-            wrapped = getattr(value, "__wrapped__", None)
-            if wrapped is not None:  # a jitted or custom-derivative function
-                return (kind, self.key(wrapped))
-        hashes_by_value = kind.__hash__ not in (None, object.__hash__)
-        if hashes_by_value and kind.__module__.partition(".")[0] in _TRUSTED | {"jaxlib"}:
-            return (kind, value)
-        if kind.__module__.partition(".")[0] == "optax":  # objects of optax are options with methods: MultiSteps
-            return (kind, self.key(vars(value)))
-        return self._identity(value)
+    def _module(self, module: types.ModuleType) -> Hashable:
+        """Return the key of a module as a whole, of which anything may be read."""
+        if not _is_trusted(module.__name__) or _root(module.__name__) == "numpy":
+            raise _UnknownError
+        return ByIdentity(module)
 
-    def _identity(self, value: Any) -> Hashable:
-        self.is_by_value = False
-        return _ByIdentity(value)
+    def _class(self, kind: Any) -> Hashable:
+        name = str(kind.__module__)
+        if _is_trusted(name):
+            changeable = _root(name) == "batiste" and hasattr(kind, "fingerprint_by_place")  # a layer's method, patched
+            return (ByIdentity(kind), tuple(map(ByIdentity, vars(kind).values()))) if changeable else ByIdentity(kind)
+        if _root(name) in sys.stdlib_module_names and name != "__main__":
+            return self._identity(kind)
+        was_in_code, self._in_code = self._in_code, True
+        try:
+            above = tuple(map(self.key, (type(kind), *kind.__mro__[1:])))
+            members = tuple((name, self.key(member)) for name, member in _members(kind))
+            return (ByIdentity(kind), above, members)
+        finally:
+            self._in_code = was_in_code
+
+    def _descriptor(self, value: Any) -> Hashable | None:
+        match value:
+            case staticmethod() | classmethod():
+                return (type(value), self.key(cast("Any", value).__func__))
+            case property():
+                return (property, *map(self.key, (value.fget, value.fset, value.fdel)))
+            case functools.cached_property():
+                return (functools.cached_property, self.key(cast("Any", value).func))
+            case _:
+                return ByIdentity(value) if isinstance(value, _DESCRIPTORS) else None
 
 
-def _names(code: types.CodeType) -> list[str]:
-    """Return every global or attribute name that the code, or code within it, mentions."""
-    found = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            found.update(_names(constant))
-    return sorted(found)
+def _members(kind: type) -> Iterable[tuple[str, Any]]:
+    """Return what the body of a class holds, without what Python and ``dataclasses`` write into it."""
+    own = vars(kind)
+    skipped = _OF_CLASSES | getattr(kind, "fingerprint_skips", frozenset[str]())
+    if "_fields" in own and issubclass(kind, tuple):
+        skipped |= _OF_NAMED_TUPLES | frozenset(own["_fields"])
+    is_made = "__dataclass_fields__" in own
+    for name, member in own.items():
+        code = getattr(member, "__code__", None)
+        if name in skipped or (is_made and name in _OF_DATACLASSES and (code is None or code.co_filename == "<string>")):
+            continue
+        yield name, member
+    if is_made:
+        for field in own["__dataclass_fields__"].values():
+            if field.default_factory is not dataclasses.MISSING:
+                yield f"{field.name}()", field.default_factory
 
 
-def _uses_numpy_random(code: types.CodeType, names: dict[str, Any]) -> bool:
-    """Return whether the code reads ``np.random``, whose functions return something else each time."""
-    steps = list(dis.get_instructions(code))
-    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return any(
-        step.argval == "random" and before.opname == "LOAD_GLOBAL" and names.get(before.argval) is np
-        for before, step in itertools.pairwise(steps)
-    ) or any(_uses_numpy_random(each, names) for each in inner)
+def _attributes(value: Any) -> list[tuple[str, Any]]:
+    """Return what an object holds, by name: its dict and its slots."""
+    held = dict(getattr(value, "__dict__", {}))
+    for base in type(value).__mro__:
+        slots = vars(base).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            descriptor = inspect.getattr_static(base, name, None)
+            if isinstance(descriptor, types.MemberDescriptorType) and hasattr(value, name):
+                held[name] = getattr(value, name)
+    return list(held.items())
+
+
+def _root(name: str) -> str:
+    return name.partition(".")[0]
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_trusted(name: str) -> bool:
+    """Return whether what a module holds stays as it is."""
+    return _root(name) in _TRUSTED and not any(name == each or name.startswith(f"{each}.") for each in _NOT_TRUSTED)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,10 @@ import numpy as np
 
 from batiste.core._boxes import add_axis
 from batiste.core._draws import Arithmetic, draw_bits, fold_keys, is_fill, small_constants, split_off_bits
-from batiste.core._fingerprint import Fingerprint, fingerprint
+from batiste.core._fingerprint import Fingerprint, Valued, fingerprint, kept
 from batiste.core._frame import Frame, HasEffects
 from batiste.core._keys import fold_numbers
+from batiste.core._programs import program_value
 from batiste.core._stacking import unstack
 from batiste.core._trace import call_jaxpr, current_trace, has_tracer, is_extended, is_tracer
 
@@ -41,22 +42,24 @@ Place: TypeAlias = tuple[str, ...]
 """The collection, the path and the name of a variable."""
 
 
-class _Noted(NamedTuple):
+class _Noted(Valued):
     """An initialiser as it was traced: what it makes, and whether it can be run later.
 
     Attributes:
-      call: the initialiser with its arguments, hashable by value.
-      closed_jaxpr: its trace.
+      value: of the program, whatever the initialiser read when it was traced.
+      is_known: whether the initialiser itself is known by value, so that it need not be traced again in this pass.
+      closed_jaxpr: its trace, of a key and numbers to fold into it, or of nothing.
       treedef: the structure of what it returns.
       leaves: the leaves that are no arrays of the trace (numbers, NumPy arrays); None where there is one.
       is_pure: whether it depends on its arguments and its key alone.
     """
 
-    call: _Call | _StackedCall
-    closed_jaxpr: Any
-    treedef: Any
-    leaves: tuple[Any, ...]
-    is_pure: bool
+    __slots__ = ("closed_jaxpr", "is_known", "is_pure", "leaves", "treedef")
+
+    def __init__(self, closed_jaxpr: Any, treedef: Any, leaves: tuple[Any, ...], *, is_known: bool) -> None:
+        super().__init__(program_value(closed_jaxpr))
+        self.closed_jaxpr, self.treedef, self.leaves, self.is_known = closed_jaxpr, treedef, leaves, is_known
+        self.is_pure = not any(map(is_tracer, closed_jaxpr.consts))
 
     @property
     def size(self) -> int:
@@ -69,12 +72,12 @@ class _Noted(NamedTuple):
         return jax.tree.unflatten(self.treedef, [next(rest) if leaf is None else leaf[0] for leaf in self.leaves])
 
     def is_like(self, other: _Noted) -> bool:
-        """Return whether the other trace, of an equal initialiser, is the same program."""
+        """Return whether the other trace is the same program, around the same leaves."""
         return (
             self.is_pure
-            and str(self.closed_jaxpr.jaxpr) == str(other.closed_jaxpr.jaxpr)
-            and fingerprint((self.closed_jaxpr.consts, self.leaves))
-            == fingerprint((other.closed_jaxpr.consts, other.leaves))
+            and self.value == other.value
+            and self.treedef == other.treedef
+            and fingerprint(self.leaves) == fingerprint(other.leaves)
         )
 
     @property
@@ -91,7 +94,7 @@ class _Noted(NamedTuple):
         if fixed is not None:
             yield from ([jax.device_put(value.copy()) for value in fixed] for _ in numbers)
             return
-        arithmetic = None if key is None or not self.call.value.is_by_value else self._arithmetic(len(numbers[0]))
+        arithmetic = None if key is None or not self.value.is_by_value else self._arithmetic(len(numbers[0]))
         bits = None if arithmetic is None else arithmetic.bits_for(len(numbers))
         keys = None if bits is None else fold_keys(key, np.stack(numbers))
         if arithmetic is None or bits is None or keys is None:
@@ -102,66 +105,22 @@ class _Noted(NamedTuple):
 
     def _arithmetic(self, folds: int) -> Arithmetic | None:
         split = split_off_bits(self.closed_jaxpr, folds)
-        return None if split is None else Arithmetic(self.call.value, *split)
+        return None if split is None else Arithmetic(self.value, *split)
 
 
-class _Call:
-    """An initialiser with its arguments, equal by value: a static argument of the program that draws."""
+class _Call(Valued):
+    """An initialiser with its arguments."""
 
-    __slots__ = ("args", "init_fn", "kwargs", "value")
+    __slots__ = ("args", "init_fn", "kwargs")
 
     def __init__(self, init_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__(fingerprint((init_fn, args, kwargs)))
         self.init_fn, self.args, self.kwargs = init_fn, args, kwargs
-        self.value: Fingerprint = fingerprint((init_fn, args, kwargs))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Call) and other.value == self.value
-
-    def __hash__(self) -> int:
-        return hash(self.value)
 
     def __call__(self, key: Key | None, numbers: Any) -> Any:
         if key is None:
             return self.init_fn(*self.args, **self.kwargs)
         return self.init_fn(fold_numbers(key, numbers), *self.args, **self.kwargs)
-
-    def arrays(self, key: Key | None, numbers: Any) -> list[Any]:
-        return [leaf for leaf in jax.tree.leaves(self(key, numbers)) if is_tracer(leaf)]
-
-
-class _StackedCall:
-    """An initialiser run once for every entry of a new axis; equal by value.
-
-    Attributes:
-      inner: the initialiser.
-      axis: where the new axis is.
-      size: its extent.
-      before: how many of the numbers are folded into the key before it is split; None if all entries share a key.
-    """
-
-    __slots__ = ("axis", "before", "inner", "size", "value")
-
-    def __init__(self, inner: _Call | _StackedCall, axis: int, size: int, before: int | None) -> None:
-        self.inner, self.axis, self.size, self.before = inner, axis, size, before
-        self.value: Fingerprint = fingerprint((_StackedCall, inner.value, axis, size, before))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _StackedCall) and other.value == self.value
-
-    def __hash__(self) -> int:
-        return hash(self.value)
-
-    def arrays(self, key: Key | None, numbers: Any) -> list[Any]:
-        if key is None or self.before is None:
-            once = [jnp.expand_dims(array, self.axis) for array in self.inner.arrays(key, numbers)]
-            return [jnp.repeat(array, self.size, self.axis) for array in once]
-        keys = jax.random.split(fold_numbers(key, numbers[: self.before]), self.size)
-        rest = numbers[self.before :]
-
-        def arrays(each: Key) -> list[Any]:
-            return self.inner.arrays(each, rest)
-
-        return jax.vmap(arrays, out_axes=self.axis)(keys)
 
 
 class Recorder:
@@ -243,9 +202,9 @@ class Recorder:
         if drawn is not None and id(drawn[0]) in origins:
             key, first = origins[id(drawn[0])]
             drawn, before = (key, (*first, *drawn[1])), len(first)
-        index = (noted.call.value, axis, size, before, tuple(metadata.items()), 0 if drawn is None else len(drawn[1]))
+        index = (noted, noted.treedef, fingerprint(noted.leaves), axis, size, before, tuple(metadata.items()), 0 if drawn is None else len(drawn[1]))
         stacked = self._stacked.get(index)
-        if stacked is None or not noted.call.value.is_by_value:
+        if stacked is None:
             stacked = self._stacked[index] = _stack(noted, drawn, axis, size, before, metadata)
         self._entries[place] = (stacked, drawn)
         return stacked.fill(self._stand_in(stacked, drawn))
@@ -340,42 +299,49 @@ def _trace(call: _Call, frame: Frame, drawn: Drawn | None) -> _Noted | None:
         return None
     finally:
         frame.is_noting = False
-    is_pure = not any(map(is_tracer, closed_jaxpr.consts))
-    return _Noted(call, closed_jaxpr, shape[0], shape[1], is_pure)
+    return _Noted(closed_jaxpr, shape[0], shape[1], is_known=call.value.is_by_value)
 
 
 def _stack(
     noted: _Noted, drawn: Drawn | None, axis: int, size: int, before: int | None, metadata: Mapping[Any, Any]
 ) -> _Noted:
-    """Return the initialiser of ``noted`` with a new axis, along which it is run again."""
-    call = _StackedCall(noted.call, axis, size, before)
+    """Return the initialiser of ``noted`` with a new axis, along which it is run again.
+
+    Args:
+      noted: the initialiser.
+      drawn: the key and the numbers that it is given.
+      axis: where the new axis is.
+      size: its extent.
+      before: how many of the numbers are folded into the key before it is split; None if all entries share a key.
+      metadata: told to boxes about the axis.
+    """
 
     def run(*operands: Any) -> list[Any]:
-        return call.arrays(*(operands or (None, None)))
+        if not operands or before is None:
+            once = [jnp.expand_dims(array, axis) for array in call_jaxpr(noted.closed_jaxpr, *operands)]
+            return [jnp.repeat(array, size, axis) for array in once]
+        key, numbers = operands
+        keys = jax.random.split(fold_numbers(key, numbers[:before]), size)
+        return jax.vmap(lambda each: call_jaxpr(noted.closed_jaxpr, each, numbers[before:]), out_axes=axis)(keys)
 
     closed_jaxpr = jax.make_jaxpr(run)(*_operands(drawn))
     shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed_jaxpr.out_avals]
     value = add_axis(noted.fill(shapes), axis, dict(metadata))
     leaves: list[Any] = jax.tree.leaves(value)
     treedef = cast("Any", jax.tree.structure(value))
-    kept = tuple(None if isinstance(leaf, jax.ShapeDtypeStruct) else (leaf,) for leaf in leaves)
-    return _Noted(call, closed_jaxpr, treedef, kept, is_pure=True)
+    fixed = tuple(None if isinstance(leaf, jax.ShapeDtypeStruct) else (leaf,) for leaf in leaves)
+    return _Noted(closed_jaxpr, treedef, fixed, is_known=noted.is_known)
 
 
+@kept(maxsize=1024)
 def _drawer(noted: _Noted) -> Callable[[Key | None, Any], list[Any]]:
-    """Return the program that draws: kept for good if the initialiser is known by value, else for this call."""
-    if noted.call.value.is_by_value:
-        return cast("Callable[..., list[Any]]", functools.partial(_draw, noted.call))
+    """Return the compiled program that draws."""
+    closed_jaxpr = noted.closed_jaxpr
 
     def draw(key: Key | None, numbers: Any) -> list[Any]:
-        return call_jaxpr(noted.closed_jaxpr, *(() if key is None else (key, numbers)))
+        return call_jaxpr(closed_jaxpr, *(() if key is None else (key, numbers)))
 
     return jax.jit(draw)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _draw(call: _Call | _StackedCall, key: Key | None, numbers: Any) -> list[Any]:
-    return call.arrays(key, numbers)
 
 
 def replace_places(variables: Mapping[str, Any], made: Mapping[Place, Any], prefix: Place = ()) -> dict[str, Any]:

@@ -7,7 +7,6 @@ is known for good.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from batiste.core._boxes import is_axis_metadata, unbox
-from batiste.core._fingerprint import Fingerprint, fingerprint
+from batiste.core._fingerprint import Valued, fingerprint, kept
 from batiste.core._frame import Frame, HasEffects
 from batiste.errors import ScopeParamShapeError
 
@@ -55,30 +54,17 @@ def check_shape(
             raise ScopeParamShapeError(name=name, path="/" + "/".join(path), given=given, expected=expected)
 
 
-class _Call:
-    """An initialiser with its arguments, equal by value."""
+class _Call(Valued):
+    """An initialiser with its arguments."""
 
-    __slots__ = ("args", "init_fn", "kwargs", "value")
+    __slots__ = ("args", "init_fn", "kwargs")
 
     def __init__(self, init_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__(fingerprint((init_fn, args, kwargs)))
         self.init_fn, self.args, self.kwargs = init_fn, args, kwargs
-        self.value: Fingerprint = fingerprint((init_fn, args, kwargs))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Call) and other.value == self.value
-
-    def __hash__(self) -> int:
-        return hash(self.value)
-
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        made = jax.eval_shape(lambda: self.init_fn(jax.random.key(0), *self.args, **self.kwargs))
-        return tuple(leaf.shape for leaf in jax.tree.leaves(unbox(made)))
 
 
+@kept(maxsize=4096)
 def _shapes(call: _Call) -> tuple[tuple[int, ...], ...]:
-    return _known_shapes(call) if call.value.is_by_value else call.shapes()
-
-
-@functools.lru_cache(maxsize=4096)
-def _known_shapes(call: _Call) -> tuple[tuple[int, ...], ...]:
-    return call.shapes()
+    made = jax.eval_shape(lambda: call.init_fn(jax.random.key(0), *call.args, **call.kwargs))
+    return tuple(leaf.shape for leaf in jax.tree.leaves(unbox(made)))

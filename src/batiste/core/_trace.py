@@ -17,8 +17,10 @@ __all__ = [
     "current_trace",
     "depends_on",
     "has_tracer",
+    "is_closed_jaxpr",
     "is_eager",
     "is_extended",
+    "is_jaxpr",
     "is_literal",
     "is_tracer",
     "replace_equations",
@@ -82,6 +84,16 @@ def replace_equations(jaxpr: Any, equations: list[Any], **more: Any) -> Any:
     """Return a jaxpr with other equations, and with other inputs (``invars``) and outputs (``outvars``) if given."""
     effects: frozenset[Any] = frozenset[Any]().union(*(equation.effects for equation in equations))
     return jaxpr.replace(eqns=equations, effects=effects, **more)
+
+
+def is_closed_jaxpr(value: Any) -> bool:
+    """Return whether ``value`` is a traced program with its constants."""
+    return isinstance(value, _extend().ClosedJaxpr)
+
+
+def is_jaxpr(value: Any) -> bool:
+    """Return whether ``value`` is a traced program without its constants."""
+    return isinstance(value, _extend().Jaxpr)
 
 
 def is_literal(atom: Any) -> bool:

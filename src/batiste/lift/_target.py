@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
-from batiste.core import Fingerprint, fingerprint
+from batiste.core import ByIdentity, Valued, fingerprint, kept
 from batiste.errors import CallCompactUnboundModuleError, LiftedMethodError, TransformTargetError, nearest
 from batiste.module import Blueprint, compact, wrap_method_once
 
@@ -90,15 +90,17 @@ def _options_of_methods(name: str, target: type[Blueprint], options: Any, method
     return chosen
 
 
-class _Recipe:
+class _Recipe(Valued):
     """How to make a lifted class; equal recipes make one class. It pickles, which the class itself does not."""
+
+    __slots__ = ("methods", "name", "prefix", "run", "target")
 
     def __init__(
         self, name: str, target: type[Blueprint] | _Recipe, run: Run, methods: dict[str, Any], prefix: str
     ) -> None:
         base = target.get() if isinstance(target, _Recipe) else target
         self.name, self.target, self.run, self.methods, self.prefix = name, base, run, methods, prefix
-        self.value: Fingerprint = fingerprint((name, base, methods, prefix))
+        super().__init__(fingerprint((name, ByIdentity(base), methods, prefix)))
 
     def __reduce__(self) -> Any:
         inner: Any = vars(self.target).get("lifted_by_", self.target)
@@ -106,29 +108,20 @@ class _Recipe:
 
     def get(self) -> type[Blueprint]:
         """Return the class, the same one for equal recipes that are known by value."""
-        return _known_class(self) if self.value.is_by_value else self.make()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Recipe) and other.value == self.value
-
-    def __hash__(self) -> int:
-        return hash(self.value)
-
-    def make(self) -> type[Blueprint]:
-        base: Any = self.target
-        space: dict[str, Any] = {
-            method: _lifted_method(base, getattr(base, method), self.run, options)
-            for method, options in self.methods.items()
-        }
-        space |= {"lifted_from_": base, "__module__": base.__module__, "__doc__": base.__doc__}
-        space["__qualname__"] = f"{self.prefix}{base.__qualname__}"
-        space |= {"lifted_by_": self, "__reduce__": _reduced}
-        return type(base)(f"{self.prefix}{base.__name__}", (base,), space)
+        return _lifted_class(self)
 
 
-@functools.lru_cache(maxsize=1024)
-def _known_class(recipe: _Recipe) -> type[Blueprint]:
-    return recipe.make()
+@kept(maxsize=1024)
+def _lifted_class(recipe: _Recipe) -> type[Blueprint]:
+    base: Any = recipe.target
+    space: dict[str, Any] = {
+        method: _lifted_method(base, method, recipe.run, options)
+        for method, options in recipe.methods.items()
+    }
+    space |= {"lifted_from_": base, "__module__": base.__module__, "__doc__": base.__doc__}
+    space["__qualname__"] = f"{recipe.prefix}{base.__qualname__}"
+    space |= {"lifted_by_": recipe, "__reduce__": _reduced}
+    return type(base)(f"{recipe.prefix}{base.__name__}", (base,), space)
 
 
 def _reduced(module: Any) -> Any:
@@ -143,11 +136,13 @@ def _unpickled(recipe: _Recipe) -> Blueprint:
     return object.__new__(recipe.get())
 
 
-def _lifted_method(base: type, method: Callable[..., Any], run: Run, options: Any) -> Callable[..., Any]:
+def _lifted_method(base: type, name: str, run: Run, options: Any) -> Callable[..., Any]:
+    method = getattr(base, name)
+
     @functools.wraps(method)
     def body(module: Any, *args: Any, **kwargs: Any) -> Any:
         object.__setattr__(module, "__class__", base)  # the module is the copy that is made for the body
-        return method(module, *args, **kwargs)
+        return getattr(base, name)(module, *args, **kwargs)  # as it is by now: equal classes are made once
 
     @functools.wraps(method)
     def call(self: Blueprint, *args: Any, **kwargs: Any) -> Any:

@@ -13,10 +13,15 @@ from typing import Any
 from batiste.core import (
     CollectionFilter,
     DenyList,
+    Fingerprint,
     KeyScheme,
     Scope,
     check_key_scheme,
+    current_trace,
+    fingerprint,
     initialise,
+    is_eager,
+    is_replaced,
     open_scope,
     streams_from,
     union_filters,
@@ -96,16 +101,18 @@ def _captures(
 
 
 class Applier:
-    """``module.apply`` as a value: two are equal if their modules are.
+    """``module.apply`` as a value: two are equal if their modules surely compute the same.
 
     A plain bound method compares its module by identity, and all that keeps it as a static argument (``jax.jit``,
-    ``TrainState``) would be traced anew for an equal module.
+    ``TrainState``) would be traced anew for an equal module. Here that is so only where the module's code reaches
+    something that is not known by value: an equal module may compute something else by then.
     """
 
-    __slots__ = ("__weakref__", "module")
+    __slots__ = ("__weakref__", "_held", "module")
 
     def __init__(self, module: Blueprint) -> None:
         self.module = module
+        self._held: Fingerprint | None = None
 
     def __call__(
         self,
@@ -119,6 +126,8 @@ class Applier:
         **kwargs: Any,
     ) -> Any:
         module = self.module
+        if not is_eager(current_trace()):
+            self._hold()
         function = resolve_method(module, method)
         capture, mutable = _captures(capture_intermediates, mutable)
         scope = open_scope(variables, rngs, mutable=mutable, key_scheme=key_scheme, where=type(module).__name__)
@@ -138,10 +147,30 @@ class Applier:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Applier):
             return NotImplemented
-        return self.module is other.module or value_of(self.module) == value_of(other.module)
+        if self is other:
+            return True
+        one, two = self._value(), other._value()
+        return one == two if self.module is other.module else one.is_surely(two) and not is_replaced()
 
     def __hash__(self) -> int:
+        self._value()
         return hash((Applier, value_of(self.module)))
+
+    def _value(self) -> Fingerprint:
+        if self._held is None:
+            held = fingerprint(self.module)
+            self._held = held.doubted() if is_replaced() else held
+        return self._held
+
+    def _hold(self) -> None:
+        """See to it that a program is kept under what the module is while it is traced: to be called then.
+
+        JAX may have asked for the value before, or may ask after something has changed that the module's code reads. If
+        it was another, no other module may find the program.
+        """
+        held = self._value()
+        if held.is_by_value and (is_replaced() or fingerprint(self.module) != held):
+            self._held = held.doubted()
 
     def __fingerprint__(self) -> Any:
         return self.module
@@ -158,6 +187,7 @@ class Applier:
 
     def __setstate__(self, module: Blueprint) -> None:
         self.module = module
+        self._held = None
 
 
 def init_with(

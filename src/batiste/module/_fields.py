@@ -17,11 +17,21 @@ from batiste.module._adopt import has_modules
 from batiste.module._blueprint import UNSPECIFIED, Blueprint
 from batiste.module._constructor import make_constructor, needs_dataclass_constructor
 
-__all__ = ["blueprint_fields", "class_defaults", "compared_values", "describe", "make_dataclass", "value_of"]
+__all__ = [
+    "are_equal",
+    "blueprint_fields",
+    "class_defaults",
+    "compared_values",
+    "compares_all",
+    "describe",
+    "make_dataclass",
+    "value_of",
+]
 
 _OWN = frozenset({"name", "parent"})
-_UNCOMPARED = frozenset({"_state", "_value", "name", "parent", "scope"})
+_UNCOMPARED = frozenset({"__orig_class__", "_state", "_value", "name", "parent", "scope"})
 _LINE = 100
+_PLAIN = frozenset({bool, bytes, int, str, type(None)})
 
 
 def make_dataclass(cls: type[Blueprint], *, kw_only: bool) -> None:
@@ -85,13 +95,26 @@ def _is_property(kind: type, name: str) -> bool:
     return hasattr(cast("Any", type(inspect.getattr_static(kind, name, None))), "__set__")
 
 
+def compares_all(module: Blueprint) -> bool:
+    """Return whether every field counts where two modules are compared."""
+    return all(field.compare for name, field in _fields_of(module).items() if name not in _UNCOMPARED)
+
+
 def value_of(module: Blueprint) -> Fingerprint:
     """Return the module's identity by value; from then on the unbound module does not change."""
     held = module.__dict__.get("_value")
     if held is None:
-        held = fingerprint(module)
+        # Equal modules have one hash for good, whatever the globals that their code names become: it is made of the
+        # plain fields alone.
+        plain = tuple((name, value) for name, value in compared_values(module) if type(value) in _PLAIN)
+        held = fingerprint(module).with_hash(hash((type(module), module.name, plain)))
         module.__dict__["_value"] = held
     return held
+
+
+def are_equal(module: Blueprint, other: Blueprint) -> bool:
+    """Return whether two modules are one description: the same class, and fields that are equal now."""
+    return value_of(module) == value_of(other) or fingerprint(module) == fingerprint(other)
 
 
 def describe(module: Blueprint) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVa
 
 import jax
 
-from batiste.core import CollectionFilter, KeyScheme, Scope, open_scope
+from batiste.core import UNKNOWN, CollectionFilter, KeyScheme, Scope, open_scope
 from batiste.errors import (
     AssignSubModuleError,
     CallUnbindOnUnboundModuleError,
@@ -31,7 +31,16 @@ from batiste.module._adopt import adopt, map_modules, may_hold_modules
 from batiste.module._blueprint import UNSPECIFIED, Blueprint, ModuleState, Unspecified
 from batiste.module._calls import INIT_MUTABLE, Applier, bound_copy, init_with
 from batiste.module._context import CURRENT, CaptureFilter, InterceptorContext, intercept_methods
-from batiste.module._fields import blueprint_fields, class_defaults, compared_values, describe, make_dataclass, value_of
+from batiste.module._fields import (
+    are_equal,
+    blueprint_fields,
+    class_defaults,
+    compared_values,
+    compares_all,
+    describe,
+    make_dataclass,
+    value_of,
+)
 from batiste.module._tabulate import tabulate
 from batiste.module._variables import VariableAccess, holder_text, where
 from batiste.module._wrap import compact, wrap_class
@@ -226,15 +235,16 @@ class Module(VariableAccess):
             return True
         if not isinstance(other, Blueprint) or type(self) is not type(other):
             return NotImplemented if not isinstance(other, Blueprint) else False
-        return value_of(self) == value_of(other)
+        return are_equal(self, other)
 
     def __hash__(self) -> int:
         return hash(value_of(self))
 
     fingerprint_by_place: ClassVar[bool] = True
+    fingerprint_skips: ClassVar[frozenset[str]] = frozenset({"adoptable_fields_", "blueprint_names_"})
 
     def __fingerprint__(self) -> Any:
-        return (self.name, self.scope, *compared_values(self))
+        return (self.name, self.scope, *compared_values(self), None if compares_all(self) else UNKNOWN)
 
     def __repr__(self) -> str:
         return describe(self)

@@ -214,6 +214,9 @@ class _Property:
         finally:
             CURRENT.reset(token)
 
+    def __fingerprint__(self) -> Any:
+        return self._inner
+
     def __set__(self, instance: Blueprint, value: Any) -> None:
         self._inner.__set__(instance, value)
 

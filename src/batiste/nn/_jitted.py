@@ -14,10 +14,13 @@ Options are static arguments, so they are plain values that compare by value: tu
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
+
+from batiste.core import Watch, is_replaced, watch
 
 __all__ = ["jitted"]
 
@@ -32,10 +35,26 @@ def jitted(*, arrays: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator that jits a function whose first ``arrays`` arguments are arrays, and the others static.
 
     The function is called with positional arguments only. Its type stays as it is, which ``jax.jit`` would erase.
+
+    What is compiled is compiled once for the process. It is used while the functions of JAX that the layer names are
+    those that they were; while one of them is replaced, the layer's own function runs. The look takes 1 to 2
+    microseconds a call, of some 60 for an eager ``Dense``.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        static = tuple(range(arrays, function.__code__.co_argcount))
-        return jax.jit(function, static_argnums=static, inline=_WHEN_TRACED)
+        plain: Any = function
+        static = tuple(range(arrays, plain.__code__.co_argcount))
+        compiled: Any = jax.jit(plain, static_argnums=static, inline=_WHEN_TRACED)
+
+        watched: Watch | None = None
+
+        @functools.wraps(plain)
+        def call(*args: Any) -> Any:
+            nonlocal watched
+            if watched is None:  # at the first call, when all that it names is there
+                watched = watch(plain)
+            return (plain if is_replaced(watched) else compiled)(*args)
+
+        return cast("Callable[P, R]", call)
 
     return decorate

@@ -16,14 +16,14 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from batiste.core import Fingerprint, fingerprint
+from batiste.core import Fingerprint, current_trace, fingerprint, is_eager, is_replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["by_value", "named_arguments"]
+__all__ = ["by_value", "doubt_if_changed", "named_arguments"]
 
 T = TypeVar("T")
 
@@ -32,22 +32,42 @@ def by_value(tx: T) -> T:
     """Return a transformation that does the same and compares by value.
 
     Args:
-      tx: an ``optax.GradientTransformation`` or one of its subclasses; anything else is returned as it is.
+      tx: an ``optax.GradientTransformation``, one of its subclasses, or an object of Optax that has the same two
+        methods (``optax.MultiSteps``); anything else is returned as it is.
 
     Returns:
-      An instance of a subclass of ``tx``'s own class. Two are equal if nothing that they compute with is known to
-      differ: code, closures, defaults.
+      An instance of a subclass of ``tx``'s own class. Two are equal if they are known to compute the same: code,
+      closures, defaults. One whose schedule, say, reads something that may change is equal only to one of the very
+      same functions.
     """
     given: Any = tx
-    if isinstance(given, _ByValue) or getattr(given, "_fields", None) != ("init", "update"):
+    if isinstance(given, _ByValue):
         return tx
-    made: Any = _value_class(given.__class__)(*given)
-    made.value = fingerprint(tuple(given))  # now, before use: a schedule of Optax may convert what its closure holds
+    if getattr(given, "_fields", None) == ("init", "update"):
+        made: Any = _value_class(given.__class__)(*given)
+    elif given.__class__.__module__.partition(".")[0] == "optax" and vars(given):
+        made = object.__new__(_value_class(given.__class__))
+        vars(made).update(vars(given))
+    else:
+        return tx
+    made.value = fingerprint(_parts(made))
     return made
 
 
+def doubt_if_changed(tx: Any) -> None:
+    """See to it that a step is never taken for one of what its optimiser was before: to be called while it is traced.
+
+    JAX asks for the optimiser's value before it traces, and keeps the program under it. If what the optimiser reads is
+    another by the time of the trace, no other optimiser may find that program.
+    """
+    if not isinstance(tx, _ByValue) or not tx.value.is_by_value or is_eager(current_trace()):
+        return
+    if is_replaced() or fingerprint(_parts(tx)) != tx.value:
+        vars(tx)["value"] = tx.value.doubted()
+
+
 class _ByValue:
-    """Equality by fingerprint, put before a named tuple of functions.
+    """Equality by fingerprint, put before a class of optimisers.
 
     Two with the very same functions are equal in any case, so that the hash is that of the functions' code alone.
     """
@@ -59,25 +79,39 @@ class _ByValue:
             return True
         if not isinstance(other, _ByValue) or type(other) is not type(self):
             return False
-        functions, others = _functions(self), _functions(other)
-        return all(a is b for a, b in zip(functions, others, strict=True)) or self.value == other.value
+        parts, others = _parts(self), _parts(other)
+        if len(parts) == len(others) and all(a is b for a, b in zip(parts, others, strict=True)):
+            return True
+        return self.value.is_surely(other.value) and not is_replaced()
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
     def __hash__(self) -> int:
-        return hash(tuple(getattr(function, "__code__", None) for function in _functions(self)))
+        return hash((type(self), *(getattr(part, "__code__", None) for part in _parts(self))))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        plain: Any = type(self).__mro__[2]
-        return by_value, (plain(*_functions(self)),)
+        return by_value, (_plain(self),)
 
 
-def _functions(pair: Any) -> tuple[Any, ...]:
-    return tuple(pair)
+def _parts(tx: Any) -> tuple[Any, ...]:
+    """Return what an optimiser computes with: its two functions, or what it holds."""
+    if isinstance(tx, tuple):
+        return tuple(cast("tuple[Any, ...]", tx))
+    return tuple(held for name, held in vars(tx).items() if name != "value")
 
 
-@functools.cache
+def _plain(tx: Any) -> Any:
+    """Return the optimiser as Optax made it."""
+    kind: Any = type(tx).__mro__[2]
+    if isinstance(tx, tuple):
+        return kind(*cast("tuple[Any, ...]", tx))
+    made = object.__new__(kind)
+    vars(made).update({name: held for name, held in vars(tx).items() if name != "value"})
+    return made
+
+
+@functools.lru_cache(maxsize=256)
 def _value_class(kind: type[Any]) -> type[Any]:
     return type(kind.__name__, (_ByValue, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
 

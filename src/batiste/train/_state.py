@@ -43,7 +43,7 @@ from batiste.train._checks import (
     check_shapes,
     explain_failure,
 )
-from batiste.train._optimizer import by_value
+from batiste.train._optimizer import by_value, doubt_if_changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,6 +171,7 @@ class TrainState(PyTreeNode):
         replaceable = [name for name in self.__dataclass_fields__ if name not in _COMPUTED]
         changes = {name: kwargs.pop(name) for name in replaceable if name in kwargs}
         check_arguments(kind, self.tx, kwargs, replaceable, _COMPUTED)
+        doubt_if_changed(self.tx)
         if "collections" in changes:
             check_collections(kind, changes["collections"], self.collections)
             changes["collections"] = {**self.collections, **changes["collections"]}
