@@ -402,18 +402,25 @@ class _Walk:
             content = cell.cell_contents
         except ValueError:  # the name is not bound yet
             return "unbound"
+        chains = [chain for chain in names.free if chain[0] == name]
         if isinstance(content, types.ModuleType):
-            return tuple(self._reached(content, chain[1:]) for chain in names.free if chain[0] == name)
+            return tuple(self._reached(content, chain[1:]) for chain in chains)
+        if _is_only_added_to(content, chains):
+            return ByIdentity(content)
         if is_trusted and name in names.rebound and np.ndim(content) == 0 and not isinstance(content, jax.core.Tracer):
             return ("number", float(content))  # a schedule of optax makes an array of a number when it is first used
         return self.key(content)
 
     def _globals(self, function: types.FunctionType, names: Mentions) -> Hashable:
-        return tuple((chain, self._global(function.__globals__, chain)) for chain in names.globals)
+        space = function.__globals__
+        return tuple((chain, self._global(space, chain, names.globals)) for chain in names.globals)
 
-    def _global(self, names: Mapping[str, Any], chain: tuple[str, ...]) -> Hashable:
-        if chain[0] in names:
-            return self._reached(names[chain[0]], chain[1:])
+    def _global(self, space: Mapping[str, Any], chain: tuple[str, ...], chains: Iterable[tuple[str, ...]]) -> Hashable:
+        if chain[0] in space:
+            value = space[chain[0]]
+            if _is_only_added_to(value, [other for other in chains if other[0] == chain[0]]):
+                return ByIdentity(value)
+            return self._reached(value, chain[1:])
         if chain[0] in _IMPURE_BUILTINS:
             raise _UnknownError
         return None if chain[0] in _BUILTINS else "unbound"
@@ -483,6 +490,11 @@ def _members(kind: type) -> Iterable[tuple[str, Any]]:
         for field in own["__dataclass_fields__"].values():
             if field.default_factory is not dataclasses.MISSING:
                 yield f"{field.name}()", field.default_factory
+
+
+def _is_only_added_to(value: Any, chains: Iterable[tuple[str, ...]]) -> bool:
+    """Return whether code does nothing with a list or set but add to it, so that what is in it does not count."""
+    return type(value) in (list, set) and all(chain[1:] in {("append",), ("add",), ("extend",)} for chain in chains)
 
 
 def _attributes(value: Any) -> list[tuple[str, Any]]:

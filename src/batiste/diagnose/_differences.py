@@ -397,7 +397,8 @@ def _attributes(value: Any, path: Path) -> dict[Path, Any]:
         names = [field.name for field in dataclasses.fields(value) if field.compare]
     else:
         slots = (name for kind in type(value).__mro__ for name in _slots(kind))
-        names = [name for name in (*slots, *getattr(value, "__dict__", ())) if not name.startswith("__")]
+        hidden = "_" if type(value).__module__.startswith("batiste.") else "__"  # what batiste remembers of an object
+        names = [name for name in (*slots, *getattr(value, "__dict__", ())) if not name.startswith(hidden)]
     return {path.attribute(name): getattr(value, name) for name in names if hasattr(value, name)}
 
 
