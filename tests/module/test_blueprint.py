@@ -304,3 +304,55 @@ def test_a_field_may_have_any_name(name):
     cls = type(Other)("Named", (Other,), {"__annotations__": {name: int}, name: 3, "__module__": __name__})
     assert getattr(cls(), name) == 3
     assert cls(**{name: 4}).apply({}, 2) == 8
+
+
+def fields_that_are_set_by_other_means(nn):
+    class Doubling(nn.Module):
+        width: int = 3
+
+        def __setattr__(self, name, value):
+            super().__setattr__(name, 2 * value if name == "width" else value)
+
+    class Slotted(nn.Module):
+        __slots__ = ("features",)
+        features: int
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(self.features)(x)
+
+    class Stored:
+        def __get__(self, instance, owner=None):
+            return 7 if instance is None else instance._held
+
+        def __set__(self, instance, value):
+            object.__setattr__(instance, "_held", value + 1)
+
+    class Described(nn.Module):
+        features: int = Stored()
+
+    noted = []
+
+    class Noting:
+        def __setattr__(self, name, value):
+            noted.append(name)
+            super().__setattr__(name, value)
+
+    class Base(nn.Module):
+        first: int = 1
+
+    class Both(Noting, Base):
+        second: int = 2
+
+    made = Both(second=5)
+    slotted = Slotted(4)
+    return (
+        (Doubling(3).width, Doubling().width),
+        (slotted.features, slotted.clone(features=5).features, calls(slotted, X)),
+        (Described(4).features, Described().features),
+        (made.first, made.second, [name for name in noted if name in {"first", "second"}]),
+    )
+
+
+def test_linen_sets_fields_so():
+    same(fields_that_are_set_by_other_means)

@@ -127,6 +127,8 @@ class Rebound:
             midst = self._midst[id(module)] = _Midst(module)
         if id(module) not in self._copies:
             self._copies[id(module)] = copied = object.__new__(cast("Any", type(module)))
+            for name in module.slotted_fields_:
+                object.__setattr__(copied, name, getattr(module, name))
             values: dict[str, Any] = copied.__dict__
             assigned = module._state.assigned
             for name, value in module.__dict__.items():

@@ -102,6 +102,7 @@ class Blueprint:
       scope: the cursor over the variables, or None while the module is unbound.
       blueprint_names_: the fields that the constructor takes, without name and parent; one tuple a class.
       adoptable_fields_: those fields, each with its default if no module is in that (else with ``UNSPECIFIED``).
+      slotted_fields_: those fields that lie in slots, and not in the module's dict.
       lifted_from_: the class that a lifted transform has made this class from.
     """
 
@@ -110,6 +111,7 @@ class Blueprint:
     scope: Scope | None = None
     _state: ModuleState
     blueprint_names_: ClassVar[tuple[str, ...]] = ()
+    slotted_fields_: ClassVar[tuple[str, ...]] = ()
     adoptable_fields_: ClassVar[tuple[tuple[str, Any], ...]] = ()
     lifted_from_: ClassVar[type[Blueprint] | None] = None
 

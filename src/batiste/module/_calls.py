@@ -56,6 +56,8 @@ def bound_copy(module: Blueprint, scope: Scope) -> Any:
     values.update(module.__dict__)
     for private in ("_state", "_value", "scope"):
         values.pop(private, None)
+    for name in module.slotted_fields_:
+        object.__setattr__(copied, name, getattr(module, name))
     values["parent"] = scope
     copied._begin()
     copied._attach()

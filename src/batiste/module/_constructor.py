@@ -16,11 +16,23 @@ _NO_VALUE: Any = object()
 _PREFIX = "__batiste_"  # of the names that the constructor uses beside those of the fields
 
 
-def needs_dataclass_constructor(cls: type) -> bool:
-    """Return whether the class has ``InitVar`` fields, which only ``dataclasses`` knows how to pass on."""
-    return any(
-        "InitVar" in str(kind) for base in cls.__mro__ for kind in vars(base).get("__annotations__", {}).values()
-    )
+def needs_dataclass_constructor(cls: type, base: type) -> bool:
+    """Return whether fields have to be set as ``dataclasses`` sets them.
+
+    ``InitVar`` fields, which only it knows how to pass on, and fields whose setting is somebody's business: a
+    ``__setattr__`` of the user's, or a descriptor (a slot, a property) of the field's name.
+
+    Args:
+      cls: the class.
+      base: the class whose ``__setattr__`` sets what is not bound as a plain object would.
+    """
+    own = [each for each in cls.__mro__ if each is not object and not issubclass(base, each)]
+    if cls.__setattr__ is not base.__setattr__ or any(
+        "InitVar" in str(kind) for each in own for kind in vars(each).get("__annotations__", {}).values()
+    ):
+        return True
+    fields = {name for each in own for name in vars(each).get("__annotations__", {})}
+    return any(hasattr(type(vars(each).get(name)), "__set__") for each in own for name in fields)
 
 
 def make_constructor(cls: type, fields: Iterable[dataclasses.Field[Any]]) -> Callable[..., None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import types
 from typing import Any, cast
 
 from batiste.core import Fingerprint, fingerprint
@@ -34,8 +35,8 @@ _LINE = 100
 _PLAIN = frozenset({bool, bytes, int, str, type(None)})
 
 
-def make_dataclass(cls: type[Blueprint], *, kw_only: bool) -> None:
-    """Turn a new subclass of Module into a dataclass.
+def make_dataclass(cls: type[Blueprint], module: type[Blueprint], *, kw_only: bool) -> None:
+    """Turn a new subclass of ``module``, which is Module, into a dataclass.
 
     Raises:
       ReservedModuleAttributeError: if it defines a name that modules need for themselves.
@@ -48,13 +49,16 @@ def make_dataclass(cls: type[Blueprint], *, kw_only: bool) -> None:
     taken = sorted((_OWN | {"scope"}) & set(annotated) | {n for n in ("parent", "scope") if n in cls.__dict__})
     if taken:
         raise ReservedModuleAttributeError(path=cls.__name__, names=", ".join(map(repr, taken)))
-    is_ours = "__init__" not in cls.__dict__ and not needs_dataclass_constructor(cls)
+    is_ours = "__init__" not in cls.__dict__ and not needs_dataclass_constructor(cls, module)
     dataclasses.dataclass(init=not is_ours, eq=False, repr=False, kw_only=kw_only)(cls)
     fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
     if is_ours:
         cls.__init__ = make_constructor(cls, fields)
     taking = [field for field in fields if field.init and field.name not in _OWN]
     cls.blueprint_names_ = tuple(field.name for field in taking)
+    cls.slotted_fields_ = tuple(
+        name for name in cls.blueprint_names_ if isinstance(getattr(cls, name, None), types.MemberDescriptorType)
+    )
     cls.adoptable_fields_ = tuple(
         (field.name, UNSPECIFIED if has_modules(field.default) else field.default) for field in taking
     )

@@ -103,7 +103,7 @@ class Module(VariableAccess):
 
     def __init_subclass__(cls, *, kw_only: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        make_dataclass(cls, kw_only=kw_only)
+        make_dataclass(cls, Module, kw_only=kw_only)
         wrap_class(cls)
 
     # --- construction and binding
@@ -241,7 +241,9 @@ class Module(VariableAccess):
         return hash(value_of(self))
 
     fingerprint_by_place: ClassVar[bool] = True
-    fingerprint_skips: ClassVar[frozenset[str]] = frozenset({"adoptable_fields_", "blueprint_names_"})
+    fingerprint_skips: ClassVar[frozenset[str]] = frozenset(
+        {"adoptable_fields_", "blueprint_names_", "slotted_fields_"}
+    )
 
     def __fingerprint__(self) -> Any:
         return (self.name, self.scope, *compared_values(self), None if compares_all(self) else UNKNOWN)
