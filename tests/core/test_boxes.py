@@ -123,7 +123,7 @@ def test_boxes_are_one_program_and_trace_abstractly():
 
     with compiled() as names:
         init(many)(KEY)
-    assert names.count("_finish") == 1
+    assert names.count("finish") == 1
     shapes = jax.eval_shape(lambda: init(many)(KEY)[1])
     assert shapes["params"]["w0"].names == ("in",)
     assert shapes["params"]["w0"].value.shape == (11,)

@@ -1,3 +1,4 @@
+# ruff: noqa: PLW0108, RUF015 - functions are written as their users write them
 """What was drawn, traced or compiled for old settings is never used for new ones.
 
 A setting is a number that lies somewhere (``PLACES``), a function reaches it in some way (``ROUTES``), and a program is
@@ -555,7 +556,12 @@ def cases():
     if os.environ.get("BATISTE_STALE") == "all":
         return list(itertools.product(PLACES, ROUTES, USES))
     routes, places = itertools.cycle(ROUTES), itertools.cycle(PLACES)
-    chosen = {(place, next(routes), use) for use in USES for place in PLACES for _ in range(1 if use in {"scan", "repeat"} else 2)}
+    chosen = {
+        (place, next(routes), use)
+        for use in USES
+        for place in PLACES
+        for _ in range(1 if use in {"scan", "repeat"} else 2)
+    }
     chosen |= {(next(places), route, use) for use in USES for route in ROUTES}
     dear = {"fit": list(PLACES)[::8], "scan": list(PLACES)[::2], "repeat": list(PLACES)[1::2]}  # each compiles a step
     chosen -= {(p, route, use) for use, few in dear.items() for p in PLACES if p not in few for route in ROUTES}

@@ -358,3 +358,18 @@ def test_names_are_taken_once():
                         "parameter": "a variable of 'params'"}.items():  # fmt: skip
         with pytest.raises(NameInUseError, match=f"in Model at /: that name is taken by {holder}"):
             Model(how).init(KEY, X)
+
+
+def test_a_program_that_was_compiled_without_interceptors_is_not_run_with_them():
+    model = Dense(2)
+    variables = model.init(jax.random.key(0), jnp.ones((1, 3)))
+    apply = jax.jit(model.apply)
+    plain = apply(variables, jnp.ones((1, 3)))
+
+    def doubled(following, args, kwargs, _):
+        return 2 * following(*args, **kwargs)
+
+    for _ in range(2):
+        with intercept_methods(doubled):
+            assert jnp.array_equal(apply(variables, jnp.ones((1, 3))), 2 * plain)
+        assert jnp.array_equal(apply(variables, jnp.ones((1, 3))), plain)

@@ -101,7 +101,7 @@ def test_a_field_that_is_not_compared_may_be_computed_with():
     one, other = Doubled(hidden=1), Doubled(hidden=1, note="not compared")
     assert one == other
     assert hash(one) == hash(other)
-    assert one.apply == one.apply  # noqa: PLR0124
+    assert one.apply == one.apply
     assert one.apply != other.apply
 
 

@@ -23,7 +23,7 @@ class Mentions(NamedTuple):
     """What a function's code, and the functions written within it, name.
 
     Attributes:
-      globals: names of globals and builtins, each with the attributes that are read of it: ``("jax", "random", "bits")``.
+      globals: names of globals and builtins, each with the attributes read of it: ``("jax", "random", "bits")``.
       free: the same for variables of the functions around it.
       rebound: the variables of the functions around it that it binds anew.
       imports: whether it imports.

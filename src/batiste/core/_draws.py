@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from batiste.core._fingerprint import Fingerprint, Valued
+from batiste.core._fingerprint import Fingerprint, Valued, kept
 from batiste.core._trace import call_jaxpr, is_extended, is_literal, replace_equations
 
 __all__ = ["Arithmetic", "draw_bits", "fold_keys", "is_fill", "small_constants", "split_off_bits"]
@@ -33,6 +33,9 @@ _EXTRA = 2**24
 
 _SMALL = 2**16
 """Constants of at most so many numbers are made by NumPy."""
+
+_BITS: Any = jax.random.bits  # as they are when batiste is loaded, whoever replaces them later
+_WRAP: Any = jax.random.wrap_key_data
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
@@ -61,20 +64,23 @@ class Arithmetic(Valued):
 
     def __call__(self, bits: Any) -> list[Any]:
         """Return the arrays that the initialiser makes."""
-        return cast("Any", _finish)(self, bits)
+        return _finisher(self)(bits)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _finish(arithmetic: Arithmetic, bits: Any) -> list[Any]:
-    shape = arithmetic.shape
-    return call_jaxpr(arithmetic.closed_jaxpr, bits[: math.prod(shape)].reshape(shape))
+@kept(maxsize=128)
+def _finisher(arithmetic: Arithmetic) -> Callable[[Any], list[Any]]:
+    closed_jaxpr, shape = arithmetic.closed_jaxpr, arithmetic.shape
+
+    def finish(bits: Any) -> list[Any]:
+        return call_jaxpr(closed_jaxpr, bits[: math.prod(shape)].reshape(shape))
+
+    return jax.jit(finish)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def draw_bits(key: Any, size: int) -> jax.Array:
     """Return ``uint32[size]`` random bits of a Threefry key that is given as ``uint32[2]``."""
-    wrap: Any = jax.random.wrap_key_data
-    return jax.random.bits(wrap(key, impl="threefry2x32"), (size,), np.uint32)
+    return _BITS(_WRAP(key, impl="threefry2x32"), (size,), np.uint32)
 
 
 def fold_keys(key: Any, numbers: np.ndarray) -> np.ndarray | None:

@@ -12,7 +12,7 @@ nothing that they can compute with differs:
 
 What code can reach has to be known through and through. A function that reaches anything else (an object of an unknown
 class, a file, the clock, a module as a whole, an import of its own) is equal to itself alone, and its fingerprint is
-not ``is_by_value``. What libraries hold (``_TRUSTED``) does not change and counts by itself.
+not ``is_by_value``. What libraries hold (``_known.py``) does not change and counts by itself.
 
 A fingerprint never comes without that certainty: what is kept for longer than a call is kept by ``kept``, for things
 that are ``Valued``, and those are equal only if both are known by value.
@@ -24,7 +24,6 @@ import builtins
 import dataclasses
 import enum
 import functools
-import inspect
 import sys
 import types
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -36,6 +35,17 @@ import jax.core
 import numpy as np
 
 from batiste.core._code import Mentions, mentions
+from batiste.core._known import (
+    DESCRIPTORS,
+    IMPURE_BUILTINS,
+    READS,
+    RULES,
+    attributes,
+    is_only_added_to,
+    is_trusted,
+    members,
+    root,
+)
 from batiste.core._trace import is_extended
 
 __all__ = ["UNKNOWN", "ByIdentity", "Fingerprint", "Valued", "fingerprint", "kept"]
@@ -43,36 +53,6 @@ __all__ = ["UNKNOWN", "ByIdentity", "Fingerprint", "Valued", "fingerprint", "kep
 _PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None), type(Ellipsis), slice, range})
 _SMALL_ARRAY_BYTES = 1 << 16
 
-_TRUSTED = frozenset(
-    "jax jaxlib numpy ml_dtypes optax batiste flax chex einops jaxtyping beartype "
-    "abc builtins collections contextlib copy dataclasses decimal enum fractions functools itertools logging math "
-    "numbers operator string types typing typing_extensions warnings".split()
-)
-"""Packages whose functions and classes stay as they are; JAX's compare as ``replaced`` says."""
-
-_NOT_TRUSTED = ("numpy.random", "batiste.checkpoint", "batiste.importers", "batiste.cli")
-_READS = frozenset({"DataSource", "fromfile", "fromregex", "genfromtxt", "load", "loads", "loadtxt", "memmap"})
-"""Functions of trusted packages that read files."""
-
-_IMPURE_BUILTINS = frozenset(
-    {"__import__", "breakpoint", "compile", "delattr", "eval", "exec", "globals", "id", "input", "locals", "open"}
-    | {"setattr", "vars"}
-)
-_OF_CLASSES = frozenset(
-    "__abstractmethods__ __annotate__ __annotate_func__ __annotations__ __annotations_cache__ __dataclass_fields__ "
-    "__dataclass_params__ __dict__ __doc__ __firstlineno__ __match_args__ __module__ __orig_bases__ __parameters__ "
-    "__qualname__ __slots__ __static_attributes__ __type_params__ __weakref__ _abc_impl".split()
-)
-"""What Python writes into a class beside its body."""
-
-_OF_NAMED_TUPLES = frozenset(
-    "__getnewargs__ __new__ __replace__ __repr__ _asdict _field_defaults _fields _make _replace".split()
-)
-_OF_DATACLASSES = frozenset(
-    "__delattr__ __eq__ __ge__ __gt__ __hash__ __init__ __le__ __lt__ __replace__ __repr__ __setattr__".split()
-)
-_RULES = frozenset({"bwd", "fun", "fwd", "jvp", "nondiff_argnames", "nondiff_argnums", "symbolic_zeros"})
-_DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType)
 _MOST_NODES = 20_000
 _BUILTINS: Final[Mapping[str, Any]] = types.MappingProxyType(vars(builtins))
 
@@ -154,25 +134,25 @@ class Valued:
         return self.value
 
 
-V = TypeVar("V", bound=Valued, contravariant=True)
-R = TypeVar("R", covariant=True)
+V_contra = TypeVar("V_contra", bound=Valued, contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
 
-class _OfValued(Protocol[V, R]):
-    def __call__(self, valued: V, /) -> R: ...
+class _OfValued(Protocol[V_contra, R_co]):
+    def __call__(self, valued: V_contra, /) -> R_co: ...
 
 
-def kept(maxsize: int) -> Callable[[_OfValued[V, R]], _OfValued[V, R]]:
+def kept(maxsize: int) -> Callable[[_OfValued[V_contra, R_co]], _OfValued[V_contra, R_co]]:
     """Return a decorator of a function of something valued, which keeps the last ``maxsize`` results.
 
     Only results for what is known by value are kept; for anything else the function runs each time.
     """
 
-    def decorate(function: _OfValued[V, R]) -> _OfValued[V, R]:
+    def decorate(function: _OfValued[V_contra, R_co]) -> _OfValued[V_contra, R_co]:
         remembered = functools.lru_cache(maxsize)(function)
 
         @functools.wraps(cast("Any", function))
-        def call(valued: V, /) -> R:
+        def call(valued: V_contra, /) -> R_co:
             return remembered(valued) if valued.value.is_by_value else function(valued)
 
         return call
@@ -318,17 +298,17 @@ class _Walk:
         if isinstance(value, np.ndarray | np.generic | jax.Array):
             return self._array(value, kind)
         if dataclasses.is_dataclass(value):
-            return (self.key(kind), *((name, self.key(held)) for name, held in _attributes(value)))
-        if _root(kind.__module__) in {"jax", "jaxlib"} and callable(value) and hasattr(value, "__wrapped__"):
-            wrapped = value.__wrapped__  # a jitted function, or one with a derivative of its own
-            if _is_trusted(getattr(wrapped, "__module__", "")):
+            return (self.key(kind), *((name, self.key(held)) for name, held in attributes(value)))
+        if root(kind.__module__) in {"jax", "jaxlib"} and callable(value) and hasattr(value, "__wrapped__"):
+            wrapped: Any = cast("Any", value).__wrapped__  # a jitted function, or one with a derivative of its own
+            if is_trusted(getattr(wrapped, "__module__", "")):
                 return ByIdentity(value)
-            rules = {name: held for name, held in vars(value).items() if name in _RULES}
+            rules = {name: held for name, held in vars(value).items() if name in RULES}
             return (ByIdentity(kind), self.key(wrapped), self.key(rules))
-        if _is_trusted(kind.__module__):
+        if is_trusted(kind.__module__):
             if kind.__hash__ not in (None, object.__hash__):
                 return (kind, value)
-            if _root(kind.__module__) == "optax":  # objects of optax are options with methods: MultiSteps
+            if root(kind.__module__) == "optax":  # objects of optax are options with methods: MultiSteps
                 return (kind, self.key(vars(value)))
         return self._identity(value)
 
@@ -344,7 +324,7 @@ class _Walk:
             return None
         if kind.__module__ == "builtins":
             return (kind, *held)
-        return (self.key(kind), *held, *((name, self.key(more)) for name, more in _attributes(value)))
+        return (self.key(kind), *held, *((name, self.key(more)) for name, more in attributes(value)))
 
     def _apart(self, value: Any) -> Hashable:
         """Return a key that does not depend on what was walked before: the order of a set is no part of it."""
@@ -371,12 +351,12 @@ class _Walk:
             if isinstance(function, types.BuiltinFunctionType):
                 return self._builtin(function)
             names = mentions(function.__code__)
-            is_trusted = _is_trusted(str(function.__globals__.get("__name__", "")))
-            if names.imports and not is_trusted:
+            is_ours = is_trusted(str(function.__globals__.get("__name__", "")))
+            if names.imports and not is_ours:
                 raise _UnknownError
-            own = (ByIdentity(function.__globals__),) if is_trusted else self._globals(function, names)
+            own = (ByIdentity(function.__globals__),) if is_ours else self._globals(function, names)
             defaults = (self.key(function.__defaults__), self.key(function.__kwdefaults__))
-            cells = self._cells(function, names, is_trusted=is_trusted)
+            cells = self._cells(function, names, is_trusted=is_ours)
             more = self.key(vars(function)) if vars(function) else None
             return (types.FunctionType, function.__code__, cells, defaults, more, own)
         finally:
@@ -385,9 +365,9 @@ class _Walk:
     def _builtin(self, function: types.BuiltinFunctionType) -> Hashable:
         owner: Any = function.__self__  # a module or a class, or an object that may change: rng.normal
         name = owner.__name__ if isinstance(owner, types.ModuleType) else getattr(owner, "__module__", "")
-        if not isinstance(owner, types.ModuleType | type | None) or not _is_trusted(name or "builtins"):
+        if not isinstance(owner, types.ModuleType | type | None) or not is_trusted(name or "builtins"):
             raise _UnknownError
-        if name == "builtins" and function.__name__ in _IMPURE_BUILTINS:
+        if name == "builtins" and function.__name__ in IMPURE_BUILTINS:
             raise _UnknownError
         return ByIdentity(function)
 
@@ -405,7 +385,7 @@ class _Walk:
         chains = [chain for chain in names.free if chain[0] == name]
         if isinstance(content, types.ModuleType):
             return tuple(self._reached(content, chain[1:]) for chain in chains)
-        if _is_only_added_to(content, chains):
+        if is_only_added_to(content, chains):
             return ByIdentity(content)
         if is_trusted and name in names.rebound and np.ndim(content) == 0 and not isinstance(content, jax.core.Tracer):
             return ("number", float(content))  # a schedule of optax makes an array of a number when it is first used
@@ -418,102 +398,61 @@ class _Walk:
     def _global(self, space: Mapping[str, Any], chain: tuple[str, ...], chains: Iterable[tuple[str, ...]]) -> Hashable:
         if chain[0] in space:
             value = space[chain[0]]
-            if _is_only_added_to(value, [other for other in chains if other[0] == chain[0]]):
+            if is_only_added_to(value, [other for other in chains if other[0] == chain[0]]):
                 return ByIdentity(value)
             return self._reached(value, chain[1:])
-        if chain[0] in _IMPURE_BUILTINS:
+        if chain[0] in IMPURE_BUILTINS:
             raise _UnknownError
         return None if chain[0] in _BUILTINS else "unbound"
 
     def _reached(self, value: Any, attributes: tuple[str, ...]) -> Hashable:
         """Return the key of what a dotted name leads to, where modules are on the way."""
         while isinstance(value, types.ModuleType):
-            is_trusted = _is_trusted(value.__name__)
-            if not attributes or (not is_trusted and _root(value.__name__) in sys.stdlib_module_names):
+            is_ours = is_trusted(value.__name__)
+            if not attributes or (not is_ours and root(value.__name__) in sys.stdlib_module_names):
                 return self._module(value)
             name, attributes = attributes[0], attributes[1:]
-            if is_trusted and name in _READS:
+            if is_ours and name in READS:
                 raise _UnknownError
-            if name not in vars(value) and not (is_trusted and hasattr(value, name)):
+            if name not in vars(value) and not (is_ours and hasattr(value, name)):
                 raise _UnknownError
             value = getattr(value, name)
-            if is_trusted and not isinstance(value, types.ModuleType):
+            if is_ours and not isinstance(value, types.ModuleType):
                 return self.key(value) if type(value) in _PLAIN else ByIdentity(value)
         return self.key(value)
 
     def _module(self, module: types.ModuleType) -> Hashable:
         """Return the key of a module as a whole, of which anything may be read."""
-        if not _is_trusted(module.__name__) or _root(module.__name__) == "numpy":
+        if not is_trusted(module.__name__) or root(module.__name__) == "numpy":
             raise _UnknownError
         return ByIdentity(module)
 
     def _class(self, kind: Any) -> Hashable:
         name = str(kind.__module__)
-        if _is_trusted(name):
-            changeable = _root(name) == "batiste" and hasattr(kind, "fingerprint_by_place")  # a layer's method, patched
-            return (ByIdentity(kind), tuple(map(ByIdentity, vars(kind).values()))) if changeable else ByIdentity(kind)
-        if _root(name) in sys.stdlib_module_names and name != "__main__":
+        if is_trusted(name):
+            changeable = root(name) == "batiste" and hasattr(kind, "fingerprint_by_place")  # a layer's method, patched
+            return (
+                (ByIdentity(kind), tuple(map(ByIdentity, cast("dict[str, Any]", vars(kind)).values())))
+                if changeable
+                else ByIdentity(kind)
+            )
+        if root(name) in sys.stdlib_module_names and name != "__main__":
             return self._identity(kind)
         was_in_code, self._in_code = self._in_code, True
         try:
-            above = tuple(map(self.key, (type(kind), *kind.__mro__[1:])))
-            members = tuple((name, self.key(member)) for name, member in _members(kind))
-            return (ByIdentity(kind), above, members)
+            classes: tuple[Any, ...] = (cast("Any", type(kind)), *kind.__mro__[1:])
+            above = tuple(map(self.key, classes))
+            return (ByIdentity(kind), above, tuple((name, self.key(member)) for name, member in members(kind)))
         finally:
             self._in_code = was_in_code
 
     def _descriptor(self, value: Any) -> Hashable | None:
         match value:
             case staticmethod() | classmethod():
-                return (type(value), self.key(cast("Any", value).__func__))
+                return (type(cast("Any", value)), self.key(cast("Any", value).__func__))
             case property():
                 return (property, *map(self.key, (value.fget, value.fset, value.fdel)))
             case functools.cached_property():
                 return (functools.cached_property, self.key(cast("Any", value).func))
             case _:
-                return ByIdentity(value) if isinstance(value, _DESCRIPTORS) else None
-
-
-def _members(kind: type) -> Iterable[tuple[str, Any]]:
-    """Return what the body of a class holds, without what Python and ``dataclasses`` write into it."""
-    own = vars(kind)
-    skipped = _OF_CLASSES | getattr(kind, "fingerprint_skips", frozenset[str]())
-    if "_fields" in own and issubclass(kind, tuple):
-        skipped |= _OF_NAMED_TUPLES | frozenset(own["_fields"])
-    is_made = "__dataclass_fields__" in own
-    for name, member in own.items():
-        code = getattr(member, "__code__", None)
-        if name in skipped or (is_made and name in _OF_DATACLASSES and (code is None or code.co_filename == "<string>")):
-            continue
-        yield name, member
-    if is_made:
-        for field in own["__dataclass_fields__"].values():
-            if field.default_factory is not dataclasses.MISSING:
-                yield f"{field.name}()", field.default_factory
-
-
-def _is_only_added_to(value: Any, chains: Iterable[tuple[str, ...]]) -> bool:
-    """Return whether code does nothing with a list or set but add to it, so that what is in it does not count."""
-    return type(value) in (list, set) and all(chain[1:] in {("append",), ("add",), ("extend",)} for chain in chains)
-
-
-def _attributes(value: Any) -> list[tuple[str, Any]]:
-    """Return what an object holds, by name: its dict and its slots."""
-    held = dict(getattr(value, "__dict__", {}))
-    for base in type(value).__mro__:
-        slots = vars(base).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            descriptor = inspect.getattr_static(base, name, None)
-            if isinstance(descriptor, types.MemberDescriptorType) and hasattr(value, name):
-                held[name] = getattr(value, name)
-    return list(held.items())
-
-
-def _root(name: str) -> str:
-    return name.partition(".")[0]
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_trusted(name: str) -> bool:
-    """Return whether what a module holds stays as it is."""
-    return _root(name) in _TRUSTED and not any(name == each or name.startswith(f"{each}.") for each in _NOT_TRUSTED)
+                return ByIdentity(value) if isinstance(value, DESCRIPTORS) else None

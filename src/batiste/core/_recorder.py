@@ -202,7 +202,16 @@ class Recorder:
         if drawn is not None and id(drawn[0]) in origins:
             key, first = origins[id(drawn[0])]
             drawn, before = (key, (*first, *drawn[1])), len(first)
-        index = (noted, noted.treedef, fingerprint(noted.leaves), axis, size, before, tuple(metadata.items()), 0 if drawn is None else len(drawn[1]))
+        index = (
+            noted,
+            noted.treedef,
+            fingerprint(noted.leaves),
+            axis,
+            size,
+            before,
+            tuple(metadata.items()),
+            0 if drawn is None else len(drawn[1]),
+        )
         stacked = self._stacked.get(index)
         if stacked is None:
             stacked = self._stacked[index] = _stack(noted, drawn, axis, size, before, metadata)
@@ -322,7 +331,11 @@ def _stack(
             return [jnp.repeat(array, size, axis) for array in once]
         key, numbers = operands
         keys = jax.random.split(fold_numbers(key, numbers[:before]), size)
-        return jax.vmap(lambda each: call_jaxpr(noted.closed_jaxpr, each, numbers[before:]), out_axes=axis)(keys)
+
+        def entry(each: Key) -> list[Any]:
+            return call_jaxpr(noted.closed_jaxpr, each, numbers[before:])
+
+        return jax.vmap(entry, out_axes=axis)(keys)
 
     closed_jaxpr = jax.make_jaxpr(run)(*_operands(drawn))
     shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed_jaxpr.out_avals]
@@ -333,7 +346,7 @@ def _stack(
     return _Noted(closed_jaxpr, treedef, fixed, is_known=noted.is_known)
 
 
-@kept(maxsize=1024)
+@kept(maxsize=128)  # a compiled program takes some 1.5 MB, and this bounds what a process keeps
 def _drawer(noted: _Noted) -> Callable[[Key | None, Any], list[Any]]:
     """Return the compiled program that draws."""
     closed_jaxpr = noted.closed_jaxpr

@@ -76,7 +76,9 @@ def watch(function: types.FunctionType) -> Watch:
         space = each.__globals__
         chains = mentions(each.__code__).globals
         _note(chains, space, found)
-        names = {chain[0] for chain in chains}.union(*(_WORD.findall(str(kind)) for kind in each.__annotations__.values()))
+        names = {chain[0] for chain in chains}.union(
+            *(_WORD.findall(str(kind)) for kind in each.__annotations__.values())
+        )
         waiting += [below for name in names for below in _functions_of(space.get(name))]
     return tuple(each for module in _MODULES for each in _watched(module, sorted(found.get(id(module), ()))))
 

@@ -64,7 +64,7 @@ class _Call(Valued):
         self.init_fn, self.args, self.kwargs = init_fn, args, kwargs
 
 
-@kept(maxsize=4096)
+@kept(maxsize=1024)
 def _shapes(call: _Call) -> tuple[tuple[int, ...], ...]:
     made = jax.eval_shape(lambda: call.init_fn(jax.random.key(0), *call.args, **call.kwargs))
     return tuple(leaf.shape for leaf in jax.tree.leaves(unbox(made)))

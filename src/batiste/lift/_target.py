@@ -115,8 +115,7 @@ class _Recipe(Valued):
 def _lifted_class(recipe: _Recipe) -> type[Blueprint]:
     base: Any = recipe.target
     space: dict[str, Any] = {
-        method: _lifted_method(base, method, recipe.run, options)
-        for method, options in recipe.methods.items()
+        method: _lifted_method(base, method, recipe.run, options) for method, options in recipe.methods.items()
     }
     space |= {"lifted_from_": base, "__module__": base.__module__, "__doc__": base.__doc__}
     space["__qualname__"] = f"{recipe.prefix}{base.__qualname__}"

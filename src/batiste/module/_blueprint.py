@@ -112,6 +112,10 @@ class Blueprint:
     _state: ModuleState
     blueprint_names_: ClassVar[tuple[str, ...]] = ()
     slotted_fields_: ClassVar[tuple[str, ...]] = ()
+    fingerprint_by_place: ClassVar[bool] = True
+    fingerprint_skips: ClassVar[frozenset[str]] = frozenset(
+        {"adoptable_fields_", "blueprint_names_", "slotted_fields_"}
+    )
     adoptable_fields_: ClassVar[tuple[tuple[str, Any], ...]] = ()
     lifted_from_: ClassVar[type[Blueprint] | None] = None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["make_constructor", "needs_dataclass_constructor"]
 
@@ -32,7 +32,7 @@ def needs_dataclass_constructor(cls: type, base: type) -> bool:
     ):
         return True
     fields = {name for each in own for name in vars(each).get("__annotations__", {})}
-    return any(hasattr(type(vars(each).get(name)), "__set__") for each in own for name in fields)
+    return any(hasattr(cast("Any", type(vars(each).get(name))), "__set__") for each in own for name in fields)
 
 
 def make_constructor(cls: type, fields: Iterable[dataclasses.Field[Any]]) -> Callable[..., None]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import jax
+
 if TYPE_CHECKING:
     from batiste.module._blueprint import Blueprint
 
@@ -68,6 +70,11 @@ WATCH: ContextVar[Watch | None] = ContextVar("batiste_watch", default=None)
 """Who watches method calls; None, the usual case, costs one look-up a call."""
 
 
+_intercepted: Any = jax.make_user_context(default_value=())
+"""The interceptors once more, as a part of the key of every ``jax.jit`` cache: a program that was compiled without them
+is not run with them."""
+
+
 def current_module() -> Any:
     """Return the module whose method is being run, or None."""
     return CURRENT.get()
@@ -82,9 +89,11 @@ def intercept_methods(interceptor: Interceptor) -> Generator[None]:
         often ``next_method(*args, **kwargs)``. Interceptors nest: the one given last is called last.
     """
     watch = WATCH.get() or Watch()
-    token = WATCH.set(watch._replace(interceptors=(*watch.interceptors, interceptor)))
+    interceptors = (*watch.interceptors, interceptor)
+    token = WATCH.set(watch._replace(interceptors=interceptors))
     try:
-        yield
+        with _intercepted(interceptors):
+            yield
     finally:
         WATCH.reset(token)
 

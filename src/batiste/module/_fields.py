@@ -12,7 +12,7 @@ import inspect
 import types
 from typing import Any, cast
 
-from batiste.core import Fingerprint, fingerprint
+from batiste.core import UNKNOWN, Fingerprint, fingerprint
 from batiste.errors import ReservedModuleAttributeError
 from batiste.module._adopt import has_modules
 from batiste.module._blueprint import UNSPECIFIED, Blueprint
@@ -22,8 +22,7 @@ __all__ = [
     "are_equal",
     "blueprint_fields",
     "class_defaults",
-    "compared_values",
-    "compares_all",
+    "counted_values",
     "describe",
     "make_dataclass",
     "value_of",
@@ -32,7 +31,7 @@ __all__ = [
 _OWN = frozenset({"name", "parent"})
 _UNCOMPARED = frozenset({"__orig_class__", "_state", "_value", "name", "parent", "scope"})
 _LINE = 100
-_PLAIN = frozenset({bool, bytes, int, str, type(None)})
+_PLAIN = frozenset({bool, bytes, complex, float, int, str, type(None)})
 
 
 def make_dataclass(cls: type[Blueprint], module: type[Blueprint], *, kw_only: bool) -> None:
@@ -99,9 +98,13 @@ def _is_property(kind: type, name: str) -> bool:
     return hasattr(cast("Any", type(inspect.getattr_static(kind, name, None))), "__set__")
 
 
-def compares_all(module: Blueprint) -> bool:
-    """Return whether every field counts where two modules are compared."""
-    return all(field.compare for name, field in _fields_of(module).items() if name not in _UNCOMPARED)
+def counted_values(module: Blueprint) -> tuple[Any, ...]:
+    """Return what two modules that compute the same have in common.
+
+    A field that is not compared may be computed with all the same, so that a class that has one is not known by value.
+    """
+    is_whole = all(field.compare for name, field in _fields_of(module).items() if name not in _UNCOMPARED)
+    return (module.name, module.scope, *compared_values(module), None if is_whole else UNKNOWN)
 
 
 def value_of(module: Blueprint) -> Fingerprint:
@@ -110,7 +113,7 @@ def value_of(module: Blueprint) -> Fingerprint:
     if held is None:
         # Equal modules have one hash for good, whatever the globals that their code names become: it is made of the
         # plain fields alone.
-        plain = tuple((name, value) for name, value in compared_values(module) if type(value) in _PLAIN)
+        plain = tuple((name, repr(value)) for name, value in compared_values(module) if type(value) in _PLAIN)
         held = fingerprint(module).with_hash(hash((type(module), module.name, plain)))
         module.__dict__["_value"] = held
     return held

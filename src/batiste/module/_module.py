@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, cast, overload
 
 import jax
 
-from batiste.core import UNKNOWN, CollectionFilter, KeyScheme, Scope, open_scope
+from batiste.core import CollectionFilter, KeyScheme, Scope, open_scope
 from batiste.errors import (
     AssignSubModuleError,
     CallUnbindOnUnboundModuleError,
@@ -35,8 +35,7 @@ from batiste.module._fields import (
     are_equal,
     blueprint_fields,
     class_defaults,
-    compared_values,
-    compares_all,
+    counted_values,
     describe,
     make_dataclass,
     value_of,
@@ -240,13 +239,8 @@ class Module(VariableAccess):
     def __hash__(self) -> int:
         return hash(value_of(self))
 
-    fingerprint_by_place: ClassVar[bool] = True
-    fingerprint_skips: ClassVar[frozenset[str]] = frozenset(
-        {"adoptable_fields_", "blueprint_names_", "slotted_fields_"}
-    )
-
     def __fingerprint__(self) -> Any:
-        return (self.name, self.scope, *compared_values(self), None if compares_all(self) else UNKNOWN)
+        return counted_values(self)
 
     def __repr__(self) -> str:
         return describe(self)

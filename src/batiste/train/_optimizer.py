@@ -98,7 +98,7 @@ def _parts(tx: Any) -> tuple[Any, ...]:
     """Return what an optimiser computes with: its two functions, or what it holds."""
     if isinstance(tx, tuple):
         return tuple(cast("tuple[Any, ...]", tx))
-    return tuple(held for name, held in vars(tx).items() if name != "value")
+    return tuple(_held(tx).values())
 
 
 def _plain(tx: Any) -> Any:
@@ -107,8 +107,13 @@ def _plain(tx: Any) -> Any:
     if isinstance(tx, tuple):
         return kind(*cast("tuple[Any, ...]", tx))
     made = object.__new__(kind)
-    vars(made).update({name: held for name, held in vars(tx).items() if name != "value"})
+    vars(made).update(_held(tx))
     return made
+
+
+def _held(tx: Any) -> dict[str, Any]:
+    held = cast("dict[str, Any]", vars(tx))
+    return {name: part for name, part in held.items() if name != "value"}
 
 
 @functools.lru_cache(maxsize=256)
