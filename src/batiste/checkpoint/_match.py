@@ -164,7 +164,7 @@ def _is_reshaped(wanted: Wanted, found: Record) -> bool:
 
 def _without_source(path: str, wanted: Wanted, policy: str, found: Record | str) -> Iterable[str]:
     """A line where a leaf is not in the checkpoint, and cannot be made without it."""
-    line = _line(path, wanted.record, found)
+    line = _line(path, wanted, found)
     if policy == "error":
         yield line
     elif policy == "init" and not wanted.has_value:
@@ -178,7 +178,7 @@ def _without_source(path: str, wanted: Wanted, policy: str, found: Record | str)
 def _differences(path: str, wanted: Wanted, found: Record, policies: Policies) -> Iterable[str]:
     """A line where a leaf differs in a way that no policy allows."""
     record = wanted.record
-    line = _line(path, record, found)
+    line = _line(path, wanted, found)
     if record.kind is not None or found.kind is not None:
         if not _plain_fits(wanted, found):
             yield line
@@ -236,5 +236,5 @@ def _plain_fits(wanted: Wanted, found: Record) -> bool:
     return found.kind in ("bool", "int", "float", "complex") and value.item() == found.value
 
 
-def _line(path: str, wanted: Record | str, found: Record | str) -> str:
+def _line(path: str, wanted: Wanted | str, found: Record | str) -> str:
     return f"  {path}: the target has {wanted}, the checkpoint has {found}"

@@ -19,8 +19,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final, TypeAlias, cast
 
-import numpy as np
-
 from batiste.checkpoint._arrays import as_bytes
 from batiste.checkpoint._manifest import Manifest
 from batiste.checkpoint._msgpack import CHUNKED
@@ -41,10 +39,9 @@ _FIXED: Final[Mapping[int, int]] = MappingProxyType({1: 0xD4, 2: 0xD5, 4: 0xD6, 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Place:
-    """Where a leaf goes: its path, and whether it is one of NumPy's scalars."""
+    """Where a leaf goes, by its path."""
 
     path: str
-    is_scalar: bool
 
 
 Layout: TypeAlias = dict[str, "Layout | Place | None"]
@@ -117,7 +114,7 @@ def write_msgpack(
             file.write(_plain(records[node.path].value))
         else:
             array = fetch(node.path)
-            file.writelines(_array(array, _SCALAR if node.is_scalar else _ARRAY, chunk_bytes))
+            file.writelines(_array(array, _SCALAR if records[node.path].form == "scalar" else _ARRAY, chunk_bytes))
 
     with file_path.open("wb") as file:
         write(file, layout)
@@ -129,7 +126,7 @@ def _layout(node: Any, parts: tuple[str, ...]) -> Layout | Place | None:
     if is_box(node):
         return {"value": _layout(unbox(node), parts)}
     if is_leaf(node):
-        return Place(join_path(parts), isinstance(node, np.generic))
+        return Place(join_path(parts))
     if is_mapping(node):  # in an order of its own
         mapping = cast("Mapping[Any, Any]", node)
         return {str(key): _layout(child, (*parts, str(key))) for key, child in mapping.items()}

@@ -89,7 +89,9 @@ class KeepRecent:
     seconds: float
 
     def __post_init__(self) -> None:
-        seconds: Any = self.seconds
+        given: Any = self.seconds
+        seconds: Any = given.item() if getattr(given, "shape", None) == () else given
+        object.__setattr__(self, "seconds", seconds)
         known = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         if not known or not seconds >= 0:  # NaN is not
             cure = "Pass a number of seconds, such as `3600`."

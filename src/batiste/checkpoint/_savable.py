@@ -7,8 +7,8 @@ word (a scalar, another byte order), and refused where it cannot: a mask, a matr
 from __future__ import annotations
 
 import json
-import math
 import operator
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -21,11 +21,12 @@ from batiste.checkpoint._stored import StoredArray
 from batiste.checkpoint._structure import is_text
 from batiste.checkpoint._types import Form, PythonKind, Record
 from batiste.core import is_tracer
-from batiste.errors import CheckpointArgumentError, RemoteShardsError, UnsavableLeafError
+from batiste.errors import CheckpointArgumentError, RemoteShardsError, UnsavableLeafError, UnsavableTreeError
 from batiste.tree import LazyArray
 
-__all__ = ["as_json", "as_metrics", "as_step", "check_axes", "check_options", "records_of"]
+__all__ = ["as_json", "as_metrics", "as_step", "check_axes", "check_names", "check_options", "records_of"]
 
+_MOST_NAME: Final = 16_000  # characters: a zip and Orbax's store have 16 bits for the bytes of one
 _MOST_STEP: Final = 1 << 63
 _MOST_TEXT: Final = 1 << 25  # characters, of one value or of all metadata: they live in the manifest
 
@@ -71,7 +72,9 @@ def as_metrics(metrics: Any) -> dict[str, float]:
         try:
             found[name] = float(number)
         except OverflowError:
-            found[name] = math.inf if number > 0 else -math.inf
+            raise CheckpointArgumentError(
+                argument=f"metrics[{name!r}]", value=_shown(value), reason="it is no number of 64 bits", cure=cure
+            ) from None
     return found
 
 
@@ -116,6 +119,20 @@ def check_axes(axes: Any, records: Mapping[str, Record]) -> dict[str, list[str |
             )
         found[leaf] = names
     return found
+
+
+def check_names(form: str, records: Mapping[str, Record]) -> None:
+    """Refuse names that the format cannot hold.
+
+    Raises:
+      UnsavableTreeError: if there is one.
+    """
+    for path in records if form in ("orbax", "npz") else ():
+        if len(path) > _MOST_NAME:
+            reason = f"its path has {len(path)} characters, of at most {_MOST_NAME}"
+            raise UnsavableTreeError(path=f"{path[:40]}...", reason=reason)
+        if form == "npz" and "\0" in path:
+            raise UnsavableTreeError(path=path, reason="a zip has no names with a null character")
 
 
 def check_options(form: str, *, compress: bool, stacked: Sequence[str], clock: Callable[[], float]) -> None:
@@ -246,5 +263,4 @@ def _shown(value: Any) -> str:
     """A value in a few words, and no arrays."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{type(value).__name__} of dtype {value.dtype} and shape {tuple(value.shape)}"
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    return reprlib.repr(value).encode("ascii", "backslashreplace").decode()

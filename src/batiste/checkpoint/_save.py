@@ -36,10 +36,10 @@ from batiste.checkpoint._directory import is_vouched
 from batiste.checkpoint._files import digest_files, resolve, staged
 from batiste.checkpoint._manifest import MANIFEST_NAME, Manifest
 from batiste.checkpoint._msgpack_write import Layout, flax_layout, losses, write_msgpack
-from batiste.checkpoint._npz import check_names, write_npz
+from batiste.checkpoint._npz import write_npz
 from batiste.checkpoint._orbax import ITEM, store_dtype, write_arrays
 from batiste.checkpoint._safetensors import write_safetensors
-from batiste.checkpoint._savable import as_json, as_step, check_axes, check_options, records_of
+from batiste.checkpoint._savable import as_json, as_step, check_axes, check_names, check_options, records_of
 from batiste.checkpoint._stored import inherit, stacked_levels
 from batiste.checkpoint._structure import describe
 from batiste.checkpoint._types import NumpyArray, Record
@@ -183,7 +183,7 @@ def _prepare(
         manifest.storage |= {"item": ITEM, "compressed": compress}
     elif form == "npz":
         manifest.storage |= {"compressed": compress}
-        check_names(manifest.records)
+    check_names(form, manifest.records)
     manifest.files = {}
     manifest.axes.update(check_axes(axes, manifest.records))
     manifest.layers = _layers(manifest.records, [*known, *stacked])

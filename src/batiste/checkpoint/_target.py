@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeGuard, cast
+from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeGuard, cast
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,8 @@ ShardingsLike: TypeAlias = (
 """One sharding for every array; shardings by pattern (the first match counts); a rule of path and shape; or a tree of
 shardings such as ``shard.shardings`` makes, in which one may stand for all arrays beneath it."""
 
-_CURE = "Pass one sharding, a tree of shardings, a dict from patterns to them, or a function of path and shape."
+_ONE: Final = (jax.sharding.Sharding, jax.sharding.PartitionSpec)
+_CURE: Final = "Pass one sharding, a tree of shardings, a dict from patterns to them, or a function of path and shape."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,6 +72,13 @@ class Wanted:
     is_jax: bool
     has_value: bool
     is_array: bool = True
+
+    def __str__(self) -> str:
+        """The leaf in a few characters, as a record is."""
+        if self.is_array or self.record.kind is not None:
+            return str(self.record)
+        dtype = getattr(self.leaf, "dtype", None)
+        return type(self.leaf).__name__ if dtype is None else f"{type(self.leaf).__name__} of dtype {dtype}"
 
 
 class Target:
@@ -180,9 +188,7 @@ def _is_table(shardings: Any) -> TypeGuard[Mapping[PatternLike, jax.sharding.Sha
     if not isinstance(shardings, Mapping):
         return False
     rows = cast("Mapping[Any, Any]", shardings).items()
-    return all(
-        not isinstance(key, int) and (row is None or isinstance(row, jax.sharding.Sharding)) for key, row in rows
-    )
+    return all(not isinstance(key, int) and (row is None or isinstance(row, _ONE)) for key, row in rows)
 
 
 def _by_pattern(
