@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from batiste.checkpoint._background import SaveHandle
 from batiste.checkpoint._checkpoint import Checkpoint, open  # noqa: A004 - this package's own
@@ -14,15 +15,13 @@ from batiste.checkpoint._detect import holds_checkpoint
 from batiste.checkpoint._files import cleanup, leftovers, remove, resolve
 from batiste.checkpoint._policies import PolicyLike
 from batiste.checkpoint._restore import restore
-from batiste.checkpoint._retention import KeepRule, Saved, as_rules, kept
+from batiste.checkpoint._retention import METRICS, KeepRule, Saved, as_rules, kept, misnamed
 from batiste.checkpoint._savable import as_json, as_metrics, as_step
 from batiste.checkpoint._save import save, save_async
 from batiste.checkpoint._target import ShardingsLike
-from batiste.errors import BatisteError, CheckpointArgumentError, NoStepError
+from batiste.errors import BatisteError, BatisteWarning, CheckpointArgumentError, NoStepError
 
 __all__ = ["Manager"]
-
-_METRICS: Final = "metrics"
 
 
 class Manager:
@@ -55,6 +54,7 @@ class Manager:
             cure = "Pass a function that returns seconds, such as `time.time`."
             raise CheckpointArgumentError(argument="clock", value=repr(clock), reason="it cannot be called", cure=cure)
         self._clock = clock
+        self._told: set[str] = set()  # the metrics that a warning was about
         self._newest: int | None = None  # the step that was saved last
         self._pending: SaveHandle | None = None
         self._pending_step: int | None = None
@@ -181,7 +181,8 @@ class Manager:
     def prune(self) -> list[int]:
         """Remove the steps that no rule keeps, and return them.
 
-        A step whose manifest cannot be read is left where it is: it is not for a rule to remove what is damaged.
+        A step whose manifest cannot be read is left where it is: it is not for a rule to remove what is damaged. A
+        warning names the metric of a ``KeepBest`` that no step has, where the steps have one of nearly the same name.
         """
         if self._keep is None:
             return []
@@ -192,6 +193,14 @@ class Manager:
             except BatisteError:
                 continue
             saved.append(Saved(step, manifest.saved_at, manifest.metadata))
+        for metric, other in misnamed(self._keep, saved).items():
+            if metric not in self._told:
+                self._told.add(metric)
+                text = (
+                    f"KeepBest({metric!r}) removes nothing: no step in {self._folder} has this metric. "
+                    f"They have {other!r}."
+                )
+                warnings.warn(text, BatisteWarning, stacklevel=3)
         keep = kept(self._keep, saved, self._clock())
         gone = [row.step for row in saved if row.step not in keep and row.step != self._newest]
         for step in gone:
@@ -222,11 +231,11 @@ class Manager:
         self, step: int, metrics: Mapping[str, float] | None, metadata: Mapping[str, Any] | None
     ) -> dict[str, Any]:
         known = {} if metadata is None else as_json(metadata)
-        if metrics is not None and _METRICS in known:
+        if metrics is not None and METRICS in known:
             reason = "the metrics of the step would take its place"
             cure = "Give them as `metrics` alone, or what is in the metadata another name."
             raise CheckpointArgumentError(argument="metadata['metrics']", value="saved", reason=reason, cure=cure)
-        more = {} if metrics is None else {_METRICS: as_metrics(metrics)}
+        more = {} if metrics is None else {METRICS: as_metrics(metrics)}
         return {"step": as_step(step), "metadata": {**known, **more}, "clock": self._clock}
 
     def _find(self, step: int | None) -> Path:

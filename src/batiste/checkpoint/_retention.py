@@ -7,14 +7,31 @@ cannot mean what was written is refused when it is made; one that finds nothing 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 from batiste.errors import CheckpointArgumentError, nearest
 
-__all__ = ["KeepBest", "KeepEvery", "KeepLast", "KeepRecent", "KeepRule", "Saved", "as_rules", "kept"]
+__all__ = [
+    "METRICS",
+    "KeepBest",
+    "KeepEvery",
+    "KeepLast",
+    "KeepRecent",
+    "KeepRule",
+    "Saved",
+    "as_rules",
+    "kept",
+    "misnamed",
+]
+
+METRICS: Final = "metrics"
+"""Where the metrics of a step are in its metadata."""
+
+_NEAR: Final = 0.85
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -136,8 +153,7 @@ class KeepBest:
         sign = 1.0 if self.mode == "min" else -1.0
         scored: list[tuple[float, int]] = []
         for row in saved:
-            metrics = row.metadata.get("metrics")
-            value = cast("Mapping[str, Any]", metrics).get(self.metric) if isinstance(metrics, Mapping) else None
+            value = _metrics_of(row).get(self.metric)
             if isinstance(value, int | float) and math.isfinite(value):
                 scored.append((sign * value, -row.step))
         return [-step for _, step in sorted(scored)[: self.count]] if scored else [row.step for row in saved]
@@ -148,6 +164,27 @@ def kept(rules: Sequence[KeepRule] | None, saved: Sequence[Saved], now: float) -
     if rules is None or not saved:
         return {row.step for row in saved}
     return {saved[-1].step, *(step for rule in rules for step in rule.keep(saved, now))}
+
+
+def misnamed(rules: Sequence[KeepRule], saved: Sequence[Saved]) -> dict[str, str]:
+    """Return the metrics of rules that no step has, though steps have one of nearly the same name: that, by the other.
+
+    A metric that is merely not there yet is none of these.
+    """
+    known = {name: None for row in saved for name in _metrics_of(row)}
+    found: dict[str, str] = {}
+    for rule in rules:
+        if isinstance(rule, KeepBest) and rule.metric not in known:
+            name = rule.metric.casefold()
+            likely = [other for other in known if other.casefold() == name or other.endswith(f"/{rule.metric}")]
+            likely += difflib.get_close_matches(rule.metric, known, n=1, cutoff=_NEAR)
+            found.update({rule.metric: likely[0]} if likely else {})
+    return found
+
+
+def _metrics_of(row: Saved) -> Mapping[str, Any]:
+    metrics = row.metadata.get(METRICS)
+    return cast("Mapping[str, Any]", metrics) if isinstance(metrics, Mapping) else {}
 
 
 def as_rules(keep: Any) -> tuple[KeepRule, ...] | None:
