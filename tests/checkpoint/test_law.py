@@ -1,7 +1,7 @@
 """The law of this package: what ``save`` accepts comes back as it was, and what it does not accept leaves no trace.
 
-The trees are the same each time. ``BATISTE_LAW=7 make test ARGS=tests/checkpoint/test_law.py`` draws others, and more of
-them: the number is the seed.
+The trees are the same each time. ``BATISTE_LAW=7 make test ARGS=tests/checkpoint/test_law.py`` draws others, and more:
+the number is the seed.
 """
 
 import os

@@ -11,7 +11,7 @@ from batiste import checkpoint, errors
 from batiste.checkpoint import KeepBest, KeepEvery, KeepLast, KeepRecent
 
 TREE = {"w": np.zeros(2)}
-STEPS = (3, np.int64(3), np.uint8(3), jnp.int32(3), jnp.uint8(3), np.array(3))
+INTEGERS = (int, np.int64, np.uint8, jnp.int32, jnp.uint8, np.array)
 NO_STEPS = (
     3.0,
     np.float32(3),
@@ -30,37 +30,40 @@ NO_STEPS = (
 )
 
 
-@pytest.mark.parametrize("step", STEPS, ids=repr)
-def test_what_is_a_step(tmp_path, step):
+def test_what_is_a_step(tmp_path):
     run = checkpoint.Manager(tmp_path)
-    run.save(step, TREE)
-    run.save_async(step + 1, TREE).wait()
-    assert run.steps() == [3, 4]
-    assert run.path(step) == run.folder / "3"
-    assert run.restore(step=step)["w"].shape == (2,)
-    assert (run.open(step).step, type(run.open(step).step)) == (3, int)
-    checkpoint.save(tmp_path / "alone.npz", TREE, step=step)
-    assert checkpoint.open(tmp_path / "alone.npz").step == 3
-    run.remove(step)
-    assert run.steps() == [4]
+    for number, kind in enumerate(INTEGERS):
+        step = kind(number)
+        if number % 2:
+            run.save(step, TREE)
+        else:
+            run.save_async(step, TREE).wait()
+        assert run.steps() == list(range(number + 1))
+        assert run.path(step) == run.folder / str(number)
+        assert run.restore(step=step)["w"].shape == (2,)
+        assert (run.open(step).step, type(run.open(step).step)) == (number, int)
+        checkpoint.save(tmp_path / f"{number}.npz", TREE, step=step)
+        assert checkpoint.open(tmp_path / f"{number}.npz").step == number
+    run.remove(jnp.int32(0))
+    assert run.steps() == list(range(1, len(INTEGERS)))
 
 
-@pytest.mark.parametrize("step", NO_STEPS, ids=repr)
-def test_what_is_no_step(tmp_path, step):
+def test_what_is_no_step(tmp_path):
     run = checkpoint.Manager(tmp_path)
     run.save(3, TREE)
     before = sorted(tmp_path.rglob("*"))
-    for use in (
-        lambda: run.save(step, TREE),
-        lambda: run.save_async(step, TREE),
-        lambda: run.restore(step=step),
-        lambda: run.open(step),
-        lambda: run.remove(step),
-        lambda: run.path(step),
-        lambda: checkpoint.save(tmp_path / "alone", TREE, step=step),
-    ):
-        with pytest.raises(errors.CheckpointArgumentError, match="step"):
-            use()
+    for step in NO_STEPS:
+        for use in (
+            lambda step: run.save(step, TREE),
+            lambda step: run.save_async(step, TREE),
+            lambda step: run.restore(step=step),
+            run.open,
+            run.remove,
+            run.path,
+            lambda step: checkpoint.save(tmp_path / "alone", TREE, step=step),
+        ):
+            with pytest.raises(errors.CheckpointArgumentError, match="step"):
+                use(step)
     assert sorted(tmp_path.rglob("*")) == before
     run.save(2**63 - 1, TREE)
     assert run.steps() == [3, 2**63 - 1]
@@ -71,7 +74,7 @@ def test_a_step_within_jit(tmp_path):
         jax.jit(lambda step: checkpoint.Manager(tmp_path).save(step, TREE))(3)
 
 
-@pytest.mark.parametrize("rules", [[KeepLast(1)], [], [KeepBest("loss")], [KeepEvery(100)]], ids=repr)
+@pytest.mark.parametrize("rules", [[KeepLast(1)], [KeepBest("loss")]], ids=repr)
 def test_an_earlier_step_that_was_just_saved_stays(tmp_path, rules):
     run = checkpoint.Manager(tmp_path, keep=rules)
     run.save(10, TREE, metrics={"loss": 0.0})
@@ -97,9 +100,10 @@ def test_a_step_saved_twice_is_refused_and_the_run_goes_on(tmp_path):
     assert run.leftovers() == []
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("mode", ["min", "max"])
-@pytest.mark.parametrize("kind", [float, np.float16, jnp.float32])
+@pytest.mark.parametrize(
+    ("bad", "mode", "kind"),
+    [(math.nan, "min", float), (math.inf, "max", np.float16), (-math.inf, "min", jnp.float32)],
+)
 def test_a_metric_that_is_not_finite(tmp_path, bad, mode, kind):
     run = checkpoint.Manager(tmp_path, keep=[KeepBest("loss", mode=mode), KeepLast(1)])
     for step, loss in enumerate([0.5, 0.1 if mode == "min" else 0.9, kind(bad), 0.7]):

@@ -140,7 +140,16 @@ def _containers(inner):
 
 def trees():
     """Draw trees of anything that can be saved."""
-    return st.recursive(numpy_arrays() | jax_arrays() | PLAIN | st.none(), _containers, max_leaves=8)
+    return st.recursive(numpy_arrays() | jax_arrays() | PLAIN | st.none(), _containers, max_leaves=8).filter(_flattens)
+
+
+def _flattens(tree):
+    """Whether JAX takes it: a frozen dict makes a plain one of an ordered one, with whatever keys that has."""
+    try:
+        jax.tree.leaves(tree)
+    except ValueError:
+        return False
+    return True
 
 
 def bare(tree):
