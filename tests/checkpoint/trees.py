@@ -161,7 +161,8 @@ def bare(tree):
     if isinstance(tree, jax.Array):
         return tree if is_key(tree) else np.asarray(tree)
     if isinstance(tree, FrozenDict):
-        return FrozenDict({key: bare(child) for key, child in tree.unfreeze().items()})
+        children, structure = jax.tree.flatten(tree, is_leaf=lambda node: node is not tree)
+        return jax.tree.unflatten(structure, map(bare, children))  # whose constructor would change what is in it
     if isinstance(tree, collections.defaultdict):
         return collections.defaultdict(tree.default_factory, {key: bare(child) for key, child in tree.items()})
     if isinstance(tree, dict):
