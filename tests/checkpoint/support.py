@@ -39,8 +39,7 @@ def same_leaf(one, other):
     if not hasattr(one, "dtype"):
         return type(one) is type(other) and repr(one) == repr(other)
     one, other = np.asarray(one), np.asarray(other)
-    native = one.astype(one.dtype.newbyteorder("="))
-    return native.dtype == other.dtype and one.shape == other.shape and native.tobytes() == other.tobytes()
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
 def assert_same(one, other):

@@ -103,7 +103,7 @@ def test_chunks(tmp_path, monkeypatch, size):
     manifest = checkpoint.open(tmp_path / "one.safetensors").manifest
     path = tmp_path / "one.msgpack"
     _msgpack_write.write_msgpack(
-        path, _msgpack_write.flax_layout(made), manifest, described.__getitem__, chunk_bytes=size
+        path, _msgpack_write.flax_layout(made, manifest.records), manifest, described.__getitem__, chunk_bytes=size
     )
     assert path.read_bytes() == flax.serialization.to_bytes(made)
     assert_same(checkpoint.restore(path)["a"], made["a"])

@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 import xxhash
 
-from batiste.checkpoint._types import NumpyArray, Record
+from batiste.checkpoint._types import Form, NumpyArray, Record
 from batiste.errors import RefusedCheckpointError, RemoteShardsError
 from batiste.tree import LazyArray
 
@@ -34,9 +34,12 @@ __all__ = [
     "digest_array",
     "digest_bytes",
     "dtype_by_name",
+    "form_of",
+    "in_form",
     "is_jax_array",
     "is_key",
     "is_key_dtype",
+    "is_plain_array",
     "key_data",
     "to_host",
     "wrap_key",
@@ -85,6 +88,28 @@ BYTES_BY_DTYPE: Final[Mapping[str, int]] = types.MappingProxyType(
 def dtype_by_name(name: str) -> np.dtype[Any]:
     """Return the dtype of a name that is one of ``BYTES_BY_DTYPE``."""
     return _DTYPES[name]
+
+
+def in_form(array: NumpyArray, form: Form | None) -> Any:
+    """Return an array from the disk as what was saved: a scalar of NumPy, or an array in a byte order of its own."""
+    if form is None:
+        return array
+    return array[()] if form == "scalar" else array.astype(array.dtype.newbyteorder(form))
+
+
+def form_of(leaf: Any) -> Form | None:
+    """Return what a leaf is for NumPy beside an array in the machine's byte order; None for all other leaves."""
+    if isinstance(leaf, np.generic):
+        return "scalar"
+    if not isinstance(leaf, np.ndarray):
+        return None
+    dtype = cast("NumpyArray", leaf).dtype
+    return None if dtype.isnative else "big" if dtype.str[0] == ">" else "little"
+
+
+def is_plain_array(leaf: Any) -> bool:
+    """Return whether a leaf is an array of NumPy and no more: none with a mask, and no matrix."""
+    return type(leaf) in (np.ndarray, np.memmap)
 
 
 def is_key_dtype(dtype: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from batiste.checkpoint._detect import holds_checkpoint
 from batiste.checkpoint._files import cleanup, leftovers, remove, resolve
 from batiste.checkpoint._policies import PolicyLike
 from batiste.checkpoint._restore import restore
-from batiste.checkpoint._retention import KeepRule, Saved, kept
+from batiste.checkpoint._retention import METRICS, KeepRule, Saved, as_rules, kept, misnamed
+from batiste.checkpoint._savable import as_json, as_metrics, as_step
 from batiste.checkpoint._save import save, save_async
 from batiste.checkpoint._target import ShardingsLike
-from batiste.errors import BatisteError, CheckpointArgumentError, NoStepError
+from batiste.errors import BatisteError, BatisteWarning, CheckpointArgumentError, NoStepError
 
 __all__ = ["Manager"]
 
@@ -26,12 +28,17 @@ class Manager:
     """Saves, finds and removes the checkpoints of a run.
 
     A step is there from the moment its save is complete; saves that were interrupted are not seen, and stay until
-    ``cleanup`` is called. Runs that Orbax's ``CheckpointManager`` wrote can be read.
+    ``cleanup`` is called. Runs that Orbax's ``CheckpointManager`` wrote can be read. Wherever a step is taken, it is an
+    integer from 0 on, of Python, NumPy or JAX: ``state.step`` is one.
 
     Args:
       folder: the folder of the run; made by the first save.
-      keep: rules for the steps to keep; None keeps all. The latest step is always kept.
+      keep: rules for the steps to keep; None keeps all. The latest step is always kept, and so is the one that this
+        manager has saved last, which may be an earlier step.
       clock: seconds since 1970.
+
+    Raises:
+      CheckpointArgumentError: if ``keep`` are no rules, or the clock cannot be called.
     """
 
     def __init__(
@@ -42,9 +49,15 @@ class Manager:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = resolve(folder)
-        self._keep = None if keep is None else tuple(keep)
+        self._keep = as_rules(keep)
+        if not callable(clock):
+            cure = "Pass a function that returns seconds, such as `time.time`."
+            raise CheckpointArgumentError(argument="clock", value=repr(clock), reason="it cannot be called", cure=cure)
         self._clock = clock
+        self._told: set[str] = set()  # the metrics that a warning was about
+        self._newest: int | None = None  # the step that was saved last
         self._pending: SaveHandle | None = None
+        self._pending_step: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -53,7 +66,7 @@ class Manager:
 
     def path(self, step: int) -> Path:
         """Return where a step is saved."""
-        return self._folder / str(step)
+        return self._folder / str(as_step(step))
 
     def steps(self) -> list[int]:
         """Return the steps that are complete, in order."""
@@ -83,8 +96,9 @@ class Manager:
         Args:
           step: the training step.
           tree: any pytree of arrays, typed random keys, numbers and strings.
-          metrics: numbers that ``KeepBest`` looks at.
-          metadata: anything that JSON can hold.
+          metrics: real numbers by name, of Python, NumPy or JAX, that ``KeepBest`` looks at; they are kept in the
+            metadata as ``metrics``. One that is NaN or infinite is saved, and is never the best.
+          metadata: as ``batiste.checkpoint.save`` takes it.
           overwrite: whether to replace the step where it is saved already.
           **options: every other argument of ``batiste.checkpoint.save``.
 
@@ -92,7 +106,9 @@ class Manager:
           BatisteError: as ``batiste.checkpoint.save`` does, or what an earlier ``save_async`` ended with.
         """
         self.wait()
-        save(self._at(step), tree, overwrite=overwrite, **self._options(step, metrics, metadata), **options)
+        more = self._options(step, metrics, metadata)
+        save(self.path(step), tree, overwrite=overwrite, **more, **options)
+        self._newest = more["step"]
         self.prune()
 
     def save_async(
@@ -115,7 +131,8 @@ class Manager:
         """
         self.wait()
         more = self._options(step, metrics, metadata)
-        self._pending = save_async(self._at(step), tree, overwrite=overwrite, **more, **options)
+        self._pending = save_async(self.path(step), tree, overwrite=overwrite, **more, **options)
+        self._pending_step = more["step"]
         return self._pending
 
     def wait(self) -> None:
@@ -127,6 +144,7 @@ class Manager:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.wait()
+            self._newest = self._pending_step
             self.prune()
 
     def open(self, step: int | None = None) -> Checkpoint:
@@ -163,7 +181,8 @@ class Manager:
     def prune(self) -> list[int]:
         """Remove the steps that no rule keeps, and return them.
 
-        A step whose manifest cannot be read is left where it is: it is not for a rule to remove what is damaged.
+        A step whose manifest cannot be read is left where it is: it is not for a rule to remove what is damaged. A
+        warning names the metric of a ``KeepBest`` that no step has, where the steps have one of nearly the same name.
         """
         if self._keep is None:
             return []
@@ -174,8 +193,16 @@ class Manager:
             except BatisteError:
                 continue
             saved.append(Saved(step, manifest.saved_at, manifest.metadata))
+        for metric, other in misnamed(self._keep, saved).items():
+            if metric not in self._told:
+                self._told.add(metric)
+                text = (
+                    f"KeepBest({metric!r}) removes nothing: no step in {self._folder} has this metric. "
+                    f"They have {other!r}."
+                )
+                warnings.warn(text, BatisteWarning, stacklevel=3)
         keep = kept(self._keep, saved, self._clock())
-        gone = [row.step for row in saved if row.step not in keep]
+        gone = [row.step for row in saved if row.step not in keep and row.step != self._newest]
         for step in gone:
             remove(self.path(step))
         return gone
@@ -200,24 +227,23 @@ class Manager:
         self.wait()
         return cleanup(self._folder)
 
-    def _at(self, step: int) -> Path:
-        if step < 0:
-            raise CheckpointArgumentError(
-                argument="step", value=step, reason="steps are counted from 0", cure="Pass the step."
-            )
-        return self.path(step)
-
     def _options(
         self, step: int, metrics: Mapping[str, float] | None, metadata: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        more = {} if metrics is None else {"metrics": {name: float(value) for name, value in metrics.items()}}
-        return {"step": step, "metadata": {**(metadata or {}), **more}, "clock": self._clock}
+        known = {} if metadata is None else as_json(metadata)
+        if metrics is not None and METRICS in known:
+            reason = "the metrics of the step would take its place"
+            cure = "Give them as `metrics` alone, or what is in the metadata another name."
+            raise CheckpointArgumentError(argument="metadata['metrics']", value="saved", reason=reason, cure=cure)
+        more = {} if metrics is None else {METRICS: as_metrics(metrics)}
+        return {"step": as_step(step), "metadata": {**known, **more}, "clock": self._clock}
 
     def _find(self, step: int | None) -> Path:
         steps = self.steps()
         if not steps:
             cure = "A save that was interrupted is not counted; check the folder, or save a step first."
             raise NoStepError(folder=self._folder, found="no complete checkpoint", cure=cure)
+        step = None if step is None else as_step(step)
         if step is not None and step not in steps:
             known = ", ".join(map(str, steps[-10:]))
             raise NoStepError(

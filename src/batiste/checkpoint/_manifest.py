@@ -16,21 +16,34 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
+import struct
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, cast
 
-from batiste.checkpoint._arrays import BYTES_BY_DTYPE, digest_bytes
+from batiste.checkpoint._arrays import BYTES_BY_DTYPE, digest_bytes, dtype_by_name
 from batiste.checkpoint._types import PythonKind, Record
 from batiste.errors import CheckpointFormatError, DamagedCheckpointError, RefusedCheckpointError
 
-__all__ = ["MANIFEST_NAME", "MAX_DEPTH", "MAX_MANIFEST_BYTES", "Manifest", "check_paths", "looks_like_manifest"]
+__all__ = [
+    "MANIFEST_NAME",
+    "MAX_DEPTH",
+    "MAX_MANIFEST_BYTES",
+    "MAX_RANK",
+    "Manifest",
+    "check_paths",
+    "looks_like_manifest",
+]
 
 MANIFEST_NAME: Final = "batiste.json"
 VERSION: Final = 1
 MAX_MANIFEST_BYTES: Final = 1 << 28
 MAX_DEPTH: Final = 200
+MAX_RANK: Final = 32
+_LONG: Final = 1024  # bits of an integer that is written as hexadecimal digits: there is a limit on decimal ones
+_NAN: Final = struct.pack(">d", float("nan"))
 _dump: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _START: Final = '{"format":"batiste.checkpoint"'
 _HEAD: Final = re.compile(r'\{"format":"batiste\.checkpoint","version":([0-9]{1,9}),"digest":"([0-9a-f]{32})",')
@@ -82,13 +95,15 @@ class Manifest:
 
     def to_text(self) -> str:
         """Return the manifest as JSON text with its digest, one leaf a line."""
+        metadata, odd = _without_odd(self.metadata)
         head = {
             "step": self.step,
             "saved_at": self.saved_at,
             "versions": self.versions,
-            "metadata": self.metadata,
+            "metadata": metadata,
             "storage": self.storage,
             "layers": self.layers,
+            **({"odd": odd} if odd else {}),
         }
         tables = {
             "leaves": {path: _record_text(record) for path, record in self.records.items()},
@@ -130,7 +145,7 @@ class Manifest:
             return _from_json(json.loads(text), where)
         except RecursionError:
             raise _refused(where, "its manifest is nested too deeply") from None
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise _refused(where, f"its manifest is not well formed ({type(error).__name__}: {error})") from None
 
 
@@ -172,15 +187,31 @@ def _record_text(record: Record) -> str:
     if record.kind is not None:
         value = record.value
         if record.kind == "float":
-            value = repr(value)
+            value = _float_text(value)
         elif record.kind == "complex":
-            value = [repr(value.real), repr(value.imag)]
+            value = [_float_text(value.real), _float_text(value.imag)]
+        elif record.kind == "int" and value.bit_length() > _LONG:
+            value = hex(value)
         elif record.kind == "bytes":
             value = value.hex()
         return _dump({"python": record.kind, "value": value})
     shape = ",".join(map(str, record.shape))
     key = "" if record.key is None else f',"key":{_dump(record.key)}'
-    return f'{{"shape":[{shape}],"dtype":"{record.dtype}","bytes":{record.bytes},"xxh3_128":"{record.digest}"{key}}}'
+    form = "" if record.form is None else f',"form":"{record.form}"'
+    start = f'{{"shape":[{shape}],"dtype":"{record.dtype}","bytes":{record.bytes},"xxh3_128":"{record.digest}"'
+    return f"{start}{key}{form}}}"
+
+
+def _float_text(value: float) -> str:
+    """A number as Python writes it; of a NaN that is not Python's own, the bits."""
+    bits = struct.pack(">d", value)
+    return repr(value) if value == value or bits == _NAN else bits.hex()  # noqa: PLR0124 - only NaN is not
+
+
+def _float_value(text: Any) -> float:
+    if type(text) is str and len(text) == 16 and re.fullmatch("[7f]ff[0-9a-f]{13}", text):
+        return float(struct.unpack(">d", bytes.fromhex(text))[0])
+    return float(str(text))
 
 
 def _record_from_json(row: dict[str, Any]) -> Record:
@@ -195,7 +226,7 @@ def _record_from_json(row: dict[str, Any]) -> Record:
             message = f"shape {shape}"
             raise ValueError(message)
         count *= extent
-    if type(size) is not int or size != count or len(shape) > 32:
+    if type(size) is not int or size != count or len(shape) > MAX_RANK:
         message = f"{size} bytes for {dtype}{list(shape)}"
         raise ValueError(message)
     if type(digest) is not str or len(digest) != 32:
@@ -205,14 +236,21 @@ def _record_from_json(row: dict[str, Any]) -> Record:
     if key is not None and (type(key) is not str or dtype != "uint32" or not shape):
         message = f"random keys of {dtype}{list(shape)}"
         raise ValueError(message)
-    return Record(shape, dtype, size, digest, key)
+    form = row.get("form")
+    swaps = form in ("big", "little") and dtype_by_name(dtype).isbuiltin == 1
+    if not (form is None or swaps or (form == "scalar" and not shape)):
+        message = f"an array of the form {form!r}"
+        raise ValueError(message)
+    return Record(shape, dtype, size, digest, key, form=form)
 
 
 def _python_value(kind: str, value: Any) -> Any:
     if kind == "float":
-        return float(str(value))
+        return _float_value(value)
     if kind == "complex":
-        return complex(float(value[0]), float(value[1]))
+        return complex(_float_value(value[0]), _float_value(value[1]))
+    if kind == "int" and type(value) is str:
+        return int(value, 16)
     if kind == "bytes":
         return bytes.fromhex(value)
     if type(value) is not _PYTHON_TYPES[kind]:
@@ -242,12 +280,45 @@ def _from_json(body: dict[str, Any], where: str) -> Manifest:
         step=None if body["step"] is None else int(body["step"]),
         saved_at=float(body["saved_at"]),
         versions=dict(body["versions"]),
-        metadata=dict(body["metadata"]),
+        metadata=_with_odd(dict(body["metadata"]), body.get("odd", [])),
         axes=axes,
         layers=layers,
         storage=dict(body["storage"]),
         files={name: (int(size), str(digest)) for name, (size, digest) in body["files"].items()},
     )
+
+
+def _without_odd(metadata: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """Metadata as JSON has it: null where a number is NaN or infinite, and these numbers in a list beside."""
+    odd: list[Any] = []
+
+    def plain(value: Any, keys: tuple[str | int, ...]) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(child, (*keys, key)) for key, child in cast("dict[str, Any]", value).items()}
+        if isinstance(value, list):
+            return [plain(child, (*keys, at)) for at, child in enumerate(cast("list[Any]", value))]
+        if isinstance(value, float) and not math.isfinite(value):
+            odd.append([list(keys), repr(value)])
+            return None
+        return value
+
+    try:
+        _dump(metadata)
+    except ValueError:
+        return plain(metadata, ()), odd
+    return metadata, odd
+
+
+def _with_odd(metadata: dict[str, Any], odd: list[Any]) -> dict[str, Any]:
+    for (*above, last), number in odd:
+        level: Any = metadata
+        for key in above:
+            level = level[key]
+        if level[last] is not None:
+            message = f"metadata at {last!r}"
+            raise ValueError(message)
+        level[last] = float(number)
+    return metadata
 
 
 def _are(names: Any, *kinds: type[Any]) -> bool:

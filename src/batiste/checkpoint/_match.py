@@ -12,18 +12,18 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-import jax
 import numpy as np
 
 from batiste.checkpoint._arrays import dtype_by_name
 from batiste.checkpoint._layouts import Layers, find_layers
 from batiste.checkpoint._manifest import Manifest
 from batiste.checkpoint._policies import Policies
-from batiste.checkpoint._target import Target, Wanted, python_value
+from batiste.checkpoint._target import Target, Wanted, held, python_value
 from batiste.checkpoint._types import NumpyArray, Record
 
-__all__ = ["Match", "Origin", "fit", "match"]
+__all__ = ["Match", "Origin", "advice", "fit", "match"]
 
+_MOST_PATTERNS: Final = 3
 _NOTHING: Final = "nothing"
 _WIDE: Final = ("int64", "uint64", "float64", "complex128")  # JAX holds them only where it is told to
 
@@ -35,7 +35,7 @@ class Origin:
     Attributes:
       sources: leaves of the checkpoint: one; several that are stacked; none for ``init`` and ``zeros``.
       layer: the layer of a stacked source that is taken; None for the whole.
-      policy: ``"init"`` or ``"zeros"`` where there is no source.
+      policy: ``"init"`` or ``"zeros"`` where no source is used.
     """
 
     sources: tuple[str, ...] = ()
@@ -45,20 +45,26 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Match:
-    """The plan of a restore: the origins by the target's paths, and a line for each leaf that cannot be restored."""
+    """The plan of a restore.
+
+    Attributes:
+      origins: by the target's paths.
+      problems: a line for each leaf that cannot be restored.
+      reshaped: the target's paths among them whose arrays have other shapes in the checkpoint.
+    """
 
     origins: dict[str, Origin]
     problems: list[str]
+    reshaped: list[str] = dataclasses.field(default_factory=list[str])
 
 
 def match(target: Target, manifest: Manifest, policies: Policies) -> Match:
     """Compare a target with a checkpoint.
 
     Raises:
-      UnmatchedPolicyError: if a pattern matches no leaf of either.
+      UnmatchedPolicyError: if a pattern matches no leaf of either, or allows what is nowhere the case.
     """
     wanted, records = target.wanted, manifest.records
-    policies.check_used({**wanted, **records})
     origins = {path: Origin((found,)) for path in wanted if (found := _same(path, records)) is not None}
     used = {source for origin in origins.values() for source in origin.sources}
     missing = {
@@ -69,22 +75,50 @@ def match(target: Target, manifest: Manifest, policies: Policies) -> Match:
         origins.update(_from_layers(layers))
         used.update((layers.stacked,) if layers.from_stacked else layers.apart)
     problems: list[str] = []
+    reshaped: list[str] = []
     for path, row in wanted.items():
         if path in origins:
-            problems.extend(_differences(path, row, _found(origins[path], records), policies))
-            continue
-        policy = policies.choose("missing", path)
-        origins[path] = Origin(policy=policy)
-        if policy == "error":
-            problems.append(_line(path, row.record, _NOTHING))
-        elif policy == "init" and not row.has_value:
-            problems.append(f"{_line(path, row.record, _NOTHING)}, and the target has no value to keep")
+            found = _found(origins[path], records)
+            if _is_same(row, found):
+                continue
+            policy = policies.choose("shape", path) if _is_reshaped(row, found) else ""
+            if policy == "init":
+                origins[path] = Origin(policy=policy)
+                problems.extend(_without_source(path, row, policy, found))
+                continue
+            lines = list(_differences(path, row, found, policies))
+            reshaped.extend([path] if lines and policy == "error" else [])
+            problems.extend(lines)
+        else:
+            policy = policies.choose("missing", path)
+            origins[path] = Origin(policy=policy)
+            problems.extend(_without_source(path, row, policy, _NOTHING))
     problems.extend(
         _line(path, _NOTHING, record)
         for path, record in records.items()
         if path not in used and policies.choose("extra", path) == "error"
     )
-    return Match(origins, problems)
+    policies.check_used({**wanted, **records})
+    return Match(origins, problems, reshaped)
+
+
+def advice(plan: Match, target: Target) -> str:
+    """Return what to write for the leaves of other shapes, so that the target's own are kept; "" where there are none.
+
+    A level all of whose leaves have other shapes is one pattern; of more than three, the first is an example.
+    """
+    reshaped = set(plan.reshaped)
+    levels: dict[str, bool] = {}
+    for path in target.wanted:
+        above = path.rpartition("/")[0]
+        levels[above] = levels.get(above, True) and path in reshaped
+    patterns: dict[str, None] = {}
+    for path in plan.reshaped:
+        above = path.rpartition("/")[0]
+        patterns[f"{above}/*" if above and levels[above] else path] = None
+    shown = list(patterns) if len(patterns) <= _MOST_PATTERNS else list(patterns)[:1]
+    table = ", ".join(f'"{pattern}": "init"' for pattern in shown)
+    return f" `shape={{{table}}}` keeps the target's leaves there." if shown else ""
 
 
 def fit(array: NumpyArray, wanted: Wanted) -> NumpyArray:
@@ -124,17 +158,32 @@ def _found(origin: Origin, records: dict[str, Record]) -> Record:
     return first
 
 
+def _is_reshaped(wanted: Wanted, found: Record) -> bool:
+    return wanted.is_array and found.kind is None and wanted.record.shape != found.shape
+
+
+def _without_source(path: str, wanted: Wanted, policy: str, found: Record | str) -> Iterable[str]:
+    """A line where a leaf is not in the checkpoint, and cannot be made without it."""
+    line = _line(path, wanted, found)
+    if policy == "error":
+        yield line
+    elif policy == "init" and not wanted.has_value:
+        yield f"{line}, and the target has no value to keep"
+    elif policy == "zeros" and wanted.record.kind is None and not wanted.is_array:
+        yield f"{line}, and there is no zero of that type"
+    elif policy == "zeros" and wanted.is_jax and not held(wanted.record):
+        yield f"{line}, and JAX holds {wanted.record.dtype} only with `jax_enable_x64`"
+
+
 def _differences(path: str, wanted: Wanted, found: Record, policies: Policies) -> Iterable[str]:
     """A line where a leaf differs in a way that no policy allows."""
     record = wanted.record
-    if _is_same(wanted, found):
-        return
-    line = _line(path, record, found)
+    line = _line(path, wanted, found)
     if record.kind is not None or found.kind is not None:
         if not _plain_fits(wanted, found):
             yield line
         return
-    if not wanted.is_jax and not hasattr(wanted.leaf, "dtype"):
+    if not wanted.is_array:
         yield line
         return
     if record.key != found.key and not (found.key is None and found.digest is None):  # other formats may not know keys
@@ -150,7 +199,7 @@ def _differences(path: str, wanted: Wanted, found: Record, policies: Policies) -
             return
     if record.dtype != found.dtype and (record.key is not None or policies.choose("dtype", path) != "cast"):
         yield line
-    elif wanted.is_jax and jax.dtypes.canonicalize_dtype(dtype_by_name(record.dtype)) != dtype_by_name(record.dtype):
+    elif wanted.is_jax and not held(record):
         yield f"{line}, and JAX holds {record.dtype} only with `jax_enable_x64`"
 
 
@@ -161,7 +210,8 @@ def _is_same(wanted: Wanted, found: Record) -> bool:
         record.kind is None
         and found.kind is None
         and (record.shape, record.dtype, record.key) == (found.shape, found.dtype, found.key)
-        and (hasattr(wanted.leaf, "dtype") if not wanted.is_jax else record.dtype not in _WIDE)
+        and wanted.is_array
+        and not (wanted.is_jax and record.dtype in _WIDE)
     )
 
 
@@ -171,11 +221,14 @@ def _plain_fits(wanted: Wanted, found: Record) -> bool:
     if record.kind is not None and found.kind is not None:
         return record.kind == found.kind or python_value(record.kind, found.value) is not None
     if record.kind is not None:
-        return found.shape == () and python_value(record.kind, np.zeros((), dtype_by_name(found.dtype))) is not None
-    if record.shape != () or record.key is not None or not hasattr(wanted.leaf, "dtype"):
+        exact = record.kind not in ("float", "complex") or found.dtype not in ("int64", "uint64")
+        zero = np.zeros((), dtype_by_name(found.dtype))
+        return exact and found.shape == () and found.key is None and python_value(record.kind, zero) is not None
+    if record.shape != () or record.key is not None or not wanted.is_array:
         return False
     try:
-        value = np.asarray(found.value, dtype_by_name(record.dtype))
+        with np.errstate(all="ignore"):
+            value = np.asarray(found.value, dtype_by_name(record.dtype))
     except (OverflowError, TypeError, ValueError):
         return False
     if found.kind == "float" and type(value.item()) is float:  # rounded, as JAX rounds a number of Python
@@ -183,5 +236,5 @@ def _plain_fits(wanted: Wanted, found: Record) -> bool:
     return found.kind in ("bool", "int", "float", "complex") and value.item() == found.value
 
 
-def _line(path: str, wanted: Record | str, found: Record | str) -> str:
+def _line(path: str, wanted: Wanted | str, found: Record | str) -> str:
     return f"  {path}: the target has {wanted}, the checkpoint has {found}"

@@ -83,6 +83,7 @@ class _Array:
     shape: tuple[int, ...]
     dtype: str
     spans: tuple[_Span, ...]
+    is_scalar: bool = False
 
 
 class _Broken(Exception):
@@ -167,7 +168,7 @@ class _Walker:
             message = f"extension {code}"
             raise _Broken(message)
         shape, dtype, span = cast("list[Any]", parts)
-        found = _Array(tuple(shape), "bool" if dtype == "bool_" else dtype, (span,))
+        found = _Array(tuple(shape), "bool" if dtype == "bool_" else dtype, (span,), is_scalar=code == 3)
         _check(found)
         return found
 
@@ -283,7 +284,8 @@ class MsgpackSource:
         elif isinstance(node, _Array):
             self._arrays[path] = node
             size = sum(span.end - span.begin for span in node.spans)
-            self._manifest.records[path] = Record(node.shape, node.dtype, size)
+            form = "scalar" if node.is_scalar and not node.shape else None
+            self._manifest.records[path] = Record(node.shape, node.dtype, size, form=form)
         else:
             if isinstance(node, _Span):
                 with self._path.open("rb") as file:

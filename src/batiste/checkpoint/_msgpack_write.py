@@ -19,13 +19,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final, TypeAlias, cast
 
-import numpy as np
-
 from batiste.checkpoint._arrays import as_bytes
 from batiste.checkpoint._manifest import Manifest
 from batiste.checkpoint._msgpack import CHUNKED
-from batiste.checkpoint._structure import children_of, is_box, is_leaf, unbox
-from batiste.checkpoint._types import NumpyArray
+from batiste.checkpoint._structure import children_of, is_box, is_leaf, is_mapping, unbox
+from batiste.checkpoint._types import NumpyArray, Record
 from batiste.errors import UnsavableLeafError, UnsavableTreeError
 from batiste.tree import join_path
 
@@ -41,22 +39,30 @@ _FIXED: Final[Mapping[int, int]] = MappingProxyType({1: 0xD4, 2: 0xD5, 4: 0xD6, 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Place:
-    """Where a leaf goes: its path, and whether it is one of NumPy's scalars."""
+    """Where a leaf goes, by its path."""
 
     path: str
-    is_scalar: bool
 
 
 Layout: TypeAlias = dict[str, "Layout | Place | None"]
 """The maps of the file, in their order, with places for the leaves."""
 
 
-def flax_layout(tree: Any) -> Layout:
+def flax_layout(tree: Any, records: Mapping[str, Record]) -> Layout:
     """Return what Flax makes of a tree, with places for its leaves.
+
+    Args:
+      tree: what is saved.
+      records: what its leaves are.
 
     Raises:
       UnsavableTreeError: if the tree is a leaf alone.
+      UnsavableLeafError: if an integer has more than 64 bits.
     """
+    long = [path for path, row in records.items() if row.kind == "int" and row.value not in _WHOLE]
+    if long:
+        lines = "\n".join(f"  {path}: an int of more than 64 bits" for path in long)
+        raise UnsavableLeafError(count=len(long), lines=lines)
     made = _layout(tree, ())
     if not isinstance(made, dict):
         raise UnsavableTreeError(path="", reason="a MessagePack file of Flax is a dict, and this is one leaf")
@@ -71,6 +77,7 @@ def losses(manifest: Manifest) -> list[str]:
         "metadata": list(manifest.metadata),
         "logical names of axes": list(manifest.axes),
         "the type of random keys": keys,
+        "the byte order": [path for path, record in manifest.records.items() if record.form in ("big", "little")],
     }
     return [f"{what}: {', '.join(names)}" for what, names in found.items() if names]
 
@@ -92,15 +99,8 @@ def write_msgpack(
       fetch: returns the array at a path, in C order.
       chunk_bytes: the size above which an array is written in chunks.
 
-    Raises:
-      UnsavableLeafError: if an integer has more than 64 bits.
     """
     records = manifest.records
-    long = [path for path, row in records.items() if row.kind == "int" and row.value not in _WHOLE]
-    if long:
-        raise UnsavableLeafError(
-            count=len(long), lines="\n".join(f"  {path}: an int of more than 64 bits" for path in long)
-        )
 
     def write(file: BinaryIO, node: Layout | Place | None) -> None:
         if isinstance(node, dict):
@@ -114,7 +114,7 @@ def write_msgpack(
             file.write(_plain(records[node.path].value))
         else:
             array = fetch(node.path)
-            file.writelines(_array(array, _SCALAR if node.is_scalar else _ARRAY, chunk_bytes))
+            file.writelines(_array(array, _SCALAR if records[node.path].form == "scalar" else _ARRAY, chunk_bytes))
 
     with file_path.open("wb") as file:
         write(file, layout)
@@ -126,11 +126,11 @@ def _layout(node: Any, parts: tuple[str, ...]) -> Layout | Place | None:
     if is_box(node):
         return {"value": _layout(unbox(node), parts)}
     if is_leaf(node):
-        return Place(join_path(parts), isinstance(node, np.generic))
-    if isinstance(node, Mapping):
+        return Place(join_path(parts))
+    if is_mapping(node):  # in an order of its own
         mapping = cast("Mapping[Any, Any]", node)
         return {str(key): _layout(child, (*parts, str(key))) for key, child in mapping.items()}
-    return {name: _layout(child, (*parts, name)) for name, child in children_of(node, join_path(parts))}
+    return {name: _layout(child, (*parts, name)) for name, child in children_of(node)}
 
 
 def _array(array: NumpyArray, code: int, chunk_bytes: int) -> Iterator[bytes | memoryview]:

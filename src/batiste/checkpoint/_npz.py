@@ -32,10 +32,10 @@ from batiste.checkpoint._arrays import BYTES_BY_DTYPE, as_bytes, digest_array, d
 from batiste.checkpoint._directory import allowance
 from batiste.checkpoint._manifest import MAX_MANIFEST_BYTES, Manifest, check_paths
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
-from batiste.errors import CheckpointFormatError, DamagedCheckpointError, RefusedCheckpointError, UnsavableTreeError
+from batiste.errors import CheckpointFormatError, DamagedCheckpointError, RefusedCheckpointError
 from batiste.tree import join_path
 
-__all__ = ["NpzSource", "check_names", "write_npz"]
+__all__ = ["NpzSource", "write_npz"]
 
 _COMMENT: Final = re.compile(rb"batiste\.checkpoint ([0-9]{20}) ([0-9]{20}) ([0-9a-f]{32})")
 _COMMENT_LENGTH: Final = 93
@@ -43,17 +43,6 @@ _DIGEST_LENGTH: Final = 32
 _MOST_HEADER: Final = 1 << 16
 _MOST_INT: Final = 1 << 63
 _BROKEN: Final = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
-
-
-def check_names(records: Mapping[str, Record]) -> None:
-    """Refuse what no zip can name.
-
-    Raises:
-      UnsavableTreeError: if a name has a null character.
-    """
-    for path in records:
-        if "\0" in path:
-            raise UnsavableTreeError(path=path, reason="a zip has no names with a null character")
 
 
 def write_npz(file_path: Path, manifest: Manifest, fetch: Callable[[str], NumpyArray], *, compress: bool) -> None:

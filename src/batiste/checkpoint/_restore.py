@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from batiste.checkpoint._arrays import dtype_by_name, wrap_key
+from batiste.checkpoint._arrays import dtype_by_name, in_form, wrap_key
 from batiste.checkpoint._checkpoint import Checkpoint, open  # noqa: A004 - this package's own
-from batiste.checkpoint._match import Match, Origin, fit, match
+from batiste.checkpoint._match import Match, Origin, advice, fit, match
 from batiste.checkpoint._policies import Policies, PolicyLike
 from batiste.checkpoint._structure import rebuild
-from batiste.checkpoint._target import ShardingsLike, Target, Wanted, own_sharding, place, python_value, sharding_rule
+from batiste.checkpoint._target import ShardingsLike, Target, Wanted, own_sharding, place, placements, python_value
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
-from batiste.errors import CheckpointArgumentError, CheckpointMismatchError, DamagedCheckpointError
+from batiste.errors import CheckpointMismatchError, DamagedCheckpointError
 
 __all__ = ["restore"]
 
@@ -34,10 +34,11 @@ def restore(
 ) -> Any:
     """Restore a checkpoint of any known format.
 
-    Without a target, the tree as it was saved: NumPy arrays in dicts, lists, tuples and named tuples, on whatever mesh
-    it was saved and with no device asked. With a target (variables, a train state, or the shapes that
-    ``jax.eval_shape`` gives), the target's own tree, in which every leaf was found in the checkpoint with its shape
-    and dtype, or a policy says otherwise. Layers that one side has stacked and the other apart are converted.
+    Without a target, the tree as it was saved: NumPy arrays in dicts, lists, tuples, named tuples and the mappings of
+    ``collections``, on whatever mesh it was saved and with no device asked. With a target (variables, a train state, or
+    the shapes that ``jax.eval_shape`` gives), the target's own tree, in which every leaf was found in the checkpoint
+    with its shape and dtype, or a policy says otherwise. Layers that one side has stacked and the other apart are
+    converted.
 
     Args:
       path: the checkpoint, or one that is open.
@@ -45,16 +46,23 @@ def restore(
         ``jax.ShapeDtypeStruct`` with a sharding is honoured), a NumPy array, a typed random key, a number.
       missing: for leaves that only the target has: ``"error"``, ``"init"`` (keep the target's value), ``"zeros"``.
       extra: for leaves that only the checkpoint has: ``"error"``, ``"drop"``.
-      shape: for leaves of another shape: ``"error"``, ``"pad"`` (with zeros), ``"slice"``.
+      shape: for leaves of another shape: ``"error"``, ``"init"`` (keep the target's value), ``"pad"`` (with zeros),
+        ``"slice"``.
       dtype: for leaves of another dtype: ``"error"``, ``"cast"``.
-      shardings: where arrays go: one sharding, shardings by pattern, or a function of path and shape; they come before
-        the target's own.
+      shardings: where arrays go: one sharding, shardings by pattern (the first that matches counts), a tree of them as
+        ``shard.shardings`` makes, or a function of path and shape; they come before the target's own. Arrays without
+        one stay where they would be.
       verify: whether to check digests. With them, each array is read whole before its shards are cut from it; without,
         each shard is read alone.
 
-    Each policy may also be a dict from patterns to policies, of which the first that matches counts.
+    Each policy may also be a dict from patterns to policies, of which the first that matches counts. A policy without a
+    target has nothing to decide.
 
     Raises:
+      UnknownPolicyError: if a policy is not known.
+      UnmatchedPolicyError: if a pattern matches no leaf, or allows what is nowhere the case.
+      CheckpointArgumentError: if ``shardings`` are none, or cannot hold their arrays; or if there is a policy and no
+        target.
       CheckpointMismatchError: if the checkpoint does not fit the target; the error has a line for every leaf.
       DamagedCheckpointError: if what would be restored is not what was saved; the error names every leaf and file.
       CheckpointNotFoundError: if there is nothing.
@@ -63,45 +71,51 @@ def restore(
     checkpoint = path if isinstance(path, Checkpoint) else open(path)
     policies = Policies.of(missing=missing, extra=extra, shape=shape, dtype=dtype)
     if target is None:
+        policies.check_without_target()
         return _restore_all(checkpoint, shardings, verify=verify)
     goal = Target(target)
     plan = match(goal, checkpoint.manifest, policies)
     if plan.problems:
-        raise CheckpointMismatchError(path=checkpoint.path, count=len(plan.problems), lines="\n".join(plan.problems))
+        raise CheckpointMismatchError(
+            path=checkpoint.path,
+            count=len(plan.problems),
+            lines="\n".join(plan.problems),
+            advice=advice(plan, goal),
+        )
     return goal.fill(_restore_target(checkpoint, goal, plan, shardings, verify=verify))
 
 
 def _restore_all(checkpoint: Checkpoint, shardings: ShardingsLike, *, verify: bool) -> Any:
     manifest = checkpoint.manifest
     values = {path: record.value for path, record in manifest.records.items()}
-    arrays = [path for path, record in manifest.records.items() if record.kind is None]
-    values.update(_read(checkpoint, arrays, verify=verify) if shardings is None else ())
-    rule = sharding_rule(shardings)
-    for path, found in _read(checkpoint, arrays, verify=verify) if shardings is not None else ():
-        record = manifest.records[path]
-        sharding = rule(path, record.shape)
-        if sharding is not None and record.key is None:
-            _check_held(path, record)
-            values[path] = place(record, _cut(found), sharding)
-        else:
-            values[path] = found
-    for path, record in manifest.records.items():
-        if record.key is not None:
+    arrays = {path: record for path, record in manifest.records.items() if record.kind is None}
+    placed = placements(shardings, arrays, values)
+    if not placed:
+        values.update(_read(checkpoint, list(arrays), verify=verify))
+    for path, found in _read(checkpoint, list(arrays), verify=verify) if placed else ():
+        values[path] = place(arrays[path], _cut(found), placed[path]) if path in placed else found
+    for path, record in arrays.items():
+        if path not in placed and record.key is not None:
             values[path] = wrap_key(values[path], record.key)
+        elif path not in placed and record.form is not None:
+            values[path] = in_form(values[path], record.form)
     return rebuild(values, manifest.containers)
 
 
 def _restore_target(
     checkpoint: Checkpoint, goal: Target, plan: Match, shardings: ShardingsLike, *, verify: bool
 ) -> dict[str, Any]:
-    rule = sharding_rule(shardings)
+    arrays_wanted = {path: wanted.record for path, wanted in goal.wanted.items() if wanted.is_array}
+    placed = placements(shardings, arrays_wanted, goal.wanted)
     records = checkpoint.manifest.records
     values: dict[str, Any] = {}
     waiting: dict[tuple[str, ...], list[str]] = {}
     for path, origin in plan.origins.items():
         wanted = goal.wanted[path]
-        sharding = rule(path, wanted.record.shape) or own_sharding(wanted)
-        if not origin.sources or records[origin.sources[0]].kind is not None:
+        sharding = placed.get(path) or own_sharding(wanted)
+        if origin.policy == "init":
+            values[path] = jax.device_put(wanted.leaf, placed[path]) if path in placed else wanted.leaf
+        elif not origin.sources or records[origin.sources[0]].kind is not None:
             values[path] = _without_reading(wanted, origin, records, sharding)
         elif not verify and _is_direct(wanted, origin, records) and sharding is not None:
             values[path] = place(wanted.record, _reader(checkpoint, origin.sources[0]), sharding)
@@ -116,7 +130,7 @@ def _restore_target(
         for path in paths:
             wanted, layer = goal.wanted[path], plan.origins[path].layer
             array = whole if layer is None else whole[layer]
-            sharding = rule(path, wanted.record.shape) or own_sharding(wanted)
+            sharding = placed.get(path) or own_sharding(wanted)
             values[path] = _delivered(array, wanted, sharding, is_shared=layer is not None or len(paths) > 1)
     next(arrays, None)  # the files themselves are checked after the last array
     return values
@@ -141,9 +155,7 @@ def _read(checkpoint: Checkpoint, paths: list[str], *, verify: bool) -> Iterator
 def _without_reading(
     wanted: Wanted, origin: Origin, records: dict[str, Record], sharding: jax.sharding.Sharding | None
 ) -> Any:
-    """A value that needs no array: the target's own, zeros, or a plain value of the manifest."""
-    if origin.policy == "init":
-        return wanted.leaf
+    """A value that needs no array: zeros, or a plain value of the manifest."""
     if origin.policy == "zeros":
         if wanted.record.kind is not None:
             return type(wanted.leaf)()
@@ -163,7 +175,7 @@ def _delivered(array: NumpyArray, wanted: Wanted, sharding: jax.sharding.Shardin
     array = fit(array, wanted)
     if wanted.is_jax or sharding is not None:
         return place(wanted.record, _cut(array), sharding)
-    return np.array(array) if is_shared else array
+    return in_form(np.array(array) if is_shared else array, wanted.record.form)
 
 
 def _is_direct(wanted: Wanted, origin: Origin, records: dict[str, Record]) -> bool:
@@ -187,12 +199,3 @@ def _cut(array: NumpyArray) -> Callable[[Box | None], NumpyArray]:
         return array if box is None else array[box]
 
     return read
-
-
-def _check_held(path: str, record: Record) -> None:
-    dtype = dtype_by_name(record.dtype)
-    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        reason = f"{path!r} is {record}, which JAX holds only with `jax_enable_x64`"
-        raise CheckpointArgumentError(
-            argument="shardings", value="used", reason=reason, cure="Set it, or restore to NumPy."
-        )

@@ -1,17 +1,37 @@
 """Which steps of a run are kept, as data: each rule names steps to keep, and what no rule names is removed.
 
-The rules see what each saved step says of itself (``Saved``) and the time, which the manager's clock gives.
+The rules see what each saved step says of itself (``Saved``) and the time, which the manager's clock gives. A rule that
+cannot mean what was written is refused when it is made; one that finds nothing to choose by keeps everything.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol
+import difflib
+import math
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, Protocol, cast
 
-from batiste.errors import CheckpointArgumentError
+from batiste.errors import CheckpointArgumentError, nearest
 
-__all__ = ["KeepBest", "KeepEvery", "KeepLast", "KeepRecent", "KeepRule", "Saved", "kept"]
+__all__ = [
+    "METRICS",
+    "KeepBest",
+    "KeepEvery",
+    "KeepLast",
+    "KeepRecent",
+    "KeepRule",
+    "Saved",
+    "as_rules",
+    "kept",
+    "misnamed",
+]
+
+METRICS: Final = "metrics"
+"""Where the metrics of a step are in its metadata."""
+
+_NEAR: Final = 0.85
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,9 +59,16 @@ class KeepRule(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KeepLast:
-    """Keep the latest ``count`` steps."""
+    """Keep the latest ``count`` steps, from 0 on.
+
+    Raises:
+      CheckpointArgumentError: if ``count`` is no such integer.
+    """
 
     count: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "count", _integer("count", self.count, least=0))
 
     def keep(self, saved: Sequence[Saved], now: float) -> Iterable[int]:
         """Return the steps to keep."""
@@ -51,18 +78,16 @@ class KeepLast:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KeepEvery:
-    """Keep the steps that are multiples of ``steps``.
+    """Keep the steps that are multiples of ``steps``, from 1 on.
 
     Raises:
-      CheckpointArgumentError: if ``steps`` is less than one.
+      CheckpointArgumentError: if ``steps`` is no such integer.
     """
 
     steps: int
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            cure = "Pass the distance between two steps that are kept."
-            raise CheckpointArgumentError(argument="steps", value=self.steps, reason="it is no distance", cure=cure)
+        object.__setattr__(self, "steps", _integer("steps", self.steps, least=1))
 
     def keep(self, saved: Sequence[Saved], now: float) -> Iterable[int]:
         """Return the steps to keep."""
@@ -72,9 +97,23 @@ class KeepEvery:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KeepRecent:
-    """Keep what was saved in the last ``seconds``."""
+    """Keep what was saved in the last ``seconds``, from 0 on.
+
+    Raises:
+      CheckpointArgumentError: if ``seconds`` is no such number.
+    """
 
     seconds: float
+
+    def __post_init__(self) -> None:
+        given: Any = self.seconds
+        seconds: Any = given.item() if getattr(given, "shape", None) == () else given
+        object.__setattr__(self, "seconds", seconds)
+        known = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not known or not seconds >= 0:  # NaN is not
+            cure = "Pass a number of seconds, such as `3600`."
+            reason = "it is no number of seconds from 0 on"
+            raise CheckpointArgumentError(argument="seconds", value=repr(seconds), reason=reason, cure=cure)
 
     def keep(self, saved: Sequence[Saved], now: float) -> Iterable[int]:
         """Return the steps to keep."""
@@ -83,11 +122,30 @@ class KeepRecent:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KeepBest:
-    """Keep the ``count`` steps with the best value of a metric; a step without it is never among them."""
+    """Keep the ``count`` steps with the best value of a metric: the smallest, or with ``mode="max"`` the largest.
+
+    A step without the metric, or with one that is NaN or infinite, is never among them. As long as there is no other
+    step, all are kept: nothing is removed because a metric is not there yet, or has another name.
+
+    Raises:
+      CheckpointArgumentError: if the metric is no name, the count is below 1, or the mode is unknown.
+    """
 
     metric: str
     count: int = 1
     mode: Literal["min", "max"] = "min"
+
+    def __post_init__(self) -> None:
+        metric: Any = self.metric
+        if not isinstance(metric, str) or not metric:
+            cure = "Pass the name of a metric, as `Manager.save` gets it."
+            raise CheckpointArgumentError(argument="metric", value=repr(metric), reason="it is no name", cure=cure)
+        object.__setattr__(self, "count", _integer("count", self.count, least=1))
+        mode: Any = self.mode
+        if mode not in ("min", "max"):
+            near = nearest(mode.lower(), ("min", "max")) if isinstance(mode, str) else ""
+            cure = f'Pass "min" or "max".{near}'
+            raise CheckpointArgumentError(argument="mode", value=repr(mode), reason="it is neither", cure=cure)
 
     def keep(self, saved: Sequence[Saved], now: float) -> Iterable[int]:
         """Return the steps to keep; of equal ones the later."""
@@ -95,10 +153,10 @@ class KeepBest:
         sign = 1.0 if self.mode == "min" else -1.0
         scored: list[tuple[float, int]] = []
         for row in saved:
-            value = row.metadata.get("metrics", {}).get(self.metric)
-            if isinstance(value, int | float) and value == value:  # noqa: PLR0124 - NaN is never the best
+            value = _metrics_of(row).get(self.metric)
+            if isinstance(value, int | float) and math.isfinite(value):
                 scored.append((sign * value, -row.step))
-        return [-step for _, step in sorted(scored)[: self.count]]
+        return [-step for _, step in sorted(scored)[: self.count]] if scored else [row.step for row in saved]
 
 
 def kept(rules: Sequence[KeepRule] | None, saved: Sequence[Saved], now: float) -> set[int]:
@@ -106,3 +164,55 @@ def kept(rules: Sequence[KeepRule] | None, saved: Sequence[Saved], now: float) -
     if rules is None or not saved:
         return {row.step for row in saved}
     return {saved[-1].step, *(step for rule in rules for step in rule.keep(saved, now))}
+
+
+def misnamed(rules: Sequence[KeepRule], saved: Sequence[Saved]) -> dict[str, str]:
+    """Return the metrics of rules that no step has, though steps have one of nearly the same name: that, by the other.
+
+    A metric that is merely not there yet is none of these.
+    """
+    known = {name: None for row in saved for name in _metrics_of(row)}
+    found: dict[str, str] = {}
+    for rule in rules:
+        if isinstance(rule, KeepBest) and rule.metric not in known:
+            name = rule.metric.casefold()
+            likely = [other for other in known if other.casefold() == name or other.endswith(f"/{rule.metric}")]
+            likely += difflib.get_close_matches(rule.metric, known, n=1, cutoff=_NEAR)
+            found.update({rule.metric: likely[0]} if likely else {})
+    return found
+
+
+def _metrics_of(row: Saved) -> Mapping[str, Any]:
+    metrics = row.metadata.get(METRICS)
+    return cast("Mapping[str, Any]", metrics) if isinstance(metrics, Mapping) else {}
+
+
+def as_rules(keep: Any) -> tuple[KeepRule, ...] | None:
+    """Return the rules that a manager was given.
+
+    Raises:
+      CheckpointArgumentError: if they are no sequence of rules.
+    """
+    if keep is None:
+        return None
+    cure = "Pass a list of rules, such as `[KeepLast(3)]`; an empty one keeps the latest step alone."
+    if not isinstance(keep, Sequence) or isinstance(keep, str | bytes):
+        raise CheckpointArgumentError(argument="keep", value=repr(keep), reason="it is no sequence of rules", cure=cure)
+    rules = tuple(cast("Sequence[Any]", keep))
+    for rule in rules:
+        if isinstance(rule, type) or not callable(getattr(rule, "keep", None)):
+            raise CheckpointArgumentError(argument="keep", value=repr(rules), reason=f"{rule!r} is no rule", cure=cure)
+    return rules
+
+
+def _integer(argument: str, value: Any, *, least: int) -> int:
+    """An integer of Python or NumPy, from ``least`` on."""
+    try:
+        found = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or found < least:
+        reason = "it is no integer" if found is None else f"it is below {least}"
+        cure = f"Pass an integer from {least} on."
+        raise CheckpointArgumentError(argument=argument, value=repr(value), reason=reason, cure=cure)
+    return found

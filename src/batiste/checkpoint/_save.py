@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import math
 import mmap
 import os
@@ -25,31 +24,30 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final
 
 import jax
 import numpy as np
 
-from batiste.checkpoint._arrays import as_bytes, describe_array, digest_array, dtype_by_name, is_key, key_data, to_host
+from batiste.checkpoint._arrays import as_bytes, digest_array, dtype_by_name, to_host
 from batiste.checkpoint._background import SaveHandle, beside
 from batiste.checkpoint._checkpoint import Checkpoint
 from batiste.checkpoint._directory import is_vouched
 from batiste.checkpoint._files import digest_files, resolve, staged
 from batiste.checkpoint._manifest import MANIFEST_NAME, Manifest
 from batiste.checkpoint._msgpack_write import Layout, flax_layout, losses, write_msgpack
-from batiste.checkpoint._npz import check_names, write_npz
+from batiste.checkpoint._npz import write_npz
 from batiste.checkpoint._orbax import ITEM, store_dtype, write_arrays
 from batiste.checkpoint._safetensors import write_safetensors
+from batiste.checkpoint._savable import as_json, as_step, check_axes, check_names, check_options, records_of
 from batiste.checkpoint._stored import inherit, stacked_levels
-from batiste.checkpoint._structure import Described, describe
-from batiste.checkpoint._types import NumpyArray, PythonKind, Record
-from batiste.core import is_tracer
+from batiste.checkpoint._structure import describe
+from batiste.checkpoint._types import NumpyArray, Record
 from batiste.errors import (
     CheckpointArgumentError,
     CheckpointExistsError,
     FormatLossError,
     RemoteShardsError,
-    UnsavableLeafError,
 )
 from batiste.tree import LazyArray, join_path, split_path
 
@@ -97,25 +95,30 @@ def save(
     Args:
       path: where; relative paths are taken from the working directory, and folders above it are made.
       tree: any pytree of arrays, typed random keys, numbers and strings, or an opened ``Checkpoint``, which is
-        converted with all that its manifest says; the lazy arrays of one bring with them what it says of them.
-      step: the training step.
-      metadata: anything that JSON can hold.
+        converted with all that its manifest says; the lazy arrays of one bring with them what it says of them. Of
+        NumPy's own kinds of arrays, scalars and other byte orders come back as they were, a memory map as an array;
+        masked arrays, matrices, records, dates, text and objects are refused.
+      step: the training step: an integer from 0 on, also one of NumPy or JAX.
+      metadata: dicts with strings as keys, lists, strings, numbers and None; tuples come back as lists, and numbers
+        of NumPy and JAX as Python's.
       axes: the logical names of the axes of leaves, by path; those of boxed leaves are known already.
       stacked: the paths of levels whose leaves are layers stacked along their first axis, such as ``params/h``.
       overwrite: whether to replace what is there; it stays until the new checkpoint is complete.
       compress: whether to compress the arrays of a directory or an ``.npz`` file: some percent smaller, and twice as
-        slow.
-      lossy: whether a ``.msgpack`` file may leave out what it has no place for.
+        slow; no other format can.
+      lossy: whether a ``.msgpack`` file may leave out what it has no place for; the other formats have a
+        place for everything.
       clock: seconds since 1970, for ``Manifest.saved_at``.
 
     Raises:
       CheckpointExistsError: if something is there and ``overwrite`` is not set.
+      CheckpointArgumentError: if an argument cannot work, or would not be used.
       UnsavableLeafError: if leaves are neither arrays nor plain values; the error lists all.
-      UnsavableTreeError: if a container has keys that cannot be written down.
+      UnsavableTreeError: if a container cannot be written down.
       FormatLossError: if the format has no place for something and ``lossy`` is not set.
       CheckpointWriteError: if the operating system refuses; what was there before is untouched.
     """
-    job = _prepare(path, tree, step, metadata, axes, stacked, overwrite, compress, lossy, clock())
+    job = _prepare(path, tree, step, metadata, axes, stacked, overwrite, compress, lossy, clock)
     _write(job)
 
 
@@ -140,7 +143,7 @@ def save_async(
     Returns:
       A handle; its ``wait`` returns when the checkpoint is complete and raises what went wrong.
     """
-    job = _prepare(path, tree, step, metadata, axes, stacked, overwrite, compress, lossy, clock())
+    job = _prepare(path, tree, step, metadata, axes, stacked, overwrite, compress, lossy, clock)
     copies = {leaf: _copied(array, leaf) for leaf, array in job.arrays.items()}
     return SaveHandle(job.target, lambda: _write(dataclasses.replace(job, arrays=copies)))
 
@@ -155,11 +158,12 @@ def _prepare(
     overwrite: bool,
     compress: bool,
     lossy: bool,
-    now: float,
+    clock: Callable[[], float],
 ) -> _Job:
     target = resolve(path)
     form = _FORMATS.get(target.suffix, "orbax")
     _check_target(path, target, form)
+    check_options(form, compress=compress, stacked=stacked, clock=clock)
     if not overwrite and os.path.lexists(target):
         raise CheckpointExistsError(path=target)
     if isinstance(tree, Checkpoint):
@@ -167,35 +171,29 @@ def _prepare(
         known = stacked_levels(_levels_stacked(tree.manifest), manifest.records)
     else:
         described = describe(tree)
-        records, arrays = _records(described)
+        records, arrays = records_of(described.leaves)
         manifest = Manifest(records, described.containers, axes=described.axes)
         known = inherit(manifest, arrays)
-    manifest.step = manifest.step if step is None else step
-    manifest.saved_at = now
+    manifest.step = manifest.step if step is None else as_step(step)
+    manifest.saved_at = float(clock())
     manifest.versions = _versions()
-    manifest.metadata = manifest.metadata if metadata is None else _as_json(metadata)
+    manifest.metadata = manifest.metadata if metadata is None else as_json(metadata)
     manifest.storage = {"format": form}
     if form == "orbax":
         manifest.storage |= {"item": ITEM, "compressed": compress}
     elif form == "npz":
         manifest.storage |= {"compressed": compress}
-        check_names(manifest.records)
+    check_names(form, manifest.records)
     manifest.files = {}
-    for leaf, names in (axes or {}).items():
-        record = manifest.records.get(leaf)
-        if record is None or len(names) != len(record.shape):
-            reason = "there is no such leaf" if record is None else f"the leaf is {record}"
-            raise CheckpointArgumentError(
-                argument=f"axes[{leaf!r}]", value=list(names), reason=reason, cure="Name each axis of a leaf."
-            )
-        manifest.axes[leaf] = list(names)
+    manifest.axes.update(check_axes(axes, manifest.records))
     manifest.layers = _layers(manifest.records, [*known, *stacked])
     if form != "msgpack":
         return _Job(target, manifest, arrays, overwrite)
     lost = [] if lossy else losses(manifest)
     if lost:
         raise FormatLossError(path=target, lines="\n".join(f"  {line}" for line in lost))
-    return _Job(target, manifest, arrays, overwrite, flax_layout(tree.tree() if isinstance(tree, Checkpoint) else tree))
+    layout = flax_layout(tree.tree() if isinstance(tree, Checkpoint) else tree, manifest.records)
+    return _Job(target, manifest, arrays, overwrite, layout)
 
 
 def _check_target(path: str | os.PathLike[str], target: Path, form: str) -> None:
@@ -279,33 +277,6 @@ def _put_aside(file: BinaryIO, host: NumpyArray) -> tuple[int, NumpyArray]:
     return start, np.broadcast_to(np.empty((), host.dtype), host.shape)
 
 
-def _records(described: Described) -> tuple[dict[str, Record], dict[str, Any]]:
-    """The record of each leaf, still without its digest, and the arrays among the leaves."""
-    records: dict[str, Record] = {}
-    arrays: dict[str, Any] = {}
-    unsavable: list[str] = []
-    for path, leaf in described.leaves.items():
-        if type(leaf) in (bool, int, float, complex, str, bytes):
-            records[path] = Record((), "python", 0, kind=cast("PythonKind", type(leaf).__name__), value=leaf)
-            continue
-        record = None
-        array: Any = leaf
-        key: str | None = None
-        if is_key(leaf) and not is_tracer(leaf):
-            array, key = key_data(leaf)
-        if isinstance(array, jax.Array | np.ndarray | np.generic | LazyArray) and not is_tracer(array):
-            record = describe_array(array, key)
-        if record is None:
-            dtype = getattr(leaf, "dtype", None)
-            unsavable.append(f"  {path}: {type(leaf).__name__}{'' if dtype is None else f' of dtype {dtype}'}")
-        else:
-            records[path] = record
-            arrays[path] = array
-    if unsavable:
-        raise UnsavableLeafError(count=len(unsavable), lines="\n".join(unsavable))
-    return records, arrays
-
-
 def _from_checkpoint(source: Checkpoint) -> tuple[Manifest, dict[str, Any]]:
     """The manifest and the lazy arrays of a checkpoint that is converted."""
     old = source.manifest
@@ -325,15 +296,6 @@ def _copied(array: Any, path: str) -> NumpyArray:
         return host
     shared = isinstance(array, jax.Array) or np.shares_memory(host, array)
     return host.copy() if shared else host
-
-
-def _as_json(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        return json.loads(json.dumps(dict(metadata), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise CheckpointArgumentError(
-            argument="metadata", value="saved", reason=str(error), cure="Use dicts, lists, strings, numbers and None."
-        ) from None
 
 
 def _versions() -> dict[str, str]:

@@ -156,8 +156,13 @@ def _inherit_words(manifest: Manifest, sources: Sequence[Manifest]) -> None:
         name: value
         for source in sources
         for name, value in source.metadata.items()
-        if all(other.metadata.get(name, value) == value for other in sources)
+        if all(_agree(other.metadata.get(name, value), value) for other in sources)
     }
+
+
+def _agree(one: Any, other: Any) -> bool:
+    """Whether two entries are the same; NaN is the same as NaN here."""
+    return one == other or repr(one) == repr(other)
 
 
 def _inherit_containers(manifest: Manifest, path: str, origin: Origin, names: Mapping[str, set[str]]) -> None:

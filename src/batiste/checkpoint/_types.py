@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-__all__ = ["Box", "Damage", "NumpyArray", "PythonKind", "Record", "misfit"]
+__all__ = ["Box", "Damage", "Form", "NumpyArray", "PythonKind", "Record", "misfit"]
 
 NumpyArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 """Any NumPy array."""
@@ -21,6 +21,9 @@ Box: TypeAlias = tuple[slice, ...]
 
 PythonKind: TypeAlias = Literal["bool", "int", "float", "complex", "str", "bytes"]
 """The plain values that may be leaves; they live in the manifest itself."""
+
+Form: TypeAlias = Literal["scalar", "big", "little"]
+"""What an array of NumPy is beside its values: one of NumPy's scalars, or an array in a byte order of its own."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -35,6 +38,7 @@ class Record:
       key: the implementation of a typed random key, such as ``"threefry2x32"``; None for what is no key.
       kind: the type of a plain value; None for an array.
       value: the plain value.
+      form: what NumPy had in its place, where that was no array in the machine's byte order.
     """
 
     shape: tuple[int, ...]
@@ -44,6 +48,7 @@ class Record:
     key: str | None = None
     kind: PythonKind | None = None
     value: Any = None
+    form: Form | None = None
 
     def __str__(self) -> str:
         """The leaf in a few characters: ``float32[3,4]``, ``key<threefry2x32>[2]``, ``int``; never its values."""

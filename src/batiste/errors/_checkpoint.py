@@ -92,7 +92,7 @@ class CheckpointMismatchError(CheckpointError):
     message = "{path} does not fit the target; leaves that differ: {count}\n{lines}"
     hint = (
         "Where this is meant, say so for all leaves or by pattern, as in "
-        '`missing={{"params/head/**": "init"}}`, `extra="drop"`, `shape="pad"` or `dtype="cast"`.'
+        '`missing={{"params/head/**": "init"}}`, `extra="drop"`, `shape="pad"` or `dtype="cast"`.{advice}'
     )
 
 
@@ -105,11 +105,11 @@ class UnknownPolicyError(CheckpointError):
 
 
 class UnmatchedPolicyError(CheckpointError):
-    """A pattern of a restore policy matches no leaf of the checkpoint and none of the target."""
+    """An entry of a restore policy, or of shardings, decides nothing: its pattern matches no leaf, or no such leaf."""
 
     code = "checkpoint/policy-pattern"
-    message = "These patterns match no leaf of the checkpoint or of the target:\n{lines}"
-    hint = "Correct the patterns or leave them out: a policy that applies to nothing is a mistyped one."
+    message = "These entries decide nothing:\n{lines}"
+    hint = "Correct the patterns or leave them out: an entry that applies to nothing is a mistyped one."
 
 
 class CheckpointArgumentError(CheckpointError):

@@ -32,7 +32,7 @@ from batiste.errors import (
 from batiste.train._compile_cache import compile_cache_for_now
 from batiste.train._data import Batches
 from batiste.train._metrics import Metrics, Row, Rows, evaluation, log_row
-from batiste.train._step import as_given, check_step, compile_step, give_up, is_compiled, placed
+from batiste.train._step import as_computed, as_given, check_step, compile_step, give_up, is_compiled, placed
 from batiste.train._stop import Stop, stop_signals
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Loop(Generic[State]):
                     name=name, value=value, reason="it counts steps", cure=f"Give a number from {smallest} on."
                 )
         self.step = 0
-        self.state = state
+        self.state = as_computed(state)
         self._given_step = step
         self._data: Iterable[Any] | Callable[[int], Any] = data
         self._batches: Batches | None = None
@@ -172,7 +172,7 @@ class Loop(Generic[State]):
         }
         self._run.save_async(
             self.step,
-            self.state,
+            as_computed(self.state),  # which the body of the ``for`` may have replaced
             metrics={name: value for name, value in known.items() if name != "step" and math.isfinite(value)},
             metadata={_SAVED_AS: saved},
         )

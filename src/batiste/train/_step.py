@@ -12,13 +12,14 @@ from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from batiste.errors import StepResultError
 from batiste.train._metrics import check_metrics
 from batiste.tree import diff
 
-__all__ = ["as_given", "check_step", "compile_step", "give_up", "is_compiled", "placed"]
+__all__ = ["as_computed", "as_given", "check_step", "compile_step", "give_up", "is_compiled", "placed"]
 
 State = TypeVar("State")
 
@@ -38,11 +39,30 @@ def placed(state: State) -> State:
     return _filled(state, leaves)
 
 
+def as_computed(state: State) -> State:
+    """Return the state with what NumPy holds and JAX does not (64 bits) as the compiled step takes it and returns it.
+
+    So a checkpoint of the run, whose leaves a step has made, has the dtypes of the state that the run begins with.
+    """
+    leaves: list[Any] = jax.tree.leaves(state)
+    wide = [
+        number
+        for number, leaf in enumerate(leaves)
+        if isinstance(leaf, np.ndarray | np.generic)
+        and leaf.dtype.kind in "iufc"
+        and leaf.dtype.isnative
+        and jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype
+    ]
+    for number in wide:
+        leaves[number] = jnp.asarray(leaves[number])
+    return _filled(state, leaves) if wide else state
+
+
 def as_given(restored: State, given: State) -> State:
     """Return a restored state with numbers that promote as those of the given one do: a file knows no weak types."""
     leaves: list[Any] = jax.tree.leaves(restored)
     for number, leaf in enumerate(jax.tree.leaves(given)):
-        if isinstance(leaf, bool | int | float | complex):  # which every step makes an array of
+        if type(leaf) in (bool, int, float, complex):  # which every step makes an array of
             leaves[number] = jnp.asarray(leaves[number])
         elif isinstance(leaf, jax.Array) and leaf.shape == () and getattr(leaf, "weak_type", False):
             leaves[number] = jnp.asarray(leaves[number].item())
