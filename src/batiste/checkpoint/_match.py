@@ -58,7 +58,7 @@ def match(target: Target, manifest: Manifest, policies: Policies) -> Match:
       UnmatchedPolicyError: if a pattern matches no leaf of either.
     """
     wanted, records = target.wanted, manifest.records
-    policies.check_used({**wanted, **records})
+    policies.check_used({**wanted, **records, **manifest.opaque})
     origins = {path: Origin((found,)) for path in wanted if (found := _same(path, records)) is not None}
     used = {source for origin in origins.values() for source in origin.sources}
     missing = {
@@ -76,13 +76,18 @@ def match(target: Target, manifest: Manifest, policies: Policies) -> Match:
         policy = policies.choose("missing", path)
         origins[path] = Origin(policy=policy)
         if policy == "error":
-            problems.append(_line(path, row.record, _NOTHING))
+            problems.append(_line(path, row.record, manifest.opaque.get(path, _NOTHING)))
         elif policy == "init" and not row.has_value:
             problems.append(f"{_line(path, row.record, _NOTHING)}, and the target has no value to keep")
     problems.extend(
         _line(path, _NOTHING, record)
         for path, record in records.items()
         if path not in used and policies.choose("extra", path) == "error"
+    )
+    problems.extend(
+        _line(path, _NOTHING, what)
+        for path, what in manifest.opaque.items()
+        if path not in wanted and policies.choose("extra", path) == "error"
     )
     return Match(origins, problems)
 

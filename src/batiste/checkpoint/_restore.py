@@ -57,6 +57,7 @@ def restore(
     Raises:
       CheckpointMismatchError: if the checkpoint does not fit the target; the error has a line for every leaf.
       DamagedCheckpointError: if what would be restored is not what was saved; the error names every leaf and file.
+      RefusedCheckpointError: if there are opaque entries, and no target says what is wanted.
       CheckpointNotFoundError: if there is nothing.
       CheckpointFormatError: if it is none of the formats.
     """
@@ -72,6 +73,7 @@ def restore(
 
 
 def _restore_all(checkpoint: Checkpoint, shardings: ShardingsLike, *, verify: bool) -> Any:
+    checkpoint.refuse_opaque(checkpoint.manifest.opaque)
     manifest = checkpoint.manifest
     values = {path: record.value for path, record in manifest.records.items()}
     arrays = [path for path, record in manifest.records.items() if record.kind is None]

@@ -163,6 +163,7 @@ def _prepare(
     if not overwrite and os.path.lexists(target):
         raise CheckpointExistsError(path=target)
     if isinstance(tree, Checkpoint):
+        tree.refuse_opaque(tree.manifest.opaque)
         manifest, arrays = _from_checkpoint(tree)
         known = stacked_levels(_levels_stacked(tree.manifest), manifest.records)
     else:

@@ -52,16 +52,24 @@ _Entry: TypeAlias = tuple[tuple[str, ...], Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class _Opaque:
+    """What stands in a file and is neither an array nor plain, in words."""
+
+    what: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StateDict:
     """The tensors of a model.
 
     Attributes:
       label: where they come from, in words.
       tensors: by name, in order.
-      others: what stands among them and is no tensor: the type by name.
+      others: what stands among them and is no tensor that can be read: the type by name.
       nested: the name of the dict within the source that they are, or "".
       stripped: the prefixes that were taken off every name.
-      outside: how many leaves there are beside that dict, by their first level.
+      outside: how many leaves there are beside that dict, by their first level; what is opaque among the tensors and
+        is none counts as beside them.
     """
 
     label: str
@@ -100,11 +108,14 @@ def open_state_dict(source: Source, *, nested: str | None, strip: Sequence[str])
     others: dict[str, str] = {}
     for levels, leaf in inside:
         name = join_name(*levels)
+        if isinstance(leaf, _Opaque) and "tensor" not in leaf.what:
+            outside[name] = outside.get(name, 0) + 1
+            continue
         if name in tensors or name in others:
             raise NotAStateDictError(source=label, reason=f"two tensors have the name {name!r}")
         lazy = _lazy(leaf)
         if lazy is None:
-            others[name] = type(leaf).__name__
+            others[name] = leaf.what if isinstance(leaf, _Opaque) else type(leaf).__name__
         else:
             tensors[name] = lazy
     if not tensors:
@@ -123,10 +134,9 @@ def _entries(source: Source) -> tuple[str, list[_Entry]]:
         source = open_checkpoint(source)
     if isinstance(source, Checkpoint):
         records = source.manifest.records
-        return str(source.path), [
-            (split_path(path), source.lazy(path) if record.kind is None else record.value)
-            for path, record in records.items()
-        ]
+        leaves = {path: source.lazy(path) if row.kind is None else row.value for path, row in records.items()}
+        leaves |= {path: _Opaque(what) for path, what in source.manifest.opaque.items()}
+        return str(source.path), [(split_path(path), leaf) for path, leaf in leaves.items()]
     if not isinstance(cast("Any", source), Mapping):
         kind = type(source).__name__
         reason = f"it is a {kind}" + ("; call its `state_dict()`" if hasattr(source, "state_dict") else "")
