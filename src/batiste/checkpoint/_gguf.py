@@ -81,7 +81,10 @@ class _Header:
         self.at = 4
         (version,) = struct.unpack("<I", self._take(4))
         self._order = "<" if version & 0xFFFF else ">"
-        (self.version,) = struct.unpack(f"{self._order}I", self._buffer[4:8])
+        (version,) = struct.unpack(f"{self._order}I", self._buffer[4:8])
+        if version not in (2, 3):
+            message = f"version {version}"
+            raise ValueError(message)
 
     @property
     def is_big(self) -> bool:
@@ -134,9 +137,6 @@ def open_gguf(path: Path) -> StridedSource:
         size = len(buffer)
         try:
             header = _Header(buffer)
-            if header.version not in (2, 3):
-                message = f"version {header.version}"
-                raise ValueError(message)
             tensors, pairs = header.number("Q"), header.number("Q")
             for _ in range(pairs):
                 name, kind = header.text(), header.number("I")

@@ -95,7 +95,7 @@ class Reader:
             raw = bytes(self._buffer[node.begin : node.end])
             return raw.decode("utf-8", "surrogatepass") if node.text else raw
         if node is None or isinstance(node, Pairs | list | tuple | bool | int | float | complex | str | bytes | Stored):
-            return node
+            return cast("Meaning", node)
         return Opaque(words(node))
 
     def stored(self, node: Any) -> Stored:
@@ -209,9 +209,11 @@ def _jax_array(reader: Reader, node: Call) -> Meaning:
 
 
 def _jax_keys(reader: Reader, node: Call) -> Meaning:
-    pairs = node.state[1] if isinstance(node.state, tuple) else node.state
-    fields = {name: value for name, value in pairs.items if isinstance(name, str)}
-    names = [part for part in fields["_impl"].args if isinstance(part, str)]
+    state: Any = node.state
+    pairs = cast("Pairs", state[1] if isinstance(state, tuple) else state)
+    fields = {str(name): value for name, value in pairs.items}
+    parts: tuple[Any, ...] = fields["_impl"].args
+    names = [part for part in parts if isinstance(part, str)]
     data = reader.stored(fields["_base_array"])
     return _Keys(data, names[0]) if data.dtype == np.uint32 and data.shape else None
 
@@ -246,8 +248,8 @@ def _complex(reader: Reader, node: Call) -> Meaning:
 
 
 def _list(reader: Reader, node: Call) -> Meaning:
-    given = reader.meaning(node.args[0]) if node.args else []
-    return [*given, *node.appended] if isinstance(given, list | tuple) else None
+    given = reader.meaning(node.args[0]) if node.args else ()
+    return [*cast("list[Any]", given), *node.appended] if isinstance(given, list | tuple) else None
 
 
 _KNOWN: Final[Mapping[str, Callable[[Reader, Call], Meaning]]] = MappingProxyType(
@@ -301,8 +303,8 @@ def open_pickle(path: Path, more: Mapping[str, Callable[[Reader, Call], Meaning]
       more: as for ``Reader``.
 
     Raises:
-      CheckpointFormatError: if it is cut, or no pickle.
-      RefusedCheckpointError: if there is nothing in it but what is opaque.
+      CheckpointFormatError: if it is cut, no pickle, or if there is nothing in it but what is opaque.
+      RefusedCheckpointError: if it says more than its size allows.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
         try:
@@ -328,7 +330,9 @@ def collect(
       plain: whether tuples are lists, and numbers that are keys are texts.
 
     Raises:
-      RefusedCheckpointError: if there is nothing in it but what is opaque, or if it says more than its size allows.
+      CheckpointFormatError: if there is nothing in a plain pickle but what is opaque.
+      RefusedCheckpointError: if there is nothing in a file of PyTorch but what is opaque, or if one says more than its
+        size allows.
     """
     made = _Collection(reader, form, size, plain=plain)
     made.add(root, ())
@@ -336,9 +340,11 @@ def collect(
     stored = reader.path.stat().st_size
     if manifest.opaque and not manifest.records:
         first = next(iter(manifest.opaque.values()))
-        reason = f"it asks for more than tensors and plain values ({first}), and holds nothing else"
+        reason = f"asks for more than tensors and plain values ({first}), and holds nothing else"
         cure = "Save the arrays alone where the file comes from: as a dict, or as a model's `state_dict()`."
-        raise RefusedCheckpointError(path=reader.path, reason=reason, cure=cure)
+        if form == "pickle":
+            raise CheckpointFormatError(path=reader.path, reason=f"it is a pickle that {reason}", cure=cure)
+        raise RefusedCheckpointError(path=reader.path, reason=f"it {reason}", cure=cure)
     if manifest.bytes > allowance(stored, compressed=True):
         reason = f"its {stored} bytes would become {manifest.bytes}"
         raise RefusedCheckpointError(path=reader.path, reason=reason, cure="Do not trust where it came from.")

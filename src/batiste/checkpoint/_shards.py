@@ -67,7 +67,8 @@ class ShardedSource:
             raise DamagedCheckpointError(path=self._path, count=len(holes), lines="\n".join(holes))
         check_depth(records, str(index))
         opaque = {path: what for source in sources.values() for path, what in source.manifest.opaque.items()}
-        self._manifest = Manifest(records, storage={"format": "shards", "files": sorted(sources)}, opaque=opaque)
+        words = {name: value for source in sources.values() for name, value in source.manifest.metadata.items()}
+        self._manifest = Manifest(records, metadata=words, storage={"format": "shards", "files": sorted(sources)}, opaque=opaque)
 
     @property
     def path(self) -> Path:

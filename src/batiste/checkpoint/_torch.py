@@ -20,12 +20,12 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 
 from batiste.checkpoint._arrays import BYTES_BY_DTYPE, dtype_by_name
-from batiste.checkpoint._pickle import BrokenPickleError, Call, Name, Pairs, Persistent, read_pickle
+from batiste.checkpoint._pickle import BrokenPickleError, Call, Pairs, Persistent, read_pickle
 from batiste.checkpoint._pickled import Meaning, Opaque, Reader, collect, words
 from batiste.checkpoint._strided import Bytes, Stored, StridedSource, in_file
 from batiste.errors import CheckpointFormatError, RefusedCheckpointError
@@ -56,14 +56,13 @@ _STORAGES: Final[Mapping[str, str]] = MappingProxyType(
 _WIDTHS: Final[Mapping[str, int]] = MappingProxyType(
     {"QInt8Storage": 1, "QUInt8Storage": 1, "QInt32Storage": 4, "QUInt4x2Storage": 1, "QUInt2x4Storage": 1}
 )
-_BIG: Final = ">"
 
 
 class _Storages:
     """The storages of a file: which bytes each key stands for."""
 
-    def __init__(self, order: str, find: Callable[[str], Bytes]) -> None:
-        self._order = order
+    def __init__(self, find: Callable[[str], Bytes], *, big: bool = False) -> None:
+        self._big = big
         self._find = find
 
     def tensor(self, reader: Reader, node: Call) -> Meaning:
@@ -77,7 +76,7 @@ class _Storages:
         flags = dict(metadata.items) if isinstance(metadata, Pairs) else {}
         return Stored(
             _numbers(reader.meaning(shape)),
-            dtype.newbyteorder(self._order) if dtype.itemsize > 1 else dtype,
+            dtype.newbyteorder(">") if self._big and dtype.itemsize > 1 else dtype,
             data,
             begin + start,
             _numbers(reader.meaning(strides)),
@@ -93,7 +92,7 @@ class _Storages:
             message = "no storage"
             raise TypeError(message)
         _, kind, key, *_ = node.key
-        name = _STORAGES.get(kind.name) if asked is None else asked.name
+        name = str(_STORAGES.get(kind.name) if asked is None else asked.name)
         dtype = dtype_by_name(name) if name in BYTES_BY_DTYPE else None
         view = node.key[5] if len(node.key) > 5 else None
         return dtype, self._find(_key(key)), int(view[1]) if view is not None else 0
@@ -101,7 +100,7 @@ class _Storages:
 
 def tensor_names() -> Mapping[str, Callable[[Reader, Call], Meaning]]:
     """Return what PyTorch's names mean in a pickle that ``torch.save`` has not written."""
-    return _names(_Storages("=", lambda key: Bytes(0, lambda: key.encode()[:0])))
+    return _names(_Storages(lambda key: Bytes(0, lambda: key.encode()[:0])))
 
 
 def is_torch_zip(names: list[str]) -> bool:
@@ -158,7 +157,7 @@ def open_torch_zip(path: Path) -> StridedSource:
             return in_file(path, begin, begin + size)
         return Bytes(entry.file_size, lambda: _inflate(path, member, entry.file_size))
 
-    storages = _Storages(_BIG if order.strip() == b"big" else "=", find)
+    storages = _Storages(find, big=order.strip() == b"big")
     reader = Reader(path, content, is_file=False, more=_names(storages))
     manifest, arrays = collect(reader, root, "torch", len(content), plain=True)
     return StridedSource(path, manifest, arrays)
@@ -204,7 +203,7 @@ def _read_row(buffer: Any, begin: int, end: int, place: Callable[[int, int], Byt
             raise ValueError(message)
         places[key] = place(at, at + length)
         at += length
-    return root, _Storages("=" if is_little else _BIG, places.__getitem__), pickles
+    return root, _Storages(places.__getitem__, big=not is_little), pickles
 
 
 def _inner_storage(reader: Reader, node: Call) -> tuple[np.dtype[Any] | None, Bytes, int]:
@@ -265,7 +264,7 @@ def _width(name: str) -> int:
 
 
 def _numbers(node: Any) -> tuple[int, ...]:
-    found = cast("tuple[Any, ...]", tuple(node))
+    found = tuple(node)
     if any(type(number) is not int for number in found):
         message = "a shape of what are no numbers"
         raise TypeError(message)

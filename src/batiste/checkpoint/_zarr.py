@@ -209,6 +209,10 @@ def _keys(folder: Path) -> list[str]:
         raise CheckpointFormatError(path=folder, reason=reason, cure=cure) from None
 
 
+def _is_none(node: Any) -> bool:
+    return node is None
+
+
 def _tree_paths(folder: Path, manifest: Manifest) -> dict[str, str]:
     """The path of each array by its number, out of the tree that JAX has written; containers go to the manifest."""
     require("flatbuffers", "flatbuffers", "Reading a tree that `pytree_serialization` has saved")
@@ -216,7 +220,7 @@ def _tree_paths(folder: Path, manifest: Manifest) -> dict[str, str]:
     jax_trees: Any = importlib.import_module("jax.experimental.array_serialization.pytree_serialization")
     try:
         tree = jax_trees.load_pytreedef(folder)
-        leaves, form = jax.tree.flatten(tree, is_leaf=lambda leaf: leaf is None)
+        leaves, form = jax.tree.flatten(tree, is_leaf=_is_none)
     except (
         ValueError,
         TypeError,

@@ -202,7 +202,7 @@ class _Matching:
             (*compress(rules, state.tensors), *(Rule(name, None, same_as=other) for name, other in tied)),
             {**self.reasons, **{name.rpartition(".")[0] or name: "tied" for name, _ in tied}},
             tuple(self.ambiguous[number] for number in sorted(self.ambiguous)),
-            tuple(name for name in state.tensors if name not in taken),
+            tuple(name for name in state.tensors if name not in taken and name not in state.aliases),
             tuple(path for path in self.leaves if path not in filled),
         )
 
