@@ -68,7 +68,9 @@ class ShardedSource:
         check_depth(records, str(index))
         opaque = {path: what for source in sources.values() for path, what in source.manifest.opaque.items()}
         words = {name: value for source in sources.values() for name, value in source.manifest.metadata.items()}
-        self._manifest = Manifest(records, metadata=words, storage={"format": "shards", "files": sorted(sources)}, opaque=opaque)
+        self._manifest = Manifest(
+            records, metadata=words, storage={"format": "shards", "files": sorted(sources)}, opaque=opaque
+        )
 
     @property
     def path(self) -> Path:

@@ -31,6 +31,7 @@ from batiste.importers._layouts import (
     LayerNorm,
     Layout,
     Linear,
+    PReLU,
     Reshape,
     Transpose,
 )
@@ -66,6 +67,7 @@ _LAYOUTS: Final[Mapping[str, type[Layout]]] = MappingProxyType(
             LayerNorm,
             Linear,
             Lstm,
+            PReLU,
             Reshape,
             Rnn,
             Transpose,
