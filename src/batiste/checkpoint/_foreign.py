@@ -16,6 +16,7 @@ import importlib
 import json
 import math
 import tokenize
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -28,10 +29,13 @@ from batiste.checkpoint._npz import dtype_words, read_npy_header
 from batiste.checkpoint._orbax import require
 from batiste.checkpoint._strided import Readable, Stored, StridedSource, dense, in_file
 from batiste.checkpoint._types import Box, NumpyArray, Record
-from batiste.errors import CheckpointFormatError, RefusedCheckpointError
+from batiste.errors import CheckpointFormatError, CheckpointMismatchError, RefusedCheckpointError
 from batiste.tree import join_path
 
-__all__ = ["NUMPY_MAGIC", "is_named_npy", "open_hdf5", "open_npy"]
+__all__ = ["NAMELESS", "NUMPY_MAGIC", "in_order", "is_named_npy", "open_hdf5", "open_npy"]
+
+NAMELESS: Final = ("equinox", "npy")
+"""The formats without names."""
 
 NUMPY_MAGIC: Final = b"\x93NUMPY"
 _MOST_LINE: Final = 1 << 16
@@ -102,6 +106,29 @@ def _next_array(path: Path, file: BinaryIO, size: int) -> Stored | str:
     if kind.newbyteorder("=").name not in BYTES_BY_DTYPE:
         return dtype_words(dtype)
     return Stored(shape, kind, in_file(path, begin, begin + length), 0, dense(shape, fortran=fortran))
+
+
+def in_order(path: Path, old: Manifest, arrays: Sequence[Any], wanted: Iterable[str]) -> StridedSource:
+    """Return a file without names as one whose arrays have these paths, in their order.
+
+    Args:
+      path: the file.
+      old: what it holds.
+      arrays: its arrays, lazy.
+      wanted: the paths.
+
+    Raises:
+      CheckpointMismatchError: if there are not as many.
+    """
+    names = list(wanted)
+    if len(names) != len(old.records) or old.opaque:
+        others = f" and {len(old.opaque)} others" if old.opaque else ""
+        line = f"  the target has {len(names)} arrays and numbers, the file has {len(old.records)} arrays{others}"
+        raise CheckpointMismatchError(path=path, count=abs(len(names) - len(old.records)), lines=line)
+    named: dict[str, Readable] = dict(zip(names, arrays, strict=True))
+    records = dict(zip(names, old.records.values(), strict=True))
+    manifest = Manifest(records, storage=dict(old.storage), metadata=dict(old.metadata))
+    return StridedSource(path, manifest, named)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from batiste.checkpoint._arrays import dtype_by_name, wrap_key
 from batiste.checkpoint._checkpoint import Checkpoint, open  # noqa: A004 - this package's own
+from batiste.checkpoint._foreign import NAMELESS, in_order
 from batiste.checkpoint._match import Match, Origin, fit, match
 from batiste.checkpoint._policies import Policies, PolicyLike
 from batiste.checkpoint._structure import rebuild
@@ -37,7 +38,8 @@ def restore(
     Without a target, the tree as it was saved: NumPy arrays in dicts, lists, tuples and named tuples, on whatever mesh
     it was saved and with no device asked. With a target (variables, a train state, or the shapes that
     ``jax.eval_shape`` gives), the target's own tree, in which every leaf was found in the checkpoint with its shape
-    and dtype, or a policy says otherwise. Layers that one side has stacked and the other apart are converted.
+    and dtype, or a policy says otherwise. Layers that one side has stacked and the other apart are converted. A file of
+    Equinox has no names, so its arrays are taken in the order of the target's, and other leaves stay what they are.
 
     Args:
       path: the checkpoint, or one that is open.
@@ -66,10 +68,23 @@ def restore(
     if target is None:
         return _restore_all(checkpoint, shardings, verify=verify)
     goal = Target(target)
+    aside: dict[str, Any] = {}
+    if checkpoint.manifest.storage.get("format") in NAMELESS and list(goal.wanted) != list(checkpoint.manifest.records):
+        aside = {path: row.leaf for path, row in goal.wanted.items() if not _is_number(row)}
+        goal.wanted = {path: row for path, row in goal.wanted.items() if path not in aside}
+        stored = checkpoint.manifest
+        lazy = [checkpoint.lazy(leaf) for leaf in stored.records]
+        checkpoint = Checkpoint(in_order(checkpoint.path, stored, lazy, goal.wanted))
     plan = match(goal, checkpoint.manifest, policies)
     if plan.problems:
         raise CheckpointMismatchError(path=checkpoint.path, count=len(plan.problems), lines="\n".join(plan.problems))
-    return goal.fill(_restore_target(checkpoint, goal, plan, shardings, verify=verify))
+    return goal.fill({**_restore_target(checkpoint, goal, plan, shardings, verify=verify), **aside})
+
+
+def _is_number(wanted: Wanted) -> bool:
+    """Whether a leaf of a target is one that a file without names has: an array or a number."""
+    kind = wanted.record.kind
+    return hasattr(wanted.leaf, "dtype") if kind is None else kind in ("bool", "int", "float", "complex")
 
 
 def _restore_all(checkpoint: Checkpoint, shardings: ShardingsLike, *, verify: bool) -> Any:
