@@ -151,7 +151,8 @@ def open_file(place: Path) -> Source:
     """
     opener = _opener(place)
     if opener is None:
-        raise CheckpointFormatError(path=place, reason=_what(place), cure=_KNOWN)
+        reason = _what(place)
+        raise CheckpointFormatError(path=place, reason=reason, cure=_CUT if reason.endswith("cut") else _KNOWN)
     return opener(place)
 
 

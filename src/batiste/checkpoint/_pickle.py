@@ -51,6 +51,7 @@ _SIZED: Final[Mapping[int, tuple[str, str]]] = MappingProxyType(
 )
 _GET: Final[Mapping[int, str]] = MappingProxyType({ord("h"): "<B", ord("j"): "<I"})
 _PUT: Final[Mapping[int, str]] = MappingProxyType({ord("q"): "<B", ord("r"): "<I"})
+_RENAMED: Final[Mapping[str, str]] = MappingProxyType({"__builtin__": "builtins", "copy_reg": "copyreg"})
 _OLD: Final = b"(]}c"
 
 
@@ -75,7 +76,7 @@ class Name:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+        return f"{_RENAMED.get(self.module, self.module)}.{self.name}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

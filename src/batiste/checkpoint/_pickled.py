@@ -119,20 +119,25 @@ class Reader:
         if isinstance(node, Call) and str(node.function) == "_codecs.encode":
             text = node.args[0]
             if isinstance(text, Span):
-                return Bytes(text.end - text.begin, lambda: cast("str", self.meaning(text)).encode("latin-1"))
+                coded = self._raw(text)
+                return Bytes(coded.size, lambda: bytes(coded.load()).decode().encode("latin-1"))
             raw = cast("str", text).encode("latin-1")
             return Bytes(len(raw), lambda: raw)
-        if isinstance(node, Span) and self._is_file:
-            return in_file(self.path, node.begin, node.end)
         if isinstance(node, Span):
-            held = bytes(self._buffer[node.begin : node.end])
-            return Bytes(len(held), lambda: held)
+            return self._raw(node)
         found = self.meaning(node)
         raw = found.encode("latin-1") if isinstance(found, str) else found
         if not isinstance(raw, bytes):
             message = "no bytes"
             raise TypeError(message)
         return Bytes(len(raw), lambda: raw)
+
+    def _raw(self, span: Span) -> Bytes:
+        """The bytes of a span as they are, in the file where they can stay there."""
+        if self._is_file:
+            return in_file(self.path, span.begin, span.end)
+        held = bytes(self._buffer[span.begin : span.end])
+        return Bytes(len(held), lambda: held)
 
     def dtype_of(self, node: Any) -> np.dtype[Any]:
         """Return the dtype that a description means.
@@ -268,17 +273,13 @@ _KNOWN: Final[Mapping[str, Callable[[Reader, Call], Meaning]]] = MappingProxyTyp
         "collections.Counter": _dict,
         "collections.defaultdict": _default_dict,
         "builtins.dict": _dict,
-        "__builtin__.dict": _dict,
         "flax.core.frozen_dict.FrozenDict": _dict,
         "builtins.list": _list,
         "builtins.tuple": _list,
         "_codecs.encode": _encoded,
         "builtins.bytes": _bytes,
         "builtins.bytearray": _bytes,
-        "__builtin__.bytes": _bytes,
-        "__builtin__.bytearray": _bytes,
         "builtins.complex": _complex,
-        "__builtin__.complex": _complex,
     }
 )
 
@@ -286,7 +287,7 @@ _KNOWN: Final[Mapping[str, Callable[[Reader, Call], Meaning]]] = MappingProxyTyp
 def words(node: Any) -> str:
     """Return what a description asks for, as ``module.Class``."""
     while isinstance(node, Call):
-        if str(node.function) == "copyreg._reconstructor" or str(node.function) == "copy_reg._reconstructor":
+        if str(node.function) == "copyreg._reconstructor":
             node = node.args[0] if node.args else node.function
         else:
             node = node.function
