@@ -41,7 +41,7 @@ def tensors():
         "no axes": torch.tensor(3.0),
         "empty": torch.zeros(0, 3),
         "conjugate": waves.conj(),
-        "negative": waves.conj().imag,
+        "negative": waves.clone().conj().imag,
         "parameter": torch.nn.Parameter(torch.ones(2)),
         "noted": noted(),
     }

@@ -23,7 +23,7 @@ import numpy as np
 from batiste.checkpoint._arrays import BYTES_BY_DTYPE, dtype_by_name
 from batiste.checkpoint._directory import allowance
 from batiste.checkpoint._manifest import MAX_DEPTH, Manifest
-from batiste.checkpoint._pickle import BrokenPickleError, Call, Name, Pairs, Span, read_pickle
+from batiste.checkpoint._pickle import BrokenPickleError, Call, Name, Pairs, Persistent, Span, read_pickle
 from batiste.checkpoint._strided import Bytes, Stored, StridedSource, dense, in_file
 from batiste.checkpoint._structure import fields_of
 from batiste.checkpoint._types import PythonKind, Record
@@ -291,6 +291,8 @@ def words(node: Any) -> str:
             node = node.args[0] if node.args else node.function
         else:
             node = node.function
+    if isinstance(node, Persistent) and isinstance(node.key, tuple):  # PyTorch's old way to name a class of modules
+        node = next((part for part in cast("tuple[Any, ...]", node.key) if isinstance(part, Name)), node)
     if isinstance(node, Name):
         return str(node)[:200]
     return f"a {type(node).__name__.lower()}"
