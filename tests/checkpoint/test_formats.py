@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import zipfile
 
 import flax.linen as nn
 import flax.serialization

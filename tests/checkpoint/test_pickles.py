@@ -2,7 +2,7 @@
 
 import argparse
 import collections
-import datetime
+import datetime as dt
 import functools
 import os
 import pickle
@@ -118,7 +118,7 @@ OPAQUE = {
     "Settings": Settings(),
     "argparse.Namespace": argparse.Namespace(rate=0.1),
     "functools.partial": functools.partial(max, 1),
-    "datetime.date": datetime.date(2020, 1, 1),
+    "datetime.date": dt.date(2020, 1, 1),
     "builtins.set": {1, 2},
     "builtins.frozenset": frozenset({3}),
     "random.Random": random.Random(0),  # noqa: S311 - no secret

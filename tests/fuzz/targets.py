@@ -263,7 +263,10 @@ def torch_seeds(folder):
     del folder
     made = Torch()
     flags = {"conj": True}
-    tensors = {"w": made.tensor(np.ones((2, 3))), "v": made.tensor(None, storage=0, shape=(2,), strides=(3,), flags=flags)}
+    tensors = {
+        "w": made.tensor(np.ones((2, 3))),
+        "v": made.tensor(None, storage=0, shape=(2,), strides=(3,), flags=flags),
+    }
     return [named({"state_dict": named(tensors), "epoch": plain(3)})]
 
 

@@ -113,4 +113,6 @@ class PReLU(Module):
 
 @jitted(arrays=2)
 def _rectify(inputs: Array, slope: Array) -> Array:
+    if slope.ndim:  # one a channel, on the last axis
+        slope = jnp.expand_dims(slope, range(inputs.ndim - slope.ndim))
     return jnp.where(inputs >= 0, inputs, cast(slope, inputs.dtype) * inputs)
