@@ -24,10 +24,25 @@ _WRITTEN: Final[Mapping[str, Format]] = MappingProxyType(
 )
 _OTHERS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        **dict.fromkeys((".npy", ".zip", ".mat"), ".npz"),
-        **dict.fromkeys((".pt", ".pth", ".bin", ".gguf", ".onnx", ".tar", ".gz", ".st"), ".safetensors"),
-        **dict.fromkeys((".h5", ".hdf5", ".keras", ".eqx", ".json"), ".safetensors"),
-        **dict.fromkeys((".pkl", ".pickle", ".mpk"), ".msgpack"),
+        ".npy": ".npz",
+        ".zip": ".npz",
+        ".mat": ".npz",
+        ".pt": ".safetensors",
+        ".pth": ".safetensors",
+        ".bin": ".safetensors",
+        ".gguf": ".safetensors",
+        ".onnx": ".safetensors",
+        ".tar": ".safetensors",
+        ".gz": ".safetensors",
+        ".st": ".safetensors",
+        ".h5": ".safetensors",
+        ".hdf5": ".safetensors",
+        ".keras": ".safetensors",
+        ".eqx": ".safetensors",
+        ".json": ".safetensors",
+        ".pkl": ".msgpack",
+        ".pickle": ".msgpack",
+        ".mpk": ".msgpack",
     }
 )
 

@@ -153,7 +153,7 @@ def open_hdf5(path: Path) -> StridedSource:
       CheckpointFormatError: if it cannot be read.
       RefusedCheckpointError: if it describes more than its size on the disk can stand for.
     """
-    require("h5py", "h5py", "Reading an HDF5 file")
+    require("h5py", "h5py", "Reading an HDF5 file", "files")
     library: Any = importlib.import_module("h5py")
     manifest = Manifest({}, storage={"format": "hdf5"})
     arrays: dict[str, Readable] = {}

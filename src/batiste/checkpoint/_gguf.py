@@ -63,7 +63,7 @@ class _Quantised:
 
     def read(self, box: Box | None = None) -> NumpyArray:
         """Read all of it, and cut the box out."""
-        require("gguf", "gguf", "Reading a quantised tensor of a GGUF file")
+        require("gguf", "gguf", "Reading a quantised tensor of a GGUF file", "files")
         library: Any = importlib.import_module("gguf")
         quants: Any = importlib.import_module("gguf.quants")
         kind = library.GGMLQuantizationType(self.kind)

@@ -215,7 +215,7 @@ def _is_none(node: Any) -> bool:
 
 def _tree_paths(folder: Path, manifest: Manifest) -> dict[str, str]:
     """The path of each array by its number, out of the tree that JAX has written; containers go to the manifest."""
-    require("flatbuffers", "flatbuffers", "Reading a tree that `pytree_serialization` has saved")
+    require("flatbuffers", "flatbuffers", "Reading a tree that `pytree_serialization` has saved", "files")
     jax: Any = importlib.import_module("jax")
     jax_trees: Any = importlib.import_module("jax.experimental.array_serialization.pytree_serialization")
     try:
