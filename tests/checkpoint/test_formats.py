@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import zipfile
 
 import flax.linen as nn
 import flax.serialization
@@ -262,38 +261,6 @@ def test_a_folder_with_one_safetensors_file(tmp_path):
     safetensors.numpy.save_file({"w": np.ones(2)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("{}")
     assert_same(checkpoint.restore(tmp_path), {"w": np.ones(2)})
-
-
-def test_without_pytorch(tmp_path, monkeypatch):
-    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
-        archive.writestr("model/data.pkl", b"")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(errors.MissingPackageError, match="pip install torch"):
-        checkpoint.open(tmp_path / "model.pt")
-
-
-def test_pytorch(tmp_path):
-    torch = pytest.importorskip("torch", reason="PyTorch is optional, and large")
-    nested = {
-        "model": {"0.weight": torch.arange(6.0).reshape(2, 3).T, "half": torch.ones(2, dtype=torch.bfloat16)},
-        "optimizer": {"state": {0: {"step": torch.tensor(3)}}, "groups": [{"lr": 0.1, "betas": (0.9, 0.99)}]},
-        "epoch": 4,
-        "none": None,
-    }
-    expected = {
-        "model": {"0.weight": np.arange(6, dtype=np.float32).reshape(2, 3).T, "half": np.ones(2, ml_dtypes.bfloat16)},
-        "optimizer": {"state": {"0": {"step": np.asarray(3)}}, "groups": [{"lr": 0.1, "betas": [0.9, 0.99]}]},
-        "epoch": 4,
-        "none": None,
-    }
-    for modern in (True, False):
-        torch.save(nested, tmp_path / "model.pt", _use_new_zipfile_serialization=modern)
-        assert_same(checkpoint.restore(tmp_path / "model.pt"), expected)
-    assert checkpoint.open(tmp_path / "model.pt").lazy("model/0.weight")[1:].read().shape == (2, 2)
-    torch.save({"w": torch.ones(2)}, tmp_path / "pytorch_model-00001-of-00001.bin")
-    index = {"weight_map": {"w": "pytorch_model-00001-of-00001.bin"}}
-    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    assert_same(checkpoint.restore(tmp_path), {"w": np.ones(2, np.float32)})
 
 
 def test_orbax_reads_what_batiste_saves(tmp_path):

@@ -194,16 +194,6 @@ def test_pickles(tmp_path):
             checkpoint.open(tmp_path / name)
 
 
-def test_a_pickle_of_pytorch(tmp_path):
-    torch = pytest.importorskip("torch", reason="PyTorch is optional, and large")
-    torch.save({"w": Bomb()}, tmp_path / "a.pt")
-    with pytest.raises(errors.RefusedCheckpointError, match="more than tensors"):
-        checkpoint.open(tmp_path / "a.pt")
-    (tmp_path / "b.pt").write_bytes(b"nonsense")
-    with pytest.raises(errors.CheckpointError):
-        checkpoint.open(tmp_path / "b.pt")
-
-
 def test_classes_are_not_imported_and_code_is_not_run(tmp_path):
     checkpoint.save(tmp_path / "one", {"p": Pair(np.ones(1), np.ones(2))})
     assert type(checkpoint.restore(tmp_path / "one")["p"]) is Pair

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import pickle
 import re
 import resource
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 import jax
 import msgpack
 import numpy as np
+import tensorstore
 import xxhash
 
 from batiste import checkpoint
@@ -26,6 +28,7 @@ from batiste.checkpoint import Checkpoint
 from batiste.cli import _compare, _show
 from batiste.errors import BatisteError, BatisteWarning
 from batiste.importers import from_torch, load_mapping, plan_import, suggest_mapping
+from tests.checkpoint.foreign import Torch, gguf, named, plain
 from tests.fuzz.mutate import mutated_bytes, mutated_text
 
 ALLOWED = (BatisteError, BatisteWarning)
@@ -249,6 +252,70 @@ def orbax_seeds(folder):
     return [(folder / "state" / "_METADATA").read_bytes()]
 
 
+def pickle_seeds(folder):
+    del folder
+    made = {"a": {"w": np.ones((2, 3), np.float32)}, "s": np.float64(2.0), 3: [None, (1, b"x")], "o": {1, 2}}
+    return [pickle.dumps(made, protocol) for protocol in (0, 2, 5)]
+
+
+def torch_seeds(folder):
+    """The pickle of a file of PyTorch, whose storages are right."""
+    del folder
+    made = Torch()
+    flags = {"conj": True}
+    tensors = {
+        "w": made.tensor(np.ones((2, 3))),
+        "v": made.tensor(None, storage=0, shape=(2,), strides=(3,), flags=flags),
+    }
+    return [named({"state_dict": named(tensors), "epoch": plain(3)})]
+
+
+def write_torch(data, folder):
+    """A file of either format, with one storage."""
+    made = Torch()
+    made.storages.append(np.ones((2, 3)))
+    (folder / "file.pt").write_bytes(made.row(data) if len(data) % 2 else made.zip(data, compress=len(data) % 3 == 0))
+    return folder / "file.pt"
+
+
+def torch_file_seeds(folder):
+    del folder
+    made = Torch()
+    content = named({"w": made.tensor(np.ones((2, 3), np.float32)), "b": made.tensor(np.ones(2, np.int8))})
+    return [made.zip(content), made.row(content)]
+
+
+def arrays_seeds(folder):
+    del folder
+    file = io.BytesIO()
+    for array in (np.ones((2, 3), np.float32), np.asfortranarray(np.ones((2, 2), np.int8)), np.array(3.0)):
+        np.save(file, array)
+    return [file.getvalue(), b'{"width": 3}\n' + file.getvalue()]
+
+
+def gguf_seeds(folder):
+    del folder
+    text = struct.pack("<Q", 5) + b"llama"
+    pairs = [("general.architecture", 8, text), ("list", 9, struct.pack("<IQ2i", 5, 2, 1, 2))]
+    return [gguf({"a.w": np.ones((2, 3), np.float32), "b": np.ones(3, np.int8)}, pairs)]
+
+
+def t5x_seeds(folder):
+    store = {"driver": "file", "path": str(folder / "run" / "target.w")}
+    table = {"shape": [2, 3], "chunks": [2, 3], "dtype": "<f4"}
+    made = {"driver": "zarr", "kvstore": store, "metadata": table}
+    tensorstore.open(made, create=True).result().write(np.ones((2, 3), np.float32)).result()
+    spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": "target.w"}, "dtype": "float32", "metadata": table}
+    array = msgpack.ExtType(1, msgpack.packb([[2], "float32", bytes(8)]))
+    tree = {"version": 3, "optimizer": {"target": {"w": spec, "b": array}, "state": {"step": 3}}}
+    return [msgpack.packb(tree)]
+
+
+def write_t5x(data, folder):
+    (folder / "run" / "checkpoint").write_bytes(data)
+    return folder / "run"
+
+
 def mapping_seeds(folder):
     del folder
     rules = [
@@ -294,5 +361,11 @@ TARGETS = {
     "npy": Target(npy_seeds, write_npy, read_all, mutated_bytes),
     "index": Target(index_seeds, writer("model.safetensors.index.json"), read_all, mutated_text),
     "orbax": Target(orbax_seeds, write_orbax, read_all, mutated_text),
+    "pickle": Target(pickle_seeds, writer("file.pkl"), read_all, mutated_bytes),
+    "torch": Target(torch_seeds, write_torch, read_all, mutated_bytes),
+    "torch_file": Target(torch_file_seeds, writer("file.bin"), read_all, mutated_bytes),
+    "arrays": Target(arrays_seeds, writer("file.eqx"), read_all, mutated_bytes),
+    "gguf": Target(gguf_seeds, writer("file.gguf"), read_all, mutated_bytes),
+    "t5x": Target(t5x_seeds, write_t5x, read_all, mutated_bytes),
     "mapping": Target(mapping_seeds, writer("mapping.json"), import_by, mutated_text),
 }

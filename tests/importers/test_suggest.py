@@ -18,6 +18,7 @@ from batiste.importers import (
     Identity,
     Linear,
     Lstm,
+    PReLU,
     Rnn,
     Rule,
     Transpose,
@@ -262,3 +263,85 @@ def test_weight_norm():
 def test_what_no_layer_here_has():
     given = tensors(lstm__weight_ih_l0=(8, 3), lstm__weight_hh_l0=(8, 1), lstm__weight_hr_l0=(1, 2))
     assert suggest_mapping(given, shapes(params__a__kernel=(9, 9))).unused == tuple(given)
+
+
+MOBILE = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
+"""MobileNetV2's expansion, channels and repeats (Sandler and others, 2018)."""
+
+
+def mobile_state():
+    """Its state dict as torchvision names it, and for each layer the block, and the number of its kind in there."""
+    given, truth = {}, {}
+
+    def normed(conv, norm, shape, block, number):
+        given[f"{conv}.weight"] = np.zeros(shape, np.float32)
+        given.update(
+            {f"{norm}.{part}": np.zeros(shape[0]) for part in ("weight", "bias", "running_mean", "running_var")}
+        )
+        given[f"{norm}.num_batches_tracked"] = np.zeros((), np.int64)
+        truth[conv], truth[norm] = (block, "Conv", number), (block, "BatchNorm", number)
+
+    normed("features.0.0", "features.0.1", (32, 3, 3, 3), None, 0)
+    block, channels = 1, 32
+    for times, out, repeats in MOBILE:
+        for _ in range(repeats):
+            inner, at, base = channels * times, 0, f"features.{block}.conv"
+            if times > 1:
+                normed(f"{base}.0.0", f"{base}.0.1", (inner, channels, 1, 1), block - 1, 0)
+                at = 1
+            normed(f"{base}.{at}.0", f"{base}.{at}.1", (inner, 1, 3, 3), block - 1, at)
+            normed(f"{base}.{at + 1}", f"{base}.{at + 2}", (out, inner, 1, 1), block - 1, at + 1)
+            block, channels = block + 1, out
+    normed(f"features.{block}.0", f"features.{block}.1", (1280, channels, 1, 1), None, 1)
+    given["classifier.1.weight"], given["classifier.1.bias"] = np.zeros((10, 1280)), np.zeros(10)
+    return given, {**truth, "classifier.1": (None, "Dense", 0)}
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_batch_normalisations_follow_their_convolutions(flat):
+    given, truth = mobile_state()
+    counts, places = {}, {}
+    for name, (block, kind, number) in truth.items():
+        count = counts[kind] = counts.get(kind, -1) + 1
+        places[name] = (
+            f"{kind}_{count}" if flat else f"{kind}_{number}" if block is None else f"Block_{block}/{kind}_{number}"
+        )
+    leaves = {}
+    for name, place in places.items():
+        weight = given[f"{name}.weight"]
+        if weight.ndim == 1:
+            leaves |= {f"params/{place}/{leaf}": weight.shape for leaf in ("scale", "bias")}
+            leaves |= {f"batch_stats/{place}/{leaf}": weight.shape for leaf in ("mean", "var")}
+        else:
+            leaves[f"params/{place}/kernel"] = (*weight.shape[2:], *weight.shape[1::-1])
+    leaves["params/Dense_0/bias"] = (10,)
+    target = tree.unflatten({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in leaves.items()})
+    found = suggest_mapping(given, target)
+    assert (found.ambiguous, found.unused, found.unfilled) == ((), (), ())
+    taken = {rule.source: rule.target for rule in found.mapping}
+    assert taken == {name: f"params/{place}" for name, place in places.items()}
+
+
+def test_normalisations_in_an_order_that_names_do_not_tell_stay_ambiguous():
+    given = tensors(**{f"{name}__{part}": (4,) for name in ("a", "b") for part in ("weight", "running_mean")})
+    leaves = {
+        f"{group}__{name}__{leaf}": (4,)
+        for name in ("x", "y")
+        for group, leaf in (("params", "scale"), ("batch_stats", "mean"))
+    }
+    assert len(suggest_mapping(given, shapes(**leaves)).ambiguous) == 2
+
+
+def test_slopes():
+    given = tensors(act__weight=(4,), one__weight=(1,))
+    target = shapes(params__PReLU_0__negative_slope=(4,), params__one__negative_slope=())
+    found = suggest_mapping(given, target)
+    assert set(found.mapping) == {Rule("act", "params/PReLU_0", PReLU()), Rule("one", "params/one", PReLU())}
+    got = from_torch(given, target, found.mapping)
+    assert got["params"]["one"]["negative_slope"].shape == ()
+    layer = nn.PReLU(negative_slope_init=(0.25,) * 4)
+    x = jnp.asarray([[-2.0, -1.0, 0.0, 4.0]])
+    variables = layer.init(jax.random.key(0), x)
+    assert variables["params"]["negative_slope"].tolist() == [0.25] * 4
+    slopes = {"params": {"negative_slope": jnp.asarray([0.5, 2.0, 3.0, 4.0])}}
+    assert layer.apply(slopes, x).tolist() == [[-1.0, -2.0, 0.0, 4.0]]

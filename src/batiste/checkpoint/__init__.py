@@ -10,6 +10,7 @@ from batiste._later import later as _later
 if _typing.TYPE_CHECKING:
     from batiste.checkpoint._background import SaveHandle
     from batiste.checkpoint._checkpoint import Checkpoint, open  # noqa: A004 - `checkpoint.open` is what it does
+    from batiste.checkpoint._endings import format_of
     from batiste.checkpoint._files import cleanup, leftovers
     from batiste.checkpoint._manager import Manager
     from batiste.checkpoint._manifest import Manifest
@@ -27,6 +28,7 @@ else:
         {
             "_background": ("SaveHandle",),
             "_checkpoint": ("Checkpoint", "open"),
+            "_endings": ("format_of",),
             "_files": ("cleanup", "leftovers"),
             "_manager": ("Manager",),
             "_manifest": ("Manifest",),
@@ -57,6 +59,7 @@ __all__ = [
     "ShardingsLike",
     "Verification",
     "cleanup",
+    "format_of",
     "leftovers",
     "open",
     "restore",

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from batiste.checkpoint._arrays import digest_array, dtype_by_name, wrap_key
 from batiste.checkpoint._detect import open_source
@@ -16,10 +16,15 @@ from batiste.checkpoint._source import Source
 from batiste.checkpoint._stored import Origin, StoredArray
 from batiste.checkpoint._structure import containers_of, rebuild
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record, misfit
-from batiste.errors import DamagedCheckpointError, PathNotFoundError, nearest
+from batiste.errors import DamagedCheckpointError, PathNotFoundError, RefusedCheckpointError, nearest
 from batiste.tree import Pattern, Patterns, compile_pattern, select
 
 __all__ = ["Checkpoint", "open"]
+
+_LEAVE_OUT: Final = (
+    "Take the rest by pattern, as in `checkpoint.open(path)['params/**']`, or restore into a target with "
+    "`extra='drop'`."
+)
 
 
 class Checkpoint:
@@ -28,6 +33,9 @@ class Checkpoint:
     ``checkpoint["params/**/kernel"]`` is the part of the tree whose paths match: containers as they were saved, with a
     ``LazyArray`` for each array. Reading a whole array checks its digest; a box of it cannot be checked alone. Typed
     random keys are a few bytes and cannot be NumPy arrays, so a part or a tree has them read, checked and typed.
+
+    A file of another program may hold what is neither an array nor plain: its *opaque* entries, which
+    ``manifest.opaque`` lists. A part leaves them out; whoever asks for one, or for the whole tree, is told what it is.
 
     Args:
       source: the format's reader.
@@ -40,6 +48,7 @@ class Checkpoint:
         """Return the part of the tree whose paths match one of the patterns.
 
         Raises:
+          RefusedCheckpointError: if a pattern matches nothing but opaque entries.
           UnmatchedPatternError: if a pattern matches no path.
           DamagedCheckpointError: if a typed random key is not as it was saved.
         """
@@ -47,6 +56,8 @@ class Checkpoint:
         compiled = [compile_pattern(pattern) for pattern in wanted]
         matched = [[path for path in self.manifest.records if pattern.matches(path)] for pattern in compiled]
         if not all(matched):
+            for pattern, found in zip(compiled, matched, strict=True):
+                self.refuse_opaque([path for path in self.manifest.opaque if not found and pattern.matches(path)])
             return select(rebuild(dict.fromkeys(self.manifest.records, 0), {}), patterns)  # which says what is near
         chosen = {path for paths in matched for path in paths}
         return rebuild(
@@ -92,8 +103,11 @@ class Checkpoint:
 
         Raises:
           PathNotFoundError: if there is no array at that path.
+          RefusedCheckpointError: if it is an opaque entry.
         """
         record = self.manifest.records.get(path)
+        if record is None and path in self.manifest.opaque:
+            self.refuse_opaque([path])
         if record is None or record.kind is not None:
             raise PathNotFoundError(path=path, near=nearest(path, self.manifest.records))
 
@@ -114,8 +128,25 @@ class Checkpoint:
 
         Raises:
           DamagedCheckpointError: if a typed random key is not as it was saved.
+          RefusedCheckpointError: if there are opaque entries.
         """
+        self.refuse_opaque(self.manifest.opaque)
         return rebuild(self._leaves(self.manifest.records), self.manifest.containers)
+
+    def refuse_opaque(self, paths: Iterable[str]) -> None:
+        """Say what opaque entries are that somebody asks for, if there are any.
+
+        Raises:
+          RefusedCheckpointError: if there are.
+        """
+        found = [f"{path!r} is {self.manifest.opaque[path]}" for path in paths]
+        if found:
+            more = f", and {len(found) - 5} more" if len(found) > 5 else ""
+            raise RefusedCheckpointError(
+                path=self.path,
+                reason=f"it holds what is neither an array nor plain: {', '.join(found[:5])}{more}",
+                cure=_LEAVE_OUT,
+            )
 
     def read_many(
         self, paths: Iterable[str], *, verify: bool, ahead: bool = False
@@ -156,8 +187,8 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:  # noqa: A001 - `checkpoin
     """Open a checkpoint of any known format: its manifest is read, its arrays are not.
 
     Args:
-      path: a directory of batiste or Orbax, a safetensors, Flax MessagePack, ``.npz`` or PyTorch file, or a folder with
-        sharded weights and their index.
+      path: a directory of batiste, Orbax, T5X or JAX; a safetensors, Flax MessagePack, ``.npz``, ``.npy``, PyTorch,
+        pickle, HDF5 or GGUF file; or a folder with one of these files, or with sharded weights and their index.
 
     Raises:
       CheckpointNotFoundError: if there is nothing.

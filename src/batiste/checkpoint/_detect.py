@@ -1,31 +1,50 @@
-"""Which format a path is, told by its content and not by its name, and the source that reads it."""
+"""Which format a path is, told by its content and not by its name, and the source that reads it.
+
+A name is believed in one case only: an index of sharded weights is JSON like many other files, so it is taken for one
+where its own name ends in ``.index.json``, even where that name is a link. Of a folder, what batiste and others write
+as folders comes first, then an index, then the one file of weights that is in it.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from batiste.checkpoint._directory import DirectorySource
 from batiste.checkpoint._files import leftovers, resolve
+from batiste.checkpoint._foreign import NUMPY_MAGIC, is_named_npy, open_hdf5, open_npy
+from batiste.checkpoint._gguf import open_gguf
 from batiste.checkpoint._manifest import MANIFEST_NAME
 from batiste.checkpoint._msgpack import MsgpackSource, is_msgpack
 from batiste.checkpoint._npz import NpzSource
 from batiste.checkpoint._orbax_source import OrbaxSource, orbax_items
+from batiste.checkpoint._pickle import is_old_pickle, is_pickle, parses
+from batiste.checkpoint._pickled import open_pickle
 from batiste.checkpoint._safetensors import SafetensorsSource, is_safetensors
-from batiste.checkpoint._shards import ShardedSource, find_index
+from batiste.checkpoint._shards import INDEX_ENDING, ShardedSource, find_index
 from batiste.checkpoint._source import Source
-from batiste.checkpoint._torch import TorchSource
-from batiste.errors import CheckpointFormatError, CheckpointNotFoundError, nearest
+from batiste.checkpoint._t5x import T5xSource, is_t5x
+from batiste.checkpoint._torch import MAGIC, is_torch_zip, open_torch, open_torch_zip, tensor_names
+from batiste.checkpoint._zarr import find_arrays, open_arrays
+from batiste.errors import CheckpointFormatError, CheckpointNotFoundError, RefusedCheckpointError, nearest
 
 __all__ = ["holds_checkpoint", "open_source"]
 
 _STEP: Final = re.compile(r"(?:.*[^0-9])?([0-9]{1,18})")
 _TEMPORARY: Final = ".orbax-checkpoint-tmp"
+_HDF5: Final = b"\x89HDF\r\n\x1a\n"
+_TAR: Final = slice(257, 262)
+_BESIDE: Final = frozenset(
+    {".json", ".txt", ".md", ".py", ".yaml", ".yml", ".jinja", ".png", ".jpg", ".lock", ".tsv", ".csv", ".log"}
+)
+_CUT: Final = "Look for the whole file: this one is cut or damaged."
 _KNOWN: Final = (
-    "Known are folders of batiste and Orbax, safetensors (also in shards), Flax MessagePack, .npz and PyTorch."
+    "Known are folders of batiste, Orbax, T5X and JAX, safetensors (also in shards), Flax MessagePack, .npz, .npy, "
+    "PyTorch, pickles of arrays, HDF5 and GGUF."
 )
 
 
@@ -36,15 +55,20 @@ def open_source(path: str | os.PathLike[str]) -> Source:
       CheckpointNotFoundError: if there is nothing.
       CheckpointFormatError: if it is none of the formats.
     """
+    given = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - the name that was given, links and all
     place = resolve(path)
     try:
         if place.is_dir():
             return _open_folder(place)
         if place.is_file():
-            return _open_file(place)
+            return ShardedSource(given, open_file) if given.name.endswith(INDEX_ENDING) else open_file(place)
     except PermissionError as error:
         raise CheckpointFormatError(
             path=place, reason=f"{error.strerror}", cure="Ask for the right to read it."
+        ) from None
+    except OSError as error:
+        raise CheckpointFormatError(
+            path=_shortened(place), reason=f"{error.strerror or error}", cure="Check the path."
         ) from None
     raise _not_found(place)
 
@@ -59,20 +83,48 @@ def holds_checkpoint(folder: Path) -> bool:
 def _open_folder(place: Path) -> Source:
     if (place / MANIFEST_NAME).is_file():
         return DirectorySource(place)
+    if _TEMPORARY in place.name or _holds_unfinished(place):
+        reason = "Orbax has not finished it: the save was interrupted, or is still running"
+        raise RefusedCheckpointError(path=place, reason=reason, cure="Open an earlier step, or wait for the save.")
+    if is_t5x(place):
+        return T5xSource(place)
     if orbax_items(place) or (place / "_CHECKPOINT_METADATA").is_file():
         return OrbaxSource(place)
     index = find_index(place)
     if index is not None:
-        return ShardedSource(index, _open_file)
+        return ShardedSource(index, open_file)
     steps = _numbered(place)
     if steps:
         reason = f"it is the folder of a run with the steps {', '.join(steps[-5:])}"
         more = ", or use Manager" if steps[-1].isdecimal() else ""
         raise CheckpointFormatError(path=place, reason=reason, cure=f"Open a step, such as {place / steps[-1]}{more}.")
-    single = [entry for entry in sorted(place.iterdir()) if entry.name.endswith(".safetensors")]
-    if len(single) == 1:
-        return SafetensorsSource(single[0])
+    arrays = find_arrays(place)
+    if arrays:
+        return open_arrays(place, arrays)
+    return _open_only_file(place)
+
+
+def _open_only_file(place: Path) -> Source:
+    """Open the one file of weights in a folder that somebody has downloaded."""
+    found = [
+        entry
+        for entry in sorted(place.iterdir())
+        if entry.suffix not in _BESIDE and not entry.name.startswith(".") and entry.is_file() and _opener(entry)
+    ]
+    if len(found) == 1:
+        return open_file(found[0])
+    if found:
+        names = ", ".join(entry.name for entry in found[:8])
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        reason = f"it holds several files of weights: {names}{more}"
+        raise CheckpointFormatError(path=place, reason=reason, cure=f"Open one of them, such as {found[0]}.")
     raise CheckpointFormatError(path=place, reason="nothing in it is known", cure=_KNOWN)
+
+
+def _holds_unfinished(folder: Path) -> bool:
+    """Whether a step was being written by Orbax when it was left: it has nothing but what is unfinished."""
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
+    return any(_TEMPORARY in name for name in names) and not orbax_items(folder) and not _numbered(folder)
 
 
 def _numbered(folder: Path) -> list[str]:
@@ -87,37 +139,95 @@ def _numbered(folder: Path) -> list[str]:
 
 def _is_step(entry: Path) -> bool:
     if entry.is_dir():
-        return holds_checkpoint(entry)
-    if not entry.is_file():
-        return False
-    with entry.open("rb") as file:
-        return is_msgpack(file.read(16))
+        return holds_checkpoint(entry) or is_t5x(entry)
+    return entry.is_file() and _opener(entry) is MsgpackSource
 
 
-def _open_file(place: Path) -> Source:
-    if place.name.endswith(".index.json"):
-        return ShardedSource(place, _open_file)
+def open_file(place: Path) -> Source:
+    """Open a file of any known format.
+
+    Raises:
+      CheckpointFormatError: if it is none of them.
+    """
+    opener = _opener(place)
+    if opener is None:
+        reason = _what(place)
+        raise CheckpointFormatError(path=place, reason=reason, cure=_CUT if reason.endswith("cut") else _KNOWN)
+    return opener(place)
+
+
+def _opener(place: Path) -> Callable[[Path], Source] | None:
+    """What opens a file, by its first bytes, its last, and for a zip its table."""
     with place.open("rb") as file:
-        head = file.read(16)
-    if is_safetensors(head) or place.name.endswith(".safetensors"):
-        return SafetensorsSource(place)
+        head = file.read(512)
+        file.seek(0, os.SEEK_END)
+        size = file.tell()
+        file.seek(max(0, size - 1))
+        tail = file.read(1)
+    if is_safetensors(head):
+        return SafetensorsSource
     if zipfile.is_zipfile(place):
-        try:
-            with zipfile.ZipFile(place) as archive:
-                names = archive.namelist()
-        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            reason = f"it is a zip whose table cannot be read ({error})"
-            cure = "Look for the whole file: this one is cut or damaged."
-            raise CheckpointFormatError(path=place, reason=reason, cure=cure) from None
-        is_torch = any(name.endswith("/data.pkl") or name == "data.pkl" for name in names)
-        return TorchSource(place) if is_torch else NpzSource(place)
-    if place.suffix in (".pt", ".pth", ".bin"):
-        return TorchSource(place)
-    if place.suffix == ".npz":
-        return NpzSource(place)
+        return _open_zip
+    if head.startswith(MAGIC):
+        return open_torch
+    if head.startswith(_HDF5):
+        return open_hdf5
+    if head.startswith(b"GGUF"):
+        return open_gguf
+    if head.startswith(NUMPY_MAGIC) or (head.startswith(b"{") and is_named_npy(place)):
+        return open_npy
+    if is_pickle(head) or (is_old_pickle(head, tail) and parses(place)):
+        return _open_pickle
     if is_msgpack(head):
-        return MsgpackSource(place)
-    raise CheckpointFormatError(path=place, reason="its first bytes are those of no known format", cure=_KNOWN)
+        return MsgpackSource
+    if place.name.endswith(".safetensors"):
+        return SafetensorsSource
+    return None
+
+
+def _open_zip(place: Path) -> Source:
+    try:
+        with zipfile.ZipFile(place) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        reason = f"it is a zip whose table cannot be read ({error})"
+        raise CheckpointFormatError(path=place, reason=reason, cure=_CUT) from None
+    if is_torch_zip(names):
+        return open_torch_zip(place)
+    if any(name.endswith(".npy") for name in names) or not names:
+        return NpzSource(place)
+    inner = next((name for name in names if name.endswith(".h5")), None)
+    cure = f"Take {inner!r} out of it, and open that." if inner else "Take what is in it out, and open that."
+    shown = ", ".join(map(repr, names[:5]))
+    raise CheckpointFormatError(path=place, reason=f"it is a zip of {shown}, and none of these are arrays", cure=cure)
+
+
+def _open_pickle(place: Path) -> Source:
+    return open_pickle(place, tensor_names())
+
+
+def _what(place: Path) -> str:
+    """What a file is that cannot be read, as far as its first bytes say."""
+    with place.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        return "it is empty"
+    if head.startswith(b"PK\x03\x04"):
+        return "it begins as a zip (.npz, PyTorch) and has no table at its end: it is cut"
+    if head[_TAR] == b"ustar":
+        return "it is a tar archive"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, and the file itself was not fetched"
+    if head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")):
+        return "it is compressed as a whole"
+    if head.lstrip()[:1] in (b"<", b"{"):
+        return f"it is {'a page of text' if head.lstrip()[:1] == b'<' else 'JSON'}, and holds no arrays"
+    return "its first bytes are those of no known format"
+
+
+def _shortened(place: Path) -> str:
+    text = str(place)
+    return text if len(text) <= 200 else f"{text[:100]}...{text[-60:]}"
 
 
 def _not_found(place: Path) -> CheckpointNotFoundError:

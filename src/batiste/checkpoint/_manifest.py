@@ -33,6 +33,7 @@ __all__ = [
     "MAX_MANIFEST_BYTES",
     "MAX_RANK",
     "Manifest",
+    "check_depth",
     "check_paths",
     "looks_like_manifest",
 ]
@@ -73,6 +74,7 @@ class Manifest:
       axes: the logical names of the axes of some leaves, by path.
       layers: levels that are repeated layers, by path: ``{"params/h": {"layout": "per_layer", "count": 12}}``.
       storage: how the arrays are stored: the format, and what its reader needs to know.
+      opaque: what is there and is neither an array nor plain, in words by path; only in files of other programs.
       files: size and digest of each file beside the manifest, by relative path; no digest ("") for a large file of
         arrays, of which each has its own.
     """
@@ -87,6 +89,7 @@ class Manifest:
     layers: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict[str, dict[str, Any]])
     storage: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     files: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict[str, tuple[int, str]])
+    opaque: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
 
     @property
     def bytes(self) -> int:
@@ -154,6 +157,17 @@ def looks_like_manifest(text: Any) -> bool:
     return isinstance(text, str) and text.startswith(_START)
 
 
+def check_depth(paths: Iterable[str], where: str) -> None:
+    """Refuse paths that are too deep.
+
+    Raises:
+      RefusedCheckpointError: if one is.
+    """
+    depth = max((path.count("/") for path in paths), default=0)
+    if depth > MAX_DEPTH:
+        raise _refused(where, f"a path has {depth} levels, and {MAX_DEPTH} are allowed")
+
+
 def check_paths(paths: Mapping[str, Any], where: str, containers: Iterable[str] = ()) -> None:
     """Refuse paths that are too deep, or that make one path both a leaf and a level.
 
@@ -161,9 +175,7 @@ def check_paths(paths: Mapping[str, Any], where: str, containers: Iterable[str] 
       RefusedCheckpointError: if the paths do not make a tree.
     """
     levels = set(containers)
-    depth = max((path.count("/") for path in [*paths, *levels]), default=0)
-    if depth > MAX_DEPTH:
-        raise _refused(where, f"a path has {depth} levels, and {MAX_DEPTH} are allowed")
+    check_depth([*paths, *levels], where)
     above = {path.rpartition("/")[0] for path in [*paths, *levels]}
     while above:
         levels |= above

@@ -92,13 +92,18 @@ def match(target: Target, manifest: Manifest, policies: Policies) -> Match:
         else:
             policy = policies.choose("missing", path)
             origins[path] = Origin(policy=policy)
-            problems.extend(_without_source(path, row, policy, _NOTHING))
+            problems.extend(_without_source(path, row, policy, manifest.opaque.get(path, _NOTHING)))
     problems.extend(
         _line(path, _NOTHING, record)
         for path, record in records.items()
         if path not in used and policies.choose("extra", path) == "error"
     )
-    policies.check_used({**wanted, **records})
+    problems.extend(
+        _line(path, _NOTHING, what)
+        for path, what in manifest.opaque.items()
+        if path not in wanted and policies.choose("extra", path) == "error"
+    )
+    policies.check_used({**wanted, **records, **manifest.opaque})
     return Match(origins, problems, reshaped)
 
 

@@ -2,7 +2,8 @@
 
 The file is a zip of ``.npy`` members; their names are the paths, with slashes between levels. A member says its shape
 and its size before its data, and both are checked before anything is allocated. A dtype that NumPy does not know is
-written by ``numpy.savez`` as raw bytes: two bytes an element are taken for bfloat16, anything else is refused.
+written by ``numpy.savez`` as raw bytes: two bytes an element are taken for bfloat16. A member that is no array of
+numbers (text, dates, records, Python objects, other raw bytes) is an opaque entry.
 
 A file that batiste saved is an ordinary one: ``numpy.load`` gives the same arrays by the same names, plain values as
 arrays without axes, random keys as their data, and dtypes that it does not know as raw bytes. Its manifest lies
@@ -30,12 +31,12 @@ from numpy.lib import format as npy
 
 from batiste.checkpoint._arrays import BYTES_BY_DTYPE, as_bytes, digest_array, digest_bytes, dtype_by_name
 from batiste.checkpoint._directory import allowance
-from batiste.checkpoint._manifest import MAX_MANIFEST_BYTES, Manifest, check_paths
+from batiste.checkpoint._manifest import MAX_MANIFEST_BYTES, Manifest, check_depth
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
 from batiste.errors import CheckpointFormatError, DamagedCheckpointError, RefusedCheckpointError
 from batiste.tree import join_path
 
-__all__ = ["NpzSource", "write_npz"]
+__all__ = ["NpzSource", "dtype_words", "read_npy_header", "write_npz"]
 
 _COMMENT: Final = re.compile(rb"batiste\.checkpoint ([0-9]{20}) ([0-9]{20}) ([0-9a-f]{32})")
 _COMMENT_LENGTH: Final = 93
@@ -88,7 +89,7 @@ class NpzSource:
     Raises:
       CheckpointFormatError: if it is no zip of ``.npy`` members.
       DamagedCheckpointError: if batiste saved it and it is not as it was.
-      RefusedCheckpointError: if a member needs pickle, or says that it is larger than it can be.
+      RefusedCheckpointError: if a member says that it is larger than it can be, or if no member is an array of numbers.
     """
 
     def __init__(self, path: Path) -> None:
@@ -109,8 +110,12 @@ class NpzSource:
             cure = "Look for the whole file: this one is cut or damaged."
             raise CheckpointFormatError(path=path, reason=f"it is no .npz file ({error})", cure=cure) from None
         if text is None:
-            check_paths(records, str(path))
-            self._manifest = Manifest(dict(sorted(records.items())), storage={"format": "npz"})
+            check_depth(records, str(path))
+            if self._opaque and not records:
+                first, what = next(iter(self._opaque.items()))
+                raise _refused(path, f"{first!r} is {what}, which only pickle could read, and it holds nothing else")
+            ordered = dict(sorted(records.items()))
+            self._manifest = Manifest(ordered, storage={"format": "npz"}, opaque=self._opaque)
             return
         self._manifest = Manifest.from_text(text, str(path))
         self._members = _members(self._manifest)
@@ -178,15 +183,17 @@ class NpzSource:
         """The records of a file that batiste did not save, each from the header of its member."""
         records: dict[str, Record] = {}
         self._members: dict[str, str] = {}
+        self._opaque: dict[str, str] = {}
         for entry in entries:
             name = join_path(entry.filename.removesuffix(".npy").split("/"))
+            if name in records or name in self._opaque:
+                raise _refused(self._path, f"two members have the name {name!r}")
             with archive.open(entry) as member:
-                shape, found, _ = _read_header(member)
-                dtype = "bfloat16" if found == np.dtype("V2") else found.name
-                if found.hasobject:
-                    raise _refused(self._path, f"{name!r} holds Python objects, which only pickle could read")
-                if dtype not in BYTES_BY_DTYPE or not found.isnative:
-                    raise _refused(self._path, f"{name!r} has the dtype {found.str!r}")
+                shape, found, _ = read_npy_header(member)
+                dtype = "bfloat16" if found == np.dtype("V2") else found.newbyteorder("=").name
+                if found.hasobject or dtype not in BYTES_BY_DTYPE:
+                    self._opaque[name] = dtype_words(found)
+                    continue
                 size = math.prod(shape) * BYTES_BY_DTYPE[dtype]
                 if member.tell() + size != entry.file_size:
                     raise _refused(self._path, f"{name!r} has {entry.file_size} bytes and says {size}")
@@ -206,8 +213,8 @@ class NpzSource:
         dtype = dtype_by_name(record.dtype)
         try:
             with archive.open(self._members[path]) as member:
-                shape, found, fortran = _read_header(member)
-                if shape != record.shape or found != _stored_dtype(dtype):
+                shape, found, fortran = read_npy_header(member)
+                if shape != record.shape or found.newbyteorder("=") != _stored_dtype(dtype):
                     return Damage(path, "the file and what is known of it do not agree")
                 array = np.empty(shape[::-1] if fortran else shape, dtype)
                 view = as_bytes(array)
@@ -219,6 +226,8 @@ class NpzSource:
             return Damage(path, str(error))
         if done != len(view):
             return Damage(path, "the file ends within it")
+        if not found.isnative:
+            array = array.byteswap()
         return np.asarray(array.T, order="C") if fortran else array
 
 
@@ -258,7 +267,16 @@ def _plain_array(value: Any) -> NumpyArray | None:
     return None if is_long or isinstance(value, bytes) else np.asarray(value)
 
 
-def _read_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+def dtype_words(dtype: np.dtype[Any]) -> str:
+    """Return what an array is whose elements are no numbers."""
+    if dtype.hasobject:
+        return "an array of Python objects"
+    kinds = {"U": "text", "S": "bytes", "M": "dates", "m": "durations"}
+    what = "records" if dtype.names else kinds.get(dtype.kind, f"dtype {dtype.name}")
+    return f"an array of {what}"
+
+
+def read_npy_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     """Read what is before the data.
 
     Raises:

@@ -116,8 +116,8 @@ def store_dtype(record: Record) -> str:
     return "uint8" if record.dtype in _BYTES_ONLY else record.dtype
 
 
-def require(module: str, package: str, purpose: str) -> None:
-    """Say what is missing where a package is not installed.
+def require(module: str, package: str, purpose: str, extra: str | None = None) -> None:
+    """Say what is missing where a package is not installed, and which extra of batiste brings it.
 
     Raises:
       MissingPackageError: if it is not.
@@ -127,7 +127,7 @@ def require(module: str, package: str, purpose: str) -> None:
     except ModuleNotFoundError:
         found = None
     if found is None:
-        raise MissingPackageError(purpose=purpose, package=package, install=package)
+        raise MissingPackageError(purpose=purpose, package=package, install=f"'batiste[{extra}]'" if extra else package)
 
 
 class ArrayStore:

@@ -11,6 +11,7 @@ import numpy as np
 
 from batiste.checkpoint._arrays import dtype_by_name, in_form, wrap_key
 from batiste.checkpoint._checkpoint import Checkpoint, open  # noqa: A004 - this package's own
+from batiste.checkpoint._foreign import NAMELESS, in_order
 from batiste.checkpoint._match import Match, Origin, advice, fit, match
 from batiste.checkpoint._policies import Policies, PolicyLike
 from batiste.checkpoint._structure import rebuild
@@ -38,7 +39,8 @@ def restore(
     ``collections``, on whatever mesh it was saved and with no device asked. With a target (variables, a train state, or
     the shapes that ``jax.eval_shape`` gives), the target's own tree, in which every leaf was found in the checkpoint
     with its shape and dtype, or a policy says otherwise. Layers that one side has stacked and the other apart are
-    converted.
+    converted. A file of Equinox has no names, so its arrays are taken in the order of the target's, and other leaves
+    stay what they are.
 
     Args:
       path: the checkpoint, or one that is open.
@@ -65,6 +67,7 @@ def restore(
         target.
       CheckpointMismatchError: if the checkpoint does not fit the target; the error has a line for every leaf.
       DamagedCheckpointError: if what would be restored is not what was saved; the error names every leaf and file.
+      RefusedCheckpointError: if there are opaque entries, and no target says what is wanted.
       CheckpointNotFoundError: if there is nothing.
       CheckpointFormatError: if it is none of the formats.
     """
@@ -74,6 +77,13 @@ def restore(
         policies.check_without_target()
         return _restore_all(checkpoint, shardings, verify=verify)
     goal = Target(target)
+    aside: dict[str, Any] = {}
+    if checkpoint.manifest.storage.get("format") in NAMELESS and list(goal.wanted) != list(checkpoint.manifest.records):
+        aside = {path: row.leaf for path, row in goal.wanted.items() if not _is_number(row)}
+        goal.wanted = {path: row for path, row in goal.wanted.items() if path not in aside}
+        stored = checkpoint.manifest
+        lazy = [checkpoint.lazy(leaf) for leaf in stored.records]
+        checkpoint = Checkpoint(in_order(checkpoint.path, stored, lazy, goal.wanted))
     plan = match(goal, checkpoint.manifest, policies)
     if plan.problems:
         raise CheckpointMismatchError(
@@ -82,10 +92,17 @@ def restore(
             lines="\n".join(plan.problems),
             advice=advice(plan, goal),
         )
-    return goal.fill(_restore_target(checkpoint, goal, plan, shardings, verify=verify))
+    return goal.fill({**_restore_target(checkpoint, goal, plan, shardings, verify=verify), **aside})
+
+
+def _is_number(wanted: Wanted) -> bool:
+    """Whether a leaf of a target is one that a file without names has: an array or a number."""
+    kind = wanted.record.kind
+    return hasattr(wanted.leaf, "dtype") if kind is None else kind in ("bool", "int", "float", "complex")
 
 
 def _restore_all(checkpoint: Checkpoint, shardings: ShardingsLike, *, verify: bool) -> Any:
+    checkpoint.refuse_opaque(checkpoint.manifest.opaque)
     manifest = checkpoint.manifest
     values = {path: record.value for path, record in manifest.records.items()}
     arrays = {path: record for path, record in manifest.records.items() if record.kind is None}

@@ -30,7 +30,7 @@ import numpy as np
 
 from batiste.checkpoint._arrays import BYTES_BY_DTYPE, as_bytes, digest_array, digest_bytes, dtype_by_name
 from batiste.checkpoint._background import beside
-from batiste.checkpoint._manifest import MAX_MANIFEST_BYTES, Manifest, check_paths, looks_like_manifest
+from batiste.checkpoint._manifest import MAX_MANIFEST_BYTES, Manifest, check_depth, looks_like_manifest
 from batiste.checkpoint._ranges import read_ranges
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
 from batiste.errors import CheckpointFormatError, DamagedCheckpointError, RefusedCheckpointError
@@ -63,6 +63,7 @@ _DTYPES: Final[Mapping[str, str]] = MappingProxyType(
         "F8_E5M2FNUZ": "float8_e5m2fnuz",
     }
 )
+_NARROW: Final[Mapping[str, int]] = MappingProxyType({"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6})
 _CODES: Final[Mapping[str, str]] = MappingProxyType({name: code for code, name in _DTYPES.items()})
 
 
@@ -141,13 +142,15 @@ class SafetensorsSource:
                 raise _damaged(path, "the file", reason)
         else:
             entries, metadata = _foreign(text, size - start, path)
+            opaque = {_foreign_path(name): _narrow(row) for name, row in entries.items() if row.dtype in _NARROW}
+            entries = {name: row for name, row in entries.items() if row.dtype not in _NARROW}
             self._begins = {_foreign_path(name): start + entry.begin for name, entry in entries.items()}
             records = {
                 _foreign_path(name): Record(row.shape, row.dtype, row.end - row.begin) for name, row in entries.items()
             }
-            check_paths(records, str(path))
+            check_depth(records, str(path))
             storage = {"format": "safetensors"}
-            self._manifest = Manifest(dict(sorted(records.items())), metadata=metadata, storage=storage)
+            self._manifest = Manifest(dict(sorted(records.items())), metadata=metadata, storage=storage, opaque=opaque)
 
     @property
     def path(self) -> Path:
@@ -287,14 +290,16 @@ def _entries(header: dict[str, Any], size: int) -> dict[str, _Entry]:
     for name, row in header.items():
         begin, end = row["data_offsets"]
         shape: tuple[int, ...] = tuple(row["shape"])
-        dtype = _DTYPES.get(row["dtype"])
-        if dtype is None:
+        code = row["dtype"]
+        dtype = _DTYPES.get(code, code)
+        if code not in _DTYPES and code not in _NARROW:
             message = f"{name!r} has the dtype {row['dtype']!r}"
             raise ValueError(message)
         if any(type(number) is not int or number < 0 for number in (begin, end, *shape)):
             message = f"{name!r} has the shape {shape} and the place {begin} to {end}"
             raise ValueError(message)
-        count = math.prod(shape) * BYTES_BY_DTYPE[dtype]
+        bits = math.prod(shape) * (_NARROW[code] if code in _NARROW else 8 * BYTES_BY_DTYPE[dtype])
+        count = bits // 8 if bits % 8 == 0 else -1
         if end - begin != count or end > size:
             message = f"{name!r} has {count} bytes at {begin} to {end} of {size}"
             raise ValueError(message)
@@ -310,6 +315,12 @@ def _entries(header: dict[str, Any], size: int) -> dict[str, _Entry]:
         message = f"its arrays end at byte {at} of {size}"
         raise ValueError(message)
     return entries
+
+
+def _narrow(entry: _Entry) -> str:
+    """What a tensor is whose elements are narrower than a byte."""
+    shape = ",".join(map(str, entry.shape))
+    return f"{entry.dtype}[{shape}], {_NARROW[entry.dtype]} bits an element, which NumPy has no array for"
 
 
 def _foreign_path(name: str) -> str:

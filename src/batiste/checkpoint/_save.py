@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import importlib.metadata
 import math
 import mmap
@@ -23,7 +24,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, BinaryIO, Final
 
 import jax
@@ -33,7 +33,8 @@ from batiste.checkpoint._arrays import as_bytes, digest_array, dtype_by_name, to
 from batiste.checkpoint._background import SaveHandle, beside
 from batiste.checkpoint._checkpoint import Checkpoint
 from batiste.checkpoint._directory import is_vouched
-from batiste.checkpoint._files import digest_files, resolve, staged
+from batiste.checkpoint._endings import format_of
+from batiste.checkpoint._files import digest_files, resolve, staged, write_error
 from batiste.checkpoint._manifest import MANIFEST_NAME, Manifest
 from batiste.checkpoint._msgpack_write import Layout, flax_layout, losses, write_msgpack
 from batiste.checkpoint._npz import write_npz
@@ -55,10 +56,6 @@ __all__ = ["save", "save_async"]
 
 _NUMBERED: Final = re.compile(r"(.+)_(0|[1-9][0-9]*)")
 _PACKAGES: Final = ("batiste", "jax", "numpy", "orbax-checkpoint")
-_FORMATS: Final[Mapping[str, str]] = MappingProxyType(
-    {".safetensors": "safetensors", ".npz": "npz", ".msgpack": "msgpack"}
-)
-_READ_ONLY: Final = (".pt", ".pth", ".bin")
 _ALIGNED: Final = 64
 _LARGE: Final = 1 << 20  # bytes of an array
 
@@ -161,12 +158,13 @@ def _prepare(
     clock: Callable[[], float],
 ) -> _Job:
     target = resolve(path)
-    form = _FORMATS.get(target.suffix, "orbax")
+    form = format_of(target)
     _check_target(path, target, form)
     check_options(form, compress=compress, stacked=stacked, clock=clock)
     if not overwrite and os.path.lexists(target):
         raise CheckpointExistsError(path=target)
     if isinstance(tree, Checkpoint):
+        tree.refuse_opaque(tree.manifest.opaque)
         manifest, arrays = _from_checkpoint(tree)
         known = stacked_levels(_levels_stacked(tree.manifest), manifest.records)
     else:
@@ -197,10 +195,11 @@ def _prepare(
 
 
 def _check_target(path: str | os.PathLike[str], target: Path, form: str) -> None:
-    if target.suffix in _READ_ONLY:
-        reason = "that format cannot hold a manifest and is read only"
-        cure = "Save to a directory (a name without such an ending) or to a `.safetensors` file."
-        raise CheckpointArgumentError(argument="path", value=str(path), reason=reason, cure=cure)
+    try:
+        os.lstat(target.with_name(f".{target.name}.batiste-00000000"))
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise write_error(target, error) from None
     if form == "orbax" and jax.distributed.is_initialized() and jax.process_count() > 1:
         reason = f"a folder is written by Orbax, which would wait for all {jax.process_count()} processes"
         cure = "Save to a `.safetensors` file from one process."

@@ -10,21 +10,24 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from batiste.checkpoint._files import is_file
-from batiste.checkpoint._manifest import MAX_MANIFEST_BYTES, Manifest, check_paths
+from batiste.checkpoint._manifest import MAX_MANIFEST_BYTES, Manifest, check_depth
 from batiste.checkpoint._source import Source
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
 from batiste.errors import CheckpointFormatError, DamagedCheckpointError, RefusedCheckpointError
 from batiste.tree import join_path
 
-__all__ = ["ShardedSource", "find_index"]
+__all__ = ["INDEX_ENDING", "ShardedSource", "find_index"]
+
+INDEX_ENDING: Final = ".index.json"
 
 
 def find_index(folder: Path) -> Path | None:
-    """Return the index of a folder with sharded weights, safetensors before PyTorch; None where there is none."""
-    found = [*sorted(folder.glob("*.safetensors.index.json")), *sorted(folder.glob("*.bin.index.json"))]
+    """Return the index of a folder with sharded weights, safetensors before others; None where there is none."""
+    formats = (".safetensors", ".bin", ".msgpack")
+    found = [index for name in formats for index in sorted(folder.glob(f"*{name}{INDEX_ENDING}"))]
     return found[0] if found else None
 
 
@@ -53,6 +56,8 @@ class ShardedSource:
         holes: list[str] = []
         for tensor, name in sorted(names.items()):
             path = next((path for path in _paths(tensor) if path in sources[name].manifest.records), None)
+            if path is None and any(name_ in sources[name].manifest.opaque for name_ in _paths(tensor)):
+                continue
             if path is None:
                 holes.append(f"  {tensor}: the index says {name}, which does not have it")
                 continue
@@ -60,8 +65,12 @@ class ShardedSource:
             records[path] = sources[name].manifest.records[path]
         if holes:
             raise DamagedCheckpointError(path=self._path, count=len(holes), lines="\n".join(holes))
-        check_paths(records, str(index))
-        self._manifest = Manifest(records, storage={"format": "shards", "files": sorted(sources)})
+        check_depth(records, str(index))
+        opaque = {path: what for source in sources.values() for path, what in source.manifest.opaque.items()}
+        words = {name: value for source in sources.values() for name, value in source.manifest.metadata.items()}
+        self._manifest = Manifest(
+            records, metadata=words, storage={"format": "shards", "files": sorted(sources)}, opaque=opaque
+        )
 
     @property
     def path(self) -> Path:
@@ -89,7 +98,7 @@ class ShardedSource:
 
 
 def _paths(tensor: str) -> tuple[str, str]:
-    """The paths that a tensor's name may have: slashes as levels (safetensors), or all one name (PyTorch)."""
+    """The paths that a tensor's name may have: slashes as levels (safetensors, Flax), or all one name (PyTorch)."""
     return join_path(tensor.split("/")), join_path([tensor])
 
 
@@ -102,6 +111,10 @@ def _read_index(index: Path) -> dict[str, str]:
         cure = 'An index has `"weight_map": {"tensor": "file"}`.'
         raise CheckpointFormatError(path=index, reason="it is no index of weights", cure=cure)
     found = cast("dict[str, str]", names)
+    itself = next((tensor for tensor, name in found.items() if name.endswith(INDEX_ENDING)), None)
+    if itself is not None:
+        reason = f"it says that {itself!r} is in {found[itself]!r}, which is an index too"
+        raise RefusedCheckpointError(path=index, reason=reason, cure="An index names the files that hold tensors.")
     outside = next((name for name in found.values() if Path(name).name != name or name in ("", ".", "..")), None)
     if outside is not None:
         reason = f"the index names the file {outside!r}, outside its folder"

@@ -40,7 +40,9 @@ __all__ = [
     "children_of",
     "containers_of",
     "describe",
+    "fields_of",
     "is_box",
+    "is_flat",
     "is_leaf",
     "is_mapping",
     "is_text",
@@ -123,9 +125,15 @@ def is_text(value: str) -> bool:
 
 
 def rebuild(values: Mapping[str, Any], containers: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Put a tree together again from its leaves (none of them a dict) and its containers, both by path."""
+    """Put a tree together again from its leaves (none of them a dict) and its containers, both by path.
+
+    Where the path of a leaf is also that of a level, as other programs may have it, the tree is one dict with the paths
+    as its keys.
+    """
     if "" in values:
         return values[""]
+    if is_flat(values):
+        return dict(values)
     levels: dict[str, dict[str, Any]] = {"": {}}
     for path, leaf in values.items():
         above, _, name = path.rpartition("/")
@@ -141,6 +149,17 @@ def rebuild(values: Mapping[str, Any], containers: Mapping[str, Mapping[str, Any
         if path and path not in values:
             levels[above][_plain_name(name)] = _contained(levels[path], containers[path])
     return _contained(levels[""], containers.get("", {}))
+
+
+def is_flat(paths: Mapping[str, Any]) -> bool:
+    """Return whether the path of a leaf is also that of a level, so that the leaves have names and make no tree."""
+    seen: set[str] = set()
+    for path in paths:
+        above = path.rpartition("/")[0]
+        while above and above not in seen:
+            seen.add(above)
+            above = above.rpartition("/")[0]
+    return not seen.isdisjoint(paths)
 
 
 def _level(levels: dict[str, dict[str, Any]], path: str) -> dict[str, Any]:
@@ -353,6 +372,18 @@ def _class_of(row: Mapping[str, Any]) -> Any:
     module, name = row.get("module"), row.get("name")
     if not isinstance(module, str) or not isinstance(name, str):
         return None
+    found = _tuple_class(module, name)
+    return found if found is not None and list(found._fields) == row.get("fields") else None
+
+
+def fields_of(module: str, name: str) -> list[str] | None:
+    """Return the fields of a class of named tuples, where it can be had safely; else None."""
+    found = _tuple_class(module, name)
+    return [str(field) for field in found._fields] if found is not None else None
+
+
+def _tuple_class(module: str, name: str) -> Any:
+    """A class of named tuples, where it can be had safely; else None."""
     found: Any = sys.modules.get(module)
     parts = module.split(".")
     if found is None and parts[0] in _IMPORTABLE and not any(part.startswith("__") for part in parts):
@@ -362,4 +393,5 @@ def _class_of(row: Mapping[str, Any]) -> Any:
             return None
     for part in name.split("."):
         found = getattr(found, part, None)
-    return found
+    fields = getattr(found, "_fields", None) if isinstance(found, type) and tuple in found.__mro__ else None
+    return cast("Any", found) if isinstance(fields, tuple) else None

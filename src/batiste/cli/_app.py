@@ -30,8 +30,8 @@ __all__ = ["app"]
 
 _ABOUT = """Look at checkpoints, compare, check and change them, without the model.
 
-Reads folders of batiste and Orbax, safetensors, Flax MessagePack, .npz and PyTorch files. The name says what is
-written: a .safetensors, .npz or .msgpack file, or else a folder.
+Reads folders of batiste, Orbax, T5X and JAX, safetensors, Flax MessagePack, .npz, PyTorch, pickles of arrays, HDF5
+and GGUF. The name says what is written: a .safetensors, .npz or .msgpack file, or else a folder.
 
 Exit codes: 0 done; 1 the checkpoints differ, or do not verify; 2 the command line is wrong; 3 an error, in one line;
 4 a mistake in batiste; 130 interrupted; 141 the output's reader has gone.

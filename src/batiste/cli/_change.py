@@ -37,7 +37,7 @@ def select(source: Path, patterns: Sequence[str], excluded: Sequence[str], outpu
         raise CheckpointArgumentError(argument="--exclude", value=list(excluded), reason="no leaf is left", cure=cure)
     leaves = arrays(opened)
     chosen = {path: leaves[path] for path in paths if path in leaves}
-    store_view(output, view(opened, paths, chosen), paths)
+    store_view(output, view(opened, paths, chosen, partly=True), paths)
     return Exit.OK
 
 

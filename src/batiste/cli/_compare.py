@@ -13,7 +13,7 @@ from batiste.cli._report import Exit
 from batiste.cli._rules import read_patterns
 from batiste.cli._say import say, say_json
 from batiste.cli._tables import plural, size_text
-from batiste.errors import DamagedCheckpointError, RefusedCheckpointError, UnmatchedPatternError
+from batiste.errors import CheckpointFormatError, DamagedCheckpointError, RefusedCheckpointError, UnmatchedPatternError
 from batiste.tree import diff as diff_trees
 
 __all__ = ["diff", "verify"]
@@ -32,7 +32,8 @@ def diff(
     quiet: bool,
 ) -> Exit:
     """Print how two checkpoints differ; ``Exit.DIFFERS`` if they do."""
-    trees = [open_checkpoint(path).tree() for path in (left, right)]
+    opened = [open_checkpoint(path) for path in (left, right)]
+    trees = [each["**"] if patterns and each.manifest.opaque else each.tree() for each in opened]
     chosen = read_patterns(patterns, regex=regex) if patterns else None
     found = diff_trees(trees[0], trees[1], chosen, values=values, rtol=rtol, atol=atol)
     if chosen is not None and not found.leaves:
@@ -65,6 +66,10 @@ def _verified(path: Path, *, strict: bool) -> dict[str, Any]:
     except DamagedCheckpointError as error:
         damages = [line.strip() for line in str(error.context["lines"]).splitlines()]
         return {"path": str(path), "ok": False, "damages": damages}
+    except CheckpointFormatError as error:
+        if not path.is_file():  # the folder of a run, or of something else: no checkpoint was to be found there
+            raise
+        return {"path": str(path), "ok": False, "damages": [f"it cannot be read: {error.context['reason']}"]}
     except RefusedCheckpointError as error:
         return {"path": str(path), "ok": False, "damages": [f"it is refused: {error.context['reason']}"]}
     damages = ["it has no digests, so that its bits cannot be checked"] if strict and not found.digests else []

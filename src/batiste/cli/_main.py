@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from batiste.cli._late import Late
 
 if TYPE_CHECKING:
-    from batiste.cli import _app
+    from batiste.cli import _app, _report
 else:
     _app = Late("batiste.cli._app")
+    _report = Late("batiste.cli._report")
 
 __all__ = ["main"]
 
@@ -35,4 +36,10 @@ def main() -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"
         if "jax" in sys.modules:  # which has read the environment already, and has not looked for devices yet
             sys.modules["jax"].config.update("jax_platforms", "cpu")
-    _app.app(prog_name="batiste")
+    try:
+        _app.app(prog_name="batiste")
+    except OSError as error:  # of what is printed before a command runs, such as a help text on a full disk
+        raise SystemExit(int(_report.refused_by_system(error))) from None
+    except SystemExit:
+        _report.silenced()
+        raise

@@ -8,6 +8,7 @@ and keeps its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import os
@@ -33,7 +34,7 @@ from batiste.errors import (
     UnmatchedPatternError,
 )
 
-__all__ = ["Exit", "one_line", "reported"]
+__all__ = ["Exit", "one_line", "refused_by_system", "reported", "silenced"]
 
 _Arguments = ParamSpec("_Arguments")
 
@@ -88,6 +89,27 @@ def one_line(error: BatisteError) -> str:
     return " ".join(part for part in parts if part)
 
 
+def refused_by_system(error: OSError) -> Exit:
+    """Say in one line what the system has refused, where anything can still be said."""
+    where = f" {error.filename}:" if error.filename else ""
+    if os.environ.get("BATISTE_TRACEBACK"):
+        traceback.print_exc()
+    with contextlib.suppress(OSError):
+        say(f"error:{where} {error.strerror or error} [system]", err=True)
+    silenced()
+    return Exit.ERROR
+
+
+def silenced() -> None:
+    """Send what is still to be written nowhere, or Python complains at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def reported(command: Callable[_Arguments, Exit]) -> Callable[_Arguments, None]:
     """Return the command with its result and its errors turned into exit codes."""
 
@@ -102,7 +124,8 @@ def reported(command: Callable[_Arguments, Exit]) -> Callable[_Arguments, None]:
 
 def _code(command: Callable[[], Exit]) -> Exit:
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()  # a full disk is known only then
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
     except BatisteError as error:
@@ -111,8 +134,10 @@ def _code(command: Callable[[], Exit]) -> Exit:
         say(f"error: {one_line(error)}", err=True)
         return Exit.ERROR
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        silenced()
         return Exit.PIPE
+    except OSError as error:  # of the output, as a rule: what concerns checkpoints has an error of its own
+        return refused_by_system(error)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         return Exit.INTERRUPTED
@@ -123,3 +148,5 @@ def _code(command: Callable[[], Exit]) -> Exit:
         traceback.print_exc()
         typer.echo("error: this is a mistake in batiste; please report it with the lines above", err=True)
         return Exit.BUG
+    else:
+        return code

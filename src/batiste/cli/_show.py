@@ -61,20 +61,24 @@ def show(
 ) -> Exit:
     """Print what a checkpoint holds."""
     opened = open_checkpoint(path)
-    records = _chosen(opened, patterns, regex=regex)
+    records, opaque = _chosen(opened, patterns, regex=regex)
     if paths_only and not as_json:
         for name in records:
             say(name)
         return Exit.OK
     found = {name: statistics(opened, name) for name in records if stats and _has_numbers(records[name])}
     if as_json:
-        say_json(_as_json(opened, records, found, depth))
+        say_json(_as_json(opened, records, found, depth) | ({"opaque": opaque} if opaque else {}))
         return Exit.OK
     listed = rows(records, depth)
     say(_headline(path, opened, rows(records, 0)[0]))
     notes = {name: each.cells() for name, each in found.items()}
     for line in table(listed, notes, _HEADS if stats else ()):
         typer.echo(line)
+    if opaque:
+        say(f"{plural(len(opaque), 'entry', 'entries')} neither arrays nor plain values:")
+    for name, what in opaque.items():
+        say(f"  {name}: {what}")
     return Exit.OK
 
 
@@ -116,11 +120,15 @@ def _has_numbers(record: Record) -> bool:
     return record.kind is None and record.key is None
 
 
-def _chosen(opened: Checkpoint, words: Sequence[str], *, regex: bool) -> dict[str, Record]:
-    records = opened.manifest.records
+def _chosen(opened: Checkpoint, words: Sequence[str], *, regex: bool) -> tuple[dict[str, Record], dict[str, str]]:
+    """The leaves that are shown, and the opaque entries."""
+    records, opaque = opened.manifest.records, opened.manifest.opaque
     if not words:
-        return dict(records)
-    return {path: records[path] for path in matching(list(records), words, regex=regex)}
+        return dict(records), dict(opaque)
+    paths = matching([*records, *opaque], words, regex=regex)
+    return {path: records[path] for path in paths if path in records}, {
+        path: opaque[path] for path in paths if path in opaque
+    }
 
 
 def _headline(path: Path, opened: Checkpoint, root: Row) -> str:

@@ -67,13 +67,14 @@ def arrays(opened: Checkpoint) -> dict[str, LazyArray]:
     return {path: opened.lazy(path) for path, record in opened.manifest.records.items() if record.kind is None}
 
 
-def view(opened: Checkpoint, paths: Iterable[str], leaves: Mapping[str, LazyArray]) -> View:
+def view(opened: Checkpoint, paths: Iterable[str], leaves: Mapping[str, LazyArray], *, partly: bool = False) -> View:
     """Return the part of a checkpoint that is at some paths, with other arrays.
 
     Args:
       opened: the checkpoint.
       paths: the leaves that are kept, in the order of the checkpoint.
       leaves: an array for each of them that is no plain value.
+      partly: whether somebody has chosen the leaves, so that opaque entries are not asked for.
     """
     old = opened.manifest
     records: dict[str, Record] = {}
@@ -86,6 +87,7 @@ def view(opened: Checkpoint, paths: Iterable[str], leaves: Mapping[str, LazyArra
     manifest = dataclasses.replace(
         old,
         records=records,
+        opaque={} if partly else old.opaque,
         containers=dict(old.containers) if len(records) == len(old.records) else _above(old, records),
         axes={path: names for path, names in old.axes.items() if path in records},
     )

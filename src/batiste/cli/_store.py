@@ -11,11 +11,11 @@ import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from batiste.checkpoint import Checkpoint
+from batiste.checkpoint import Checkpoint, format_of
 from batiste.checkpoint import open as open_checkpoint
 from batiste.cli._late import Late
 from batiste.cli._say import say
@@ -37,8 +37,6 @@ else:
     _write = Late("batiste.cli._write")
 
 __all__ = ["Output", "store_tree", "store_view"]
-
-_READ_ONLY: Final = (".pt", ".pth", ".bin")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,9 +77,10 @@ class Output:
           CheckpointArgumentError: if the format is read only, if what is there is no checkpoint, or if a source lies
             within the destination or the destination within a source.
         """
-        if self.path.suffix in _READ_ONLY:
-            reason = f"{self.path.suffix} files are read and not written"
-            raise self._refused(reason, "Write a .safetensors, .npz or .msgpack file, or a folder (any other name).")
+        try:
+            format_of(self.path)
+        except CheckpointArgumentError as error:
+            raise self._refused(error.context["reason"], error.context["cure"]) from None
         place = Path(os.path.realpath(self.path))
         for source in sources:
             other = Path(os.path.realpath(source))
@@ -112,6 +111,7 @@ def store_view(output: Output, made: View, lines: Sequence[str] = ()) -> None:
       made: what.
       lines: what a dry run says besides.
     """
+    Checkpoint(made).refuse_opaque(made.manifest.opaque)
     sizes = {path: leaf.nbytes for path, leaf in made.leaves.items()}
     if output.dry_run:
         made_of = made.manifest

@@ -13,6 +13,7 @@ from batiste.importers._layouts import (
     LayerNorm,
     Layout,
     Linear,
+    PReLU,
     Reshape,
     Transpose,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Layout",
     "Linear",
     "Lstm",
+    "PReLU",
     "Report",
     "Reshape",
     "Rnn",

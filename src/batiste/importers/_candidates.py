@@ -28,6 +28,7 @@ from batiste.importers._layouts import (
     Linear,
     Misfit,
     Part,
+    PReLU,
     Transpose,
 )
 from batiste.importers._names import join_name
@@ -42,6 +43,9 @@ _RECURRENT: Final = re.compile(r"(?:weight_[ih]h|bias_[ih]h|weight_hr)(?:_l([0-9
 _PARAMETRIZED: Final = re.compile(r"(?:(.*)\.)?parametrizations\.[^.]+\.original[01]")
 _FOLDED: Final = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
 _TRANSPOSED: Final = re.compile(r"transpose|deconv|upconv|up_conv|upsample", re.IGNORECASE)
+
+_AUTO_CONV: Final = re.compile(r"Conv_[0-9]+")
+_AUTO_TRANSPOSED: Final = re.compile(r"ConvTranspose_[0-9]+")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -144,7 +148,7 @@ def _whole(owner: str, own: Mapping[str, str], shapes: Mapping[str, _Shape]) -> 
     elif weight in own:
         rank = len(shapes[own[weight]])
         if rank == 1:
-            layouts = (LayerNorm(),)
+            layouts = (LayerNorm(), PReLU())
         elif rank == 2:
             layouts = (Linear(), AttentionIn(), AttentionOut(), FusedAttentionIn(), Embedding())
             layouts += (Linear(transposed=True), AttentionOut(transposed=True), FusedAttentionIn(transposed=True))
@@ -200,7 +204,11 @@ def _places(layer: TorchLayer, shapes: Mapping[str, _Shape], target: _Target) ->
             paths = [leaf_path(base, leaf, part.collection) for part in parts for leaf in part.leaves]
             if not filled.isdisjoint(paths) or not all(path in target.leaves for path in paths):
                 continue
-            if _covers(paths, target.levels) and _fits(parts, layer, base, shapes, target.leaves, known):
+            if (
+                _suits(layout, base)
+                and _covers(paths, target.levels)
+                and _fits(parts, layer, base, shapes, target.leaves, known)
+            ):
                 found.append(Candidate(layout, base, frozenset(paths)))
         filled.update(*(place.leaves for place in found))
     return found
@@ -225,6 +233,15 @@ def _bases(parts: Sequence[Part], leaves: Mapping[str, _Shape]) -> Iterator[str]
             yield path
         elif path == leaf or path.endswith(f"/{leaf}"):
             yield path[: -len(leaf)].rstrip("/")
+
+
+def _suits(layout: Layout, base: str) -> bool:
+    """Whether a name that says what a layer of convolution is, as the ones given without asking do, says this one."""
+    name = base.rpartition("/")[2]
+    plain = layout.layout if isinstance(layout, WeightNorm) else layout
+    if isinstance(plain, Conv):
+        return not _AUTO_TRANSPOSED.fullmatch(name)
+    return not (isinstance(plain, ConvTranspose) and _AUTO_CONV.fullmatch(name))
 
 
 def natural(text: str) -> list[tuple[int, str]]:

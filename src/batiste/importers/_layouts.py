@@ -36,6 +36,7 @@ __all__ = [
     "Layout",
     "Linear",
     "Misfit",
+    "PReLU",
     "Part",
     "Reshape",
     "Shapes",
@@ -349,6 +350,30 @@ class LayerNorm(Layout):
     def parts(self) -> tuple[Part, ...]:
         """Return scale and bias."""
         return (Part(("weight",), ("scale",), _same, _same), BIAS)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PReLU(Layout):
+    """``torch.nn.PReLU`` to ``nn.PReLU``: ``weight`` becomes ``negative_slope``.
+
+    PyTorch keeps one slope as ``[1]`` and one a channel as ``[channels]``; here one slope has no axes, and as many as
+    there are channels stand where the target has them (``nn.PReLU(negative_slope_init=(0.25,) * channels)``).
+    """
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the slope."""
+        return (Part(("weight",), ("negative_slope",), _slope, _slopes),)
+
+
+def _slope(arrays: _Arrays, shapes: Shapes) -> list[Any]:
+    weight, wanted = arrays[0], shapes[0]
+    if tuple(weight.shape) == (1,) and wanted in (None, ()):
+        return [weight.reshape(())]
+    return [weight]
+
+
+def _slopes(arrays: _Arrays) -> list[Any]:
+    return [array.reshape(-1) for array in arrays]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from batiste.importers._layouts import (
     LayerNorm,
     Layout,
     Linear,
+    PReLU,
     Reshape,
     Transpose,
 )
@@ -45,7 +46,7 @@ _MAX_BYTES: Final = 1 << 24
 
 def layout_name(kind: type[Layout]) -> str:
     """Return the name of a layout in a file: ``batch_norm`` for ``BatchNorm``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", kind.__name__).lower()
 
 
 _LAYOUTS: Final[Mapping[str, type[Layout]]] = MappingProxyType(
@@ -66,6 +67,7 @@ _LAYOUTS: Final[Mapping[str, type[Layout]]] = MappingProxyType(
             LayerNorm,
             Linear,
             Lstm,
+            PReLU,
             Reshape,
             Rnn,
             Transpose,

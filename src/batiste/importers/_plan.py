@@ -232,7 +232,7 @@ def _twice(steps: Sequence[Step], filled: dict[str, Step]) -> Iterator[str]:
 
 def _unused(state: StateDict, resolved: Resolved, ignored: Sequence[str]) -> Iterator[str]:
     for name, tensor in state.tensors.items():
-        if name not in resolved.owners and name not in ignored:
+        if name not in resolved.owners and name not in ignored and name not in state.aliases:
             twin = _twin(name, state, resolved)
             hint = f" (it has the values of {twin}: if they are tied, say `same_as={twin!r}`)" if twin else ""
             yield f"  {name}: {_text(tensor)}, no rule takes it{hint}"

@@ -6,6 +6,9 @@ It comes as a dict (of NumPy arrays, PyTorch's tensors, JAX's arrays, lazy array
 People save it wrapped. What is taken off is said in the report, and nothing else is: the dict around it (``state_dict``
 and the like, beside an optimiser's state and an epoch), and the levels that wrappers of modules put in front of every
 name (``module.``, ``_orig_mod.``).
+
+safetensors' ``save_model`` writes a tensor that several layers share under one name, and the other names, its
+*aliases*, into the metadata. A tensor is found under these too; one that no rule takes is no mistake.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from batiste.checkpoint import Checkpoint
 from batiste.checkpoint import open as open_checkpoint
 from batiste.errors import NestedStateDictError, NotAStateDictError
 from batiste.importers._names import join_name
-from batiste.tree import LazyArray, split_path
+from batiste.tree import LazyArray, join_path, split_path
 
 __all__ = ["PREFIXES", "Source", "StateDict", "Stripped", "open_state_dict"]
 
@@ -52,16 +55,25 @@ _Entry: TypeAlias = tuple[tuple[str, ...], Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class _Opaque:
+    """What stands in a file and is neither an array nor plain, in words."""
+
+    what: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StateDict:
     """The tensors of a model.
 
     Attributes:
       label: where they come from, in words.
       tensors: by name, in order.
-      others: what stands among them and is no tensor: the type by name.
+      others: what stands among them and is no tensor that can be read: the type by name.
       nested: the name of the dict within the source that they are, or "".
       stripped: the prefixes that were taken off every name.
-      outside: how many leaves there are beside that dict, by their first level.
+      outside: how many leaves there are beside that dict, by their first level; what is opaque among the tensors and
+        is none counts as beside them.
+      aliases: further names of tensors that have one already, each with that one.
     """
 
     label: str
@@ -70,6 +82,7 @@ class StateDict:
     nested: str = ""
     stripped: Stripped = ()
     outside: Mapping[str, int] = dataclasses.field(default_factory=dict[str, int])
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 
 def open_state_dict(source: Source, *, nested: str | None, strip: Sequence[str]) -> StateDict:
@@ -84,7 +97,7 @@ def open_state_dict(source: Source, *, nested: str | None, strip: Sequence[str])
       NestedStateDictError: if there are several state dicts, or none at ``nested``.
       NotAStateDictError: if the source is none.
     """
-    label, entries = _entries(source)
+    label, entries, shared = _entries(source)
     path = _find(entries, label) if nested is None else tuple(filter(None, nested.split("/")))
     depth = len(path)
     inside = [(levels[depth:], leaf) for levels, leaf in entries if levels[:depth] == path and len(levels) > depth]
@@ -97,16 +110,22 @@ def open_state_dict(source: Source, *, nested: str | None, strip: Sequence[str])
         if levels[:depth] != path:
             outside[levels[0]] = outside.get(levels[0], 0) + 1
     tensors: dict[str, LazyArray] = {}
+    aliases: dict[str, str] = {}
     others: dict[str, str] = {}
     for levels, leaf in inside:
         name = join_name(*levels)
+        if isinstance(leaf, _Opaque) and "tensor" not in leaf.what:
+            outside[name] = outside.get(name, 0) + 1
+            continue
         if name in tensors or name in others:
             raise NotAStateDictError(source=label, reason=f"two tensors have the name {name!r}")
         lazy = _lazy(leaf)
         if lazy is None:
-            others[name] = type(leaf).__name__
+            others[name] = leaf.what if isinstance(leaf, _Opaque) else type(leaf).__name__
         else:
             tensors[name] = lazy
+            if levels in shared:
+                aliases[name] = join_name(*shared[levels])
     if not tensors:
         raise NotAStateDictError(source=label, reason="it holds no tensors")
     stripped, renamed = _strip(list(tensors), strip)
@@ -114,24 +133,41 @@ def open_state_dict(source: Source, *, nested: str | None, strip: Sequence[str])
         twice = next(name for name in renamed if renamed.count(name) > 1)
         raise NotAStateDictError(source=label, reason=f"without prefixes two tensors have the name {twice!r}")
     named = dict(zip(renamed, tensors.values(), strict=True))
-    return StateDict(label, named, others, "/".join(path), stripped, outside)
+    new = dict(zip(tensors, renamed, strict=True))
+    aliases = {new[name]: new[other] for name, other in aliases.items()}
+    return StateDict(label, named, others, "/".join(path), stripped, outside, aliases)
 
 
-def _entries(source: Source) -> tuple[str, list[_Entry]]:
-    """Where a source is, in words, and every leaf with its levels."""
+def _entries(source: Source) -> tuple[str, list[_Entry], Mapping[tuple[str, ...], tuple[str, ...]]]:
+    """Where a source is, in words, every leaf with its levels, and which of them are aliases of which."""
     if isinstance(source, str | os.PathLike):
         source = open_checkpoint(source)
     if isinstance(source, Checkpoint):
         records = source.manifest.records
-        return str(source.path), [
-            (split_path(path), source.lazy(path) if record.kind is None else record.value)
-            for path, record in records.items()
-        ]
+        leaves = {path: source.lazy(path) if row.kind is None else row.value for path, row in records.items()}
+        leaves |= {path: _Opaque(what) for path, what in source.manifest.opaque.items()}
+        aliases = _aliases(source)
+        leaves |= {path: leaves[other] for path, other in aliases.items()}
+        levels = {split_path(path): split_path(other) for path, other in aliases.items()}
+        return str(source.path), [(split_path(path), leaf) for path, leaf in leaves.items()], levels
     if not isinstance(cast("Any", source), Mapping):
         kind = type(source).__name__
         reason = f"it is a {kind}" + ("; call its `state_dict()`" if hasattr(source, "state_dict") else "")
         raise NotAStateDictError(source="What was given", reason=reason)
-    return "The state dict", list(_walk(source, ()))
+    return "The state dict", list(_walk(source, ())), {}
+
+
+def _aliases(source: Checkpoint) -> dict[str, str]:
+    """Further paths of arrays, out of the metadata of a file that another program wrote, each with the array's own."""
+    if source.has_digests or source.manifest.storage.get("format") not in ("safetensors", "shards"):
+        return {}
+    records = source.manifest.records
+    paths = {
+        join_path(name.split("/")): join_path(other.split("/"))
+        for name, other in source.metadata.items()
+        if isinstance(other, str)
+    }
+    return {path: other for path, other in paths.items() if path not in records and other in records}
 
 
 def _walk(node: Any, levels: tuple[str, ...]) -> Iterator[_Entry]:

@@ -2,8 +2,10 @@
 
 What fits only one place, by its shapes, is taken there. Where several layers fit several places, and both sides are a
 row of equally many that differ in one number, they are taken in order: ``0``, ``2``, ``4`` of a ``Sequential`` are
-``Dense_0``, ``Dense_1``, ``Dense_2``. Else names decide: a pair is taken when each is the other's best match and no
-other comes as near. Anything else is *ambiguous*, and is returned as such with every place that it could have.
+``Dense_0``, ``Dense_1``, ``Dense_2``. What is taken says which module of the one side is which of the other, so what
+else is in the one is looked for in the other; there, batch normalisations follow each other as their convolutions do.
+Else names decide: a pair is taken when each is the other's best match and no other comes as near. Anything else is
+*ambiguous*, and is returned as such with every place that it could have.
 
 Shapes do not tell all. A square kernel may be either way round, two equal layers may be exchanged, and a dense layer
 behind a flattened image has its inputs in another order than its shape can say: what may be one is ambiguous.
@@ -24,7 +26,7 @@ import numpy as np
 
 from batiste.importers._candidates import Candidate, TorchLayer, candidates, natural, torch_layers
 from batiste.importers._compress import compress
-from batiste.importers._layouts import Conv, Layout, Linear
+from batiste.importers._layouts import BatchNorm, Conv, ConvTranspose, Layout, Linear
 from batiste.importers._plan import Target, bare, target_leaves
 from batiste.importers._rules import Rule
 from batiste.importers._state_dict import PREFIXES, Source, StateDict, open_state_dict
@@ -166,7 +168,14 @@ class _Matching:
     def decide(self) -> None:
         """Pair what can be paired: by shapes, then by order, then by names."""
         self._set_aside_flattened()
-        while self._by_shape() or self._by_order() or self._by_name():
+        while (
+            self._by_shape()
+            or self._by_order()
+            or self._by_module()
+            or self._by_sequence()
+            or self._by_name()
+            or self._by_plainness()
+        ):
             pass
         for number, places in self.left.items():
             layer = self.layers[number]
@@ -202,7 +211,7 @@ class _Matching:
             (*compress(rules, state.tensors), *(Rule(name, None, same_as=other) for name, other in tied)),
             {**self.reasons, **{name.rpartition(".")[0] or name: "tied" for name, _ in tied}},
             tuple(self.ambiguous[number] for number in sorted(self.ambiguous)),
-            tuple(name for name in state.tensors if name not in taken),
+            tuple(name for name in state.tensors if name not in taken and name not in state.aliases),
             tuple(path for path in self.leaves if path not in filled),
         )
 
@@ -283,6 +292,67 @@ class _Matching:
             return True
         return False
 
+    def _by_module(self) -> bool:
+        """Look for what is left of a module in the module where the others of it were taken."""
+        inside: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+        owners: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+        for number, place in self.pairs.items():
+            base = _levels(place.base)
+            for above in _modules(self.layers[number].name):
+                inside.setdefault(above, []).append(base)
+            for depth in range(1, len(base)):
+                owners.setdefault(base[:depth], set()).add(tuple(self.layers[number].name.split(".")))
+        changed = False
+        for number, places in list(self.left.items()):
+            for above in _modules(self.layers[number].name):
+                module = _common(inside.get(above, []))
+                if not module or any(name[: len(above)] != above for name in owners.get(module, ())):
+                    continue
+                kept = [place for place in places if _levels(place.base)[: len(module)] == module]
+                if kept and len(kept) < len(places):
+                    self.left[number] = kept
+                    changed = True
+                break
+        return changed
+
+    def _by_sequence(self) -> bool:
+        """Take the batch normalisations of a module in order, where it has as many of them as of places by number."""
+        rows: dict[tuple[str, ...], list[int]] = {}
+        for number, layer in enumerate(self.layers):
+            if isinstance(layer.layouts[0], BatchNorm):
+                for above in ((), *_modules(layer.name)):
+                    rows.setdefault(above, []).append(number)
+        for row in rows.values():
+            waiting = [number for number in row if number in self.left]
+            taken = {self.pairs[number].base for number in row if number in self.pairs}
+            bases = sorted({place.base for number in waiting for place in self.left[number]} | taken, key=natural)
+            if not waiting or len(bases) != len(row) or not _numbered(bases):
+                continue
+            pairs = list(zip(row, bases, strict=True))
+            found = {
+                number: next((place for place in self.left[number] if place.base == base), None)
+                for number, base in pairs
+                if number in self.left
+            }
+            kept = all(self.pairs[number].base == base for number, base in pairs if number in self.pairs)
+            if not kept or len(set(row)) != len(waiting) + len(taken) or None in found.values():
+                continue
+            for number, place in found.items():
+                if place is not None:
+                    self._take(number, place, "order")
+            return True
+        return False
+
+    def _by_plainness(self) -> bool:
+        """Where a convolution fits, do not look for one that is transposed; shapes alone do not tell the two apart."""
+        changed = False
+        for number, places in list(self.left.items()):
+            kept = [place for place in places if not isinstance(_plain(place.layout), ConvTranspose)]
+            if kept and len(kept) < len(places):
+                self.left[number] = kept
+                changed = True
+        return changed
+
     def _by_name(self) -> bool:
         """Take every pair where each is the other's best by a margin."""
         best: dict[int, tuple[float, Candidate]] = {}
@@ -317,6 +387,27 @@ def _text(layout: Layout) -> str:
     texts = [f"{name}={_text(value) if isinstance(value, Layout) else repr(value)}" for name, value in options]
     inner = ", ".join(texts)
     return f"{type(layout).__name__}({inner})" if inner else type(layout).__name__
+
+
+def _levels(path: str) -> tuple[str, ...]:
+    """The levels of a path beneath its collection."""
+    return tuple(path.split("/"))[1:]
+
+
+def _modules(name: str) -> list[tuple[str, ...]]:
+    """The modules that a layer of PyTorch lies in, the innermost first."""
+    parts = tuple(name.split("."))
+    return [parts[:depth] for depth in range(len(parts) - 1, 0, -1)]
+
+
+def _common(bases: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The module that all these layers lie in; none where they share none."""
+    if not bases:
+        return ()
+    length = 0
+    while all(len(base) > length + 1 and base[length] == bases[0][length] for base in bases):
+        length += 1
+    return bases[0][:length]
 
 
 def _plain(layout: Layout) -> Layout:

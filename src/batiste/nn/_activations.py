@@ -5,7 +5,11 @@ The functions are JAX's own; ``normalize`` is the name by which Linen has ``stan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import (
     celu,
     elu,
@@ -84,23 +88,31 @@ normalize = standardize
 class PReLU(Module):
     """The rectifier with a learned slope for negative inputs: ``y = x`` where ``x >= 0``, else ``slope * x``.
 
-    Parameter: ``negative_slope``, one number (He and others, 2015, https://arxiv.org/abs/1502.01852).
+    Parameter: ``negative_slope``, one number, or one a channel where ``negative_slope_init`` has as many
+    (He and others, 2015, https://arxiv.org/abs/1502.01852).
 
     Attributes:
       param_dtype: what the slope is kept in.
-      negative_slope_init: the first value of the slope.
+      negative_slope_init: the first value of the slope, or the first values of the slopes of the last axis.
     """
 
     param_dtype: DTypeLike = jnp.float32
-    negative_slope_init: float = 0.01
+    negative_slope_init: float | Sequence[float] | np.ndarray[Any, Any] = 0.01
 
     @compact
     def __call__(self, inputs: Array) -> Array:
         """Return ``inputs``, of any shape and floating-point dtype, rectified."""
-        slope = self.param("negative_slope", constant(self.negative_slope_init), (), self.param_dtype)
+        first = self.negative_slope_init
+        shape: tuple[int, ...] = ()
+        if isinstance(first, Sequence | np.ndarray):
+            first = np.asarray(first)
+            shape = first.shape
+        slope = self.param("negative_slope", constant(first), shape, self.param_dtype)
         return _rectify(inputs, slope)
 
 
 @jitted(arrays=2)
 def _rectify(inputs: Array, slope: Array) -> Array:
+    if slope.ndim:  # one a channel, on the last axis
+        slope = jnp.expand_dims(slope, range(inputs.ndim - slope.ndim))
     return jnp.where(inputs >= 0, inputs, cast(slope, inputs.dtype) * inputs)

@@ -7,15 +7,17 @@ matches a path decides, and a path that no rule matches is left alone (``map``, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeAlias
 from typing import cast as cast_type
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from batiste.errors import TreeValueError, UnmatchedPathsError
+from batiste.errors import TreeValueError, UnmatchedPathsError, nearest
 from batiste.tree._containers import take_apart
 from batiste.tree._lazy import LazyArray
 from batiste.tree._leaves import check_arrays, dtype_of, is_floating, is_key
@@ -24,6 +26,36 @@ from batiste.tree._patterns import PatternLike, Unmatched, first_match
 from batiste.typing import DTypeLike
 
 __all__ = ["LeafFunction", "cast", "label", "map"]
+
+_WRITE_OUT: Final = "Write it out, as in 'bfloat16'"
+_SHORT: Final = re.compile(r"(bf|fp|f|i|u|c)([0-9]+)")
+_FAMILIES: Final[Mapping[str, str]] = MappingProxyType(
+    {"bf": "bfloat", "fp": "float", "f": "float", "i": "int", "u": "uint", "c": "complex"}
+)
+_DTYPES: Final = (
+    "bool",
+    "bfloat16",
+    "float16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+    "int4",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint4",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3b11fnuz",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+)
 
 LeafFunction: TypeAlias = Callable[[str, Any], Any]
 """A function of a path and the leaf there."""
@@ -122,8 +154,16 @@ def _dtype(dtype: DTypeLike) -> np.dtype[Any]:
         return jnp.dtype(dtype)
     except TypeError:
         reason = "that is not the name of a dtype"
-        cure = "Write it out, as in 'bfloat16', or give a JAX or NumPy dtype."
+        near = _nearest_dtype(dtype) if isinstance(dtype, str) else ""
+        cure = f"{near or _WRITE_OUT}, or give a JAX or NumPy dtype."
         raise TreeValueError(argument="dtype", value=repr(dtype), reason=reason, cure=cure) from None
+
+
+def _nearest_dtype(name: str) -> str:
+    """A question with the dtype that was meant, as far as a name says; "" where it says nothing."""
+    short = _SHORT.fullmatch(name.strip().lower())
+    full = f"{_FAMILIES[short[1]]}{short[2]}" if short is not None else name.strip().lower()
+    return f"Did you mean {full!r}?" if full in _DTYPES else nearest(full, _DTYPES).strip()
 
 
 def _converted(leaf: Any, dtype: np.dtype[Any]) -> Any:
