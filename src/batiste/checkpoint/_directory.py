@@ -121,7 +121,8 @@ class DirectorySource:
 
     def _arrays(self) -> ArrayStore:
         if self._store is None:
-            self._store = ArrayStore(self._path / ITEM)
+            whole = self._manifest.storage.get("whole_bytes", 0)
+            self._store = ArrayStore(self._path / ITEM, whole_bytes=whole if type(whole) is int else 0)
         return self._store
 
     def _too_large(self, path: str, record: Record) -> Damage:
