@@ -6,15 +6,15 @@ it, which the tests hold against the installed one. It is written here because O
 five minutes for threads of its own where the system refuses a folder, and needs all arrays in memory at once.
 
 An array up to ``WHOLE_BYTES`` that is not compressed is one chunk, and its description and its bytes are two entries of
-the database: they are put there as they are, many in one transaction. Others go through TensorStore's Zarr driver, in
-chunks that are the shards of the array, cut along the first axes to at most ``_CHUNK_BYTES``. Of both, no more than
-``_UNDER_WAY`` bytes are under way at a time, and of arrays that are read for it, one beside the next.
+the database, put there as they are. Others go through TensorStore's Zarr driver, in chunks that are the shards of the
+array, cut along the first axes to at most ``_CHUNK_BYTES``. Both are gathered in transactions of ``_TOGETHER`` bytes:
+a commit writes the nodes of the database's tree, which takes longer than an array of a megabyte does. While one is
+written, the next is gathered; no more than these two are in memory.
 """
 
 from __future__ import annotations
 
 import base64
-import collections
 import errno
 import importlib
 import json
@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from batiste.checkpoint._arrays import dtype_by_name, is_jax_array
 from batiste.checkpoint._orbax import MARK, PlainPath, chunk_key, require, store_dtype, stored_name
 from batiste.checkpoint._types import NumpyArray, Record
-from batiste.tree import LazyArray
 
 if TYPE_CHECKING:
     from typing import Self
@@ -39,7 +38,7 @@ WHOLE_BYTES: Final = 1 << 20
 """The size up to which an array that is not compressed is one entry of the database."""
 
 _CHUNK_BYTES: Final = 1 << 26
-_UNDER_WAY: Final = 1 << 27
+_TOGETHER: Final = 1 << 26
 _HANDLER: Final = "orbax.checkpoint.experimental.v1._src.handlers.pytree_handler.PyTreeHandler"
 _CONFIG: Final[Mapping[str, Any]] = types.MappingProxyType(
     {
@@ -71,10 +70,10 @@ class ArrayWriter:
         self._shardings: dict[str, str] = {}
         self._templates: dict[str, dict[str, Any]] = {}
         self._descriptions: dict[tuple[str, tuple[int, ...]], bytes] = {}
-        self._running: collections.deque[tuple[int, Any, NumpyArray | None]] = collections.deque()
-        self._size = 0
         self._transaction: Any = None
-        self._gathered = 0
+        self._gathered: list[NumpyArray] = []
+        self._size = 0
+        self._running: tuple[Any, list[NumpyArray]] | None = None
         folder.mkdir()
         self._place = PlainPath(folder)
         self._context: Any = self._library.Context({"file_io_sync": False})  # all is flushed before it is published
@@ -95,13 +94,13 @@ class ArrayWriter:
         try:
             if error is None:
                 self._commit()
-                while self._running:
-                    self._wait()
+                self._wait()
                 self._write_tables()
         finally:
-            for _, future, _ in self._running:  # nothing may still write or read when this returns
-                future.exception()
-            self._running.clear()
+            if self._transaction is not None:
+                self._transaction.abort()
+            if self._running is not None:
+                self._running[0].exception()  # nothing may still write or read when this returns
             self._place.close()
 
     def add(self, path: str, record: Record, host: NumpyArray, like: Any) -> None:
@@ -136,43 +135,45 @@ class ArrayWriter:
             "metadata": metadata,
             "store_data_equal_to_fill_value": True,
         }
-        store = self._result(self._library.open(spec, create=True, context=self._context))
-        future = store.write(data, can_reference_source_data_indefinitely=True).commit
-        self._start(data.nbytes, future, data, most=0 if isinstance(like, LazyArray) else _UNDER_WAY)
+        opened = self._library.open(spec, create=True, context=self._context, transaction=self._gathering())
+        self._result(self._result(opened).write(data, can_reference_source_data_indefinitely=True).copy)
+        self._count(data)
 
     def _put(self, name: str, data: NumpyArray) -> None:
-        """Put an array that is one chunk into the transaction."""
-        if self._transaction is None:
-            self._transaction = self._library.Transaction()
-        store = self._store.with_transaction(self._transaction)
+        """Write an array that is one chunk, as two entries."""
         kind = data.dtype.name, data.shape
         description = self._descriptions.get(kind)
         if description is None:
             description = self._descriptions[kind] = json.dumps(self._describe(data, data.shape)).encode()
+        store = self._store.with_transaction(self._gathering())
         store.write(f"{name}/zarr.json", description)
         store.write(chunk_key(name, data.ndim), data.tobytes())
-        self._gathered += data.nbytes
-        if self._gathered >= _CHUNK_BYTES:
+        self._count(data)
+
+    def _gathering(self) -> Any:
+        """The transaction that is being gathered."""
+        if self._transaction is None:
+            self._transaction = self._library.Transaction()
+        return self._transaction
+
+    def _count(self, data: NumpyArray) -> None:
+        """Keep hold of an array, and end the transaction where it is large enough."""
+        self._gathered.append(data)
+        self._size += data.nbytes
+        if self._size >= _TOGETHER:
             self._commit()
 
     def _commit(self) -> None:
-        transaction, gathered = self._transaction, self._gathered
-        self._transaction, self._gathered = None, 0
-        if transaction is not None:
-            self._start(gathered, transaction.commit_async(), None)
-
-    def _start(self, size: int, future: Any, data: NumpyArray | None, *, most: int = _UNDER_WAY) -> None:
-        """Keep hold of what is being written, and wait until no more than ``most`` bytes are, or this alone is."""
-        self._running.append((size, future, data))
-        self._size += size
-        while self._size > most and len(self._running) > 1:
-            self._wait()
+        """Begin to commit what is gathered, once what was gathered before is written."""
+        self._wait()
+        if self._transaction is not None:
+            self._running = self._transaction.commit_async(), self._gathered
+        self._transaction, self._gathered, self._size = None, [], 0
 
     def _wait(self) -> None:
-        size, future, _ = self._running[0]
-        self._result(future)
-        self._running.popleft()
-        self._size -= size
+        if self._running is not None:
+            self._result(self._running[0])
+            self._running = None
 
     def _describe(self, data: NumpyArray, chunk: tuple[int, ...]) -> dict[str, Any]:
         """The description of an array in the Zarr 3 format, as TensorStore words it for this dtype."""
