@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from batiste.checkpoint._directory import DirectorySource
-from batiste.checkpoint._files import leftovers, resolve
+from batiste.checkpoint._files import is_file, leftovers, resolve
 from batiste.checkpoint._manifest import MANIFEST_NAME
 from batiste.checkpoint._msgpack import MsgpackSource, is_msgpack
 from batiste.checkpoint._npz import NpzSource
@@ -38,9 +38,9 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     """
     place = resolve(path)
     try:
-        if place.is_dir():
+        if os.path.isdir(place):  # noqa: PTH112 - False, and no error, for a name that is too long
             return _open_folder(place)
-        if place.is_file():
+        if is_file(place):
             return _open_file(place)
     except PermissionError as error:
         raise CheckpointFormatError(
@@ -59,6 +59,7 @@ def holds_checkpoint(folder: Path) -> bool:
 def _open_folder(place: Path) -> Source:
     if (place / MANIFEST_NAME).is_file():
         return DirectorySource(place)
+    _check_finished(place)
     if orbax_items(place) or (place / "_CHECKPOINT_METADATA").is_file():
         return OrbaxSource(place)
     index = find_index(place)
@@ -73,6 +74,21 @@ def _open_folder(place: Path) -> Source:
     if len(single) == 1:
         return SafetensorsSource(single[0])
     raise CheckpointFormatError(path=place, reason="nothing in it is known", cure=_KNOWN)
+
+
+def _check_finished(place: Path) -> None:
+    """Refuse what an interrupted save of Orbax leaves: folders that are renamed when they are complete.
+
+    Raises:
+      CheckpointFormatError: if it is one, lies in one, or is a checkpoint of which a part is one.
+    """
+    within = [part for part in place.parts if _TEMPORARY in part]
+    if (place / "_CHECKPOINT_METADATA").is_file():
+        within += sorted(entry.name for entry in place.iterdir() if _TEMPORARY in entry.name)
+    if within:
+        reason = f"it is the unfinished save of Orbax that was interrupted and left {within[-1]!r}"
+        cure = "Open an earlier step; Orbax's own name for a step is there only once it is complete."
+        raise CheckpointFormatError(path=place, reason=reason, cure=cure)
 
 
 def _numbered(folder: Path) -> list[str]:

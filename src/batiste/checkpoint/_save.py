@@ -26,12 +26,13 @@ from batiste.checkpoint._arrays import describe_array, digest_array, is_key, key
 from batiste.checkpoint._background import SaveHandle
 from batiste.checkpoint._checkpoint import Checkpoint
 from batiste.checkpoint._directory import is_vouched
-from batiste.checkpoint._files import digest_files, resolve, staged
+from batiste.checkpoint._files import digest_files, resolve, staged, write_error
 from batiste.checkpoint._manifest import MANIFEST_NAME, Manifest
 from batiste.checkpoint._msgpack_write import Layout, flax_layout, losses, write_msgpack
 from batiste.checkpoint._npz import check_names, write_npz
 from batiste.checkpoint._orbax import ITEM
 from batiste.checkpoint._orbax_write import WHOLE_BYTES, ArrayWriter, write_marks
+from batiste.checkpoint._replaceable import check_replaceable
 from batiste.checkpoint._safetensors import write_safetensors
 from batiste.checkpoint._stored import inherit, stacked_levels
 from batiste.checkpoint._structure import Described, describe
@@ -92,14 +93,18 @@ def save(
       metadata: anything that JSON can hold.
       axes: the logical names of the axes of leaves, by path; those of boxed leaves are known already.
       stacked: the paths of levels whose leaves are layers stacked along their first axis, such as ``params/h``.
-      overwrite: whether to replace what is there; it stays until the new checkpoint is complete.
+      overwrite: whether to replace a checkpoint that is there; it stays until the new one is complete. Nothing but a
+        checkpoint of batiste or Orbax is replaced: no folder of a run, and none with other files in it.
       compress: whether to compress the arrays of a directory or an ``.npz`` file: some percent smaller, and twice as
         slow.
       lossy: whether a ``.msgpack`` file may leave out what it has no place for.
       clock: seconds since 1970, for ``Manifest.saved_at``.
 
     Raises:
-      CheckpointExistsError: if something is there and ``overwrite`` is not set.
+      CheckpointExistsError: if something is there and ``overwrite`` is not set, also where another program that
+        saves to the same path was first.
+      CheckpointArgumentError: if ``overwrite`` is set and what is there is no checkpoint, or if another argument cannot
+        work.
       UnsavableLeafError: if leaves are neither arrays nor plain values; the error lists all.
       UnsavableTreeError: if a container has keys that cannot be written down.
       FormatLossError: if the format has no place for something and ``lossy`` is not set.
@@ -150,8 +155,13 @@ def _prepare(
     target = resolve(path)
     form = _FORMATS.get(target.suffix, "orbax")
     _check_target(path, target, form)
-    if not overwrite and os.path.lexists(target):
-        raise CheckpointExistsError(path=target)
+    if os.path.lexists(target):
+        if not overwrite:
+            raise CheckpointExistsError(path=target)
+        try:
+            check_replaceable(target)
+        except OSError as error:
+            raise write_error(target, error) from error
     if isinstance(tree, Checkpoint):
         manifest, arrays = _from_checkpoint(tree)
         known = stacked_levels(_levels_stacked(tree.manifest), manifest.records)
@@ -205,7 +215,7 @@ def _write(job: _Job) -> None:
     def fetch(path: str) -> NumpyArray:
         return to_host(job.arrays[path], path)
 
-    with staged(job.target, overwrite=job.overwrite) as stage:
+    with staged(job.target, overwrite=job.overwrite, check=check_replaceable) as stage:
         if job.layout is not None:
             write_msgpack(stage, job.layout, manifest, fetch)
         elif manifest.storage["format"] == "safetensors":
