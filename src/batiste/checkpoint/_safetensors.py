@@ -90,15 +90,13 @@ def write_safetensors(file_path: Path, manifest: Manifest, fetch: Callable[[str]
       manifest: what is written; the digests of its records are set here.
       fetch: returns the array at a path, in C order.
     """
-    from concurrent.futures import ThreadPoolExecutor  # which reading does without
-
     begins = _begins(manifest.records, 0)
     records = manifest.records
     for path in begins:
         records[path].digest = "0" * 32  # of the same length as what will be known once all is written
     table = _table(records, begins)
     manifest.storage[_DIGEST] = digest_bytes(table.encode())
-    with file_path.open("wb") as file, ThreadPoolExecutor(max_workers=1) as pool:
+    with file_path.open("wb") as file:
         file.write(_header(manifest, table))
         for path in begins:
             array = fetch(path)
@@ -106,7 +104,7 @@ def write_safetensors(file_path: Path, manifest: Manifest, fetch: Callable[[str]
                 records[path].digest = digest_array(array)
                 file.write(as_bytes(array))
             else:  # both let other threads run
-                digest = beside(pool, functools.partial(digest_array, array))
+                digest = beside(functools.partial(digest_array, array))
                 file.write(as_bytes(array))
                 records[path].digest = digest()
         file.seek(0)
