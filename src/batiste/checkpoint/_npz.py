@@ -18,6 +18,7 @@ import io
 import math
 import os
 import re
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -39,6 +40,7 @@ __all__ = ["NpzSource", "check_names", "write_npz"]
 
 _COMMENT: Final = re.compile(rb"batiste\.checkpoint ([0-9]{20}) ([0-9]{20}) ([0-9a-f]{32})")
 _COMMENT_LENGTH: Final = 93
+_END_LENGTH: Final = 22
 _DIGEST_LENGTH: Final = 32
 _MOST_HEADER: Final = 1 << 16
 _MOST_INT: Final = 1 << 63
@@ -81,16 +83,36 @@ def write_npz(file_path: Path, manifest: Manifest, fetch: Callable[[str], NumpyA
                 member.write(head.getvalue())
                 member.write(array.tobytes() if record.kind is not None else as_bytes(array))
         text = manifest.to_text().encode()
-        start: int = archive.start_dir
-        file.seek(start)
-        file.write(text)
-        archive.start_dir = file.tell()
+        start = file.tell()  # where the table will be
         archive.comment = b"batiste.checkpoint %020d %020d %s" % (start, len(text), b"0" * _DIGEST_LENGTH)
     with file_path.open("r+b") as file:
+        _insert(file, start, text)
         with zipfile.ZipFile(file) as archive:
             digest = _frame_digest(file, archive, _members(manifest).values(), start, len(text))
         file.seek(-_DIGEST_LENGTH, os.SEEK_END)
         file.write(digest.encode())
+
+
+def _insert(file: BinaryIO, start: int, text: bytes) -> None:
+    """Put something before the table of a zip, which begins at ``start``, and say at its end where it now begins.
+
+    The end of a zip is in https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.14 to 4.3.16. What
+    is long enough for fields of 64 bits has them before the insertion too: Python writes them from 2 GiB on.
+    """
+    file.seek(start)
+    table = bytearray(file.read())
+    end = len(table) - _END_LENGTH - _COMMENT_LENGTH
+    moved = [(end + 16, "<L")]
+    if table[end - 20 : end - 16] == b"PK\x06\x07":
+        moved.append((end - 12, "<Q"))
+        moved.append((int(struct.unpack_from("<Q", table, end - 12)[0]) - start + 48, "<Q"))
+    for at, form in moved:
+        place = int(struct.unpack_from(form, table, at)[0])
+        if (form, place) != ("<L", 0xFFFFFFFF):  # which stands for the field of 64 bits
+            struct.pack_into(form, table, at, place + len(text))
+    file.seek(start)
+    file.write(text)
+    file.write(table)
 
 
 class NpzSource:
