@@ -18,10 +18,11 @@ from batiste.checkpoint._safetensors import SafetensorsSource, is_safetensors
 from batiste.checkpoint._shards import ShardedSource, find_index
 from batiste.checkpoint._source import Source
 from batiste.checkpoint._torch import TorchSource
-from batiste.errors import CheckpointFormatError, CheckpointNotFoundError, nearest
+from batiste.errors import CheckpointError, CheckpointFormatError, CheckpointNotFoundError, nearest
 
 __all__ = ["holds_checkpoint", "open_source"]
 
+_TRIES: Final = 3
 _STEP: Final = re.compile(r"(?:.*[^0-9])?([0-9]{1,18})")
 _TEMPORARY: Final = ".orbax-checkpoint-tmp"
 _KNOWN: Final = (
@@ -37,15 +38,21 @@ def open_source(path: str | os.PathLike[str]) -> Source:
       CheckpointFormatError: if it is none of the formats.
     """
     place = resolve(path)
-    try:
-        if os.path.isdir(place):  # noqa: PTH112 - False, and no error, for a name that is too long
-            return _open_folder(place)
-        if is_file(place):
-            return _open_file(place)
-    except PermissionError as error:
-        raise CheckpointFormatError(
-            path=place, reason=f"{error.strerror}", cure="Ask for the right to read it."
-        ) from None
+    for _ in range(_TRIES):
+        try:
+            if os.path.isdir(place):  # noqa: PTH112 - False, and no error, for a name that is too long
+                return _open_folder(place)
+            if is_file(place):
+                return _open_file(place)
+            break
+        except CheckpointError:
+            raise
+        except FileNotFoundError:  # another program has just replaced or removed it
+            continue
+        except PermissionError as error:
+            raise CheckpointFormatError(
+                path=place, reason=f"{error.strerror}", cure="Ask for the right to read it."
+            ) from None
     raise _not_found(place)
 
 

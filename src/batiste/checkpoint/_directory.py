@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -13,6 +14,7 @@ from batiste.checkpoint._files import digest_file, is_file
 from batiste.checkpoint._manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
 from batiste.checkpoint._orbax import ITEM, ArrayStore, stored_name
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
+from batiste.checkpoint._unchanged import Unchanged
 from batiste.errors import RefusedCheckpointError
 
 __all__ = ["DirectorySource", "allowance", "is_vouched"]
@@ -54,11 +56,13 @@ class DirectorySource:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        place = path / MANIFEST_NAME
-        if place.stat().st_size > MAX_MANIFEST_BYTES:
-            reason = f"{MANIFEST_NAME} has {place.stat().st_size} bytes"
-            raise RefusedCheckpointError(path=path, reason=reason, cure="No manifest is that long.")
-        text = place.read_bytes().decode(errors="replace")
+        with (path / MANIFEST_NAME).open("rb") as file:
+            self._unchanged = Unchanged(path / MANIFEST_NAME, path, file)
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_MANIFEST_BYTES:
+                reason = f"{MANIFEST_NAME} has {size} bytes"
+                raise RefusedCheckpointError(path=path, reason=reason, cure="No manifest is that long.")
+            text = file.read().decode(errors="replace")
         self._manifest = Manifest.from_text(text, str(path))
         for name in self._manifest.files:
             if name.startswith("/") or ".." in name.split("/"):
@@ -87,7 +91,9 @@ class DirectorySource:
             return _empty(record)
         if record.bytes > self._allowance:
             return self._too_large(path, record)
-        return _renamed(path, self._arrays().read(_name(path), record, box))
+        found = self._arrays().read(_name(path), record, box)
+        self._unchanged.check()
+        return _renamed(path, found)
 
     def read_many(self, paths: Iterable[str]) -> Iterator[tuple[str, NumpyArray | Damage]]:
         """Read whole arrays in order, a few ahead."""
@@ -102,7 +108,9 @@ class DirectorySource:
             elif record.bytes > self._allowance:
                 yield path, self._too_large(path, record)
             else:
-                yield path, _renamed(path, next(arrays))
+                found = next(arrays)
+                self._unchanged.check()
+                yield path, _renamed(path, found)
 
     def check_files(self, *, whole: bool) -> list[Damage]:
         """Check every file, or all but those in which OCDBT keeps arrays."""
@@ -117,6 +125,7 @@ class DirectorySource:
                 found.append(Damage(name, f"the file has {file.stat().st_size} bytes instead of {size}"))
             elif digest and digest_file(file)[1] != digest:
                 found.append(Damage(name, "the digest of the file does not fit"))
+        self._unchanged.check()
         return found
 
     def _arrays(self) -> ArrayStore:

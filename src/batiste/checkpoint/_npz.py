@@ -22,9 +22,9 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 from numpy.lib import format as npy
@@ -33,6 +33,7 @@ from batiste.checkpoint._arrays import BYTES_BY_DTYPE, as_bytes, digest_array, d
 from batiste.checkpoint._directory import allowance
 from batiste.checkpoint._manifest import MAX_MANIFEST_BYTES, Manifest, check_paths
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
+from batiste.checkpoint._unchanged import Unchanged
 from batiste.errors import CheckpointFormatError, DamagedCheckpointError, RefusedCheckpointError, UnsavableTreeError
 from batiste.tree import join_path
 
@@ -103,7 +104,7 @@ def _insert(file: BinaryIO, start: int, text: bytes) -> None:
     table = bytearray(file.read())
     end = len(table) - _END_LENGTH - _COMMENT_LENGTH
     moved = [(end + 16, "<L")]
-    if table[end - 20 : end - 16] == b"PK\x06\x07":
+    if table.startswith(b"PK\x06\x07", end - 20):
         moved.append((end - 12, "<Q"))
         moved.append((int(struct.unpack_from("<Q", table, end - 12)[0]) - start + 48, "<Q"))
     for at, form in moved:
@@ -127,7 +128,8 @@ class NpzSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            with zipfile.ZipFile(path) as archive:
+            with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+                self._unchanged = Unchanged(path, opened=file)
                 entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
                 total, stored = sum(entry.file_size for entry in entries), path.stat().st_size
                 if any(entry.compress_size > stored for entry in entries):
@@ -162,7 +164,7 @@ class NpzSource:
     def read(self, path: str, box: Box | None = None) -> NumpyArray | Damage:
         """Read one array; a box of it is cut out of the whole. The checksum of the zip is checked."""
         try:
-            with zipfile.ZipFile(self._path) as archive:
+            with self._archive() as (_, archive):
                 array = self._read(archive, path)
         except (*_BROKEN, OSError) as error:
             return Damage(path, str(error))
@@ -172,7 +174,7 @@ class NpzSource:
         """Read whole arrays, one at a time."""
         with contextlib.ExitStack() as stack:
             try:
-                archive = stack.enter_context(zipfile.ZipFile(self._path))
+                _, archive = stack.enter_context(self._archive())
             except (*_BROKEN, OSError) as error:
                 yield from ((path, Damage(path, str(error))) for path in paths)
                 return
@@ -186,11 +188,16 @@ class NpzSource:
             return []
         start, length, digest = self._frame
         try:
-            with self._path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            with self._archive() as (file, archive):
                 same = _frame_digest(file, archive, self._members.values(), start, length) == digest
         except (*_BROKEN, OSError) as error:
             return [Damage("the zip", str(error))]
         return [] if same else [Damage("the zip", "it is not as it was written")]
+
+    @contextlib.contextmanager
+    def _archive(self) -> Generator[tuple[BinaryIO, zipfile.ZipFile]]:
+        with self._unchanged.open() as raw, io.BufferedReader(cast("Any", raw)) as file, zipfile.ZipFile(file) as found:
+            yield cast("BinaryIO", file), found
 
     def _manifest_text(self, archive: zipfile.ZipFile) -> str | None:
         """The manifest that the comment tells of; None where the file is not one of batiste."""

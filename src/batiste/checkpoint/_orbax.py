@@ -234,7 +234,7 @@ def _result(name: str, future: Any) -> Any:
         return future
     try:
         return future.result()
-    except (ValueError, OSError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         return Damage(name, f"it cannot be read ({_reason(error)})")
 
 

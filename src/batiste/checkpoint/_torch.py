@@ -20,6 +20,7 @@ from batiste.checkpoint._arrays import BYTES_BY_DTYPE, dtype_by_name
 from batiste.checkpoint._manifest import Manifest, check_paths
 from batiste.checkpoint._orbax import require
 from batiste.checkpoint._types import Box, Damage, NumpyArray, PythonKind, Record
+from batiste.checkpoint._unchanged import Unchanged
 from batiste.errors import CheckpointFormatError, RefusedCheckpointError
 from batiste.tree import join_path
 
@@ -41,6 +42,7 @@ class TorchSource:
         self._path = path
         self._tensors: dict[str, Any] = {}
         self._manifest = Manifest({}, storage={"format": "torch"})
+        self._unchanged = Unchanged(path)
         self._collect(self._load(), ())
         check_paths(self._manifest.records, str(path))
 
@@ -57,6 +59,7 @@ class TorchSource:
     def read(self, path: str, box: Box | None = None) -> NumpyArray | Damage:
         """Read one tensor, or a box of it."""
         record = self._manifest.records[path]
+        self._unchanged.check()  # it may be mapped into memory, and what was cut off cannot be read there
         tensor = self._tensors[path].detach()
         part = tensor if box is None else tensor[box]
         raw = part.contiguous().reshape(-1).view(self._torch.uint8).numpy()
