@@ -21,6 +21,8 @@ __all__ = ["DirectorySource", "allowance", "is_vouched"]
 
 _DATA: Final = "d"
 _LARGE: Final = 1 << 26
+_SMALL: Final = 1 << 20
+_TOGETHER: Final = 64
 
 
 def is_vouched(name: str, size: int) -> bool:
@@ -101,16 +103,24 @@ class DirectorySource:
         records = self._manifest.records
         readable = [path for path in wanted if 0 < records[path].bytes <= self._allowance]
         arrays = self._arrays().read_many((_name(path), records[path]) for path in readable) if readable else iter(())
+        together: list[tuple[str, NumpyArray | Damage]] = []
+        size = 0
         for path in wanted:
             record = records[path]
             if not record.bytes:
-                yield path, _empty(record)
+                found = _empty(record)
             elif record.bytes > self._allowance:
-                yield path, self._too_large(path, record)
+                found = self._too_large(path, record)
             else:
-                found = next(arrays)
-                self._unchanged.check()
-                yield path, _renamed(path, found)
+                found = _renamed(path, next(arrays))
+                size += record.bytes
+            together.append((path, found))
+            if size > _SMALL or len(together) == _TOGETHER:
+                self._unchanged.check()  # a system call: one for many small arrays
+                yield from together
+                together, size = [], 0
+        self._unchanged.check()
+        yield from together
 
     def check_files(self, *, whole: bool) -> list[Damage]:
         """Check every file, or all but those in which OCDBT keeps arrays."""
@@ -139,6 +149,8 @@ class DirectorySource:
 
 
 def _name(path: str) -> str:
+    if path and not any(character in path for character in "%.~"):  # nothing in it is escaped, here or there
+        return path.replace("/", ".")
     return ".".join(stored_name(path))
 
 
