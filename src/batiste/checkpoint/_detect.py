@@ -18,11 +18,17 @@ from batiste.checkpoint._safetensors import SafetensorsSource, is_safetensors
 from batiste.checkpoint._shards import ShardedSource, find_index
 from batiste.checkpoint._source import Source
 from batiste.checkpoint._torch import TorchSource
-from batiste.errors import CheckpointError, CheckpointFormatError, CheckpointNotFoundError, nearest
+from batiste.errors import (
+    CheckpointChangedError,
+    CheckpointError,
+    CheckpointFormatError,
+    CheckpointNotFoundError,
+    nearest,
+)
 
 __all__ = ["holds_checkpoint", "open_source"]
 
-_TRIES: Final = 3
+_TRIES: Final = 8
 _STEP: Final = re.compile(r"(?:.*[^0-9])?([0-9]{1,18})")
 _TEMPORARY: Final = ".orbax-checkpoint-tmp"
 _KNOWN: Final = (
@@ -45,9 +51,11 @@ def open_source(path: str | os.PathLike[str]) -> Source:
             if is_file(place):
                 return _open_file(place)
             break
+        except CheckpointChangedError:  # another program has just replaced it
+            continue
         except CheckpointError:
             raise
-        except FileNotFoundError:  # another program has just replaced or removed it
+        except FileNotFoundError:  # or is removing what was there
             continue
         except PermissionError as error:
             raise CheckpointFormatError(

@@ -74,6 +74,7 @@ class DirectorySource:
             sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
             compressed=bool(self._manifest.storage.get("compressed")),
         )
+        self._unchanged.check()  # these were the files beside that manifest
         self._store: ArrayStore | None = None
 
     @property

@@ -131,12 +131,12 @@ class NpzSource:
             with path.open("rb") as file, zipfile.ZipFile(file) as archive:
                 self._unchanged = Unchanged(path, opened=file)
                 entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
-                total, stored = sum(entry.file_size for entry in entries), path.stat().st_size
+                total, stored = sum(entry.file_size for entry in entries), os.fstat(file.fileno()).st_size
                 if any(entry.compress_size > stored for entry in entries):
                     raise _refused(path, f"a member would have more than its {stored} bytes")
                 if total > allowance(stored, compressed=True):
                     raise _refused(path, f"its {stored} bytes would become {total}")
-                text = self._manifest_text(archive)
+                text = self._manifest_text(archive, file)
                 records = {} if text is not None else self._foreign(archive, entries)
         except PermissionError:
             raise
@@ -199,7 +199,7 @@ class NpzSource:
         with self._unchanged.open() as raw, io.BufferedReader(cast("Any", raw)) as file, zipfile.ZipFile(file) as found:
             yield cast("BinaryIO", file), found
 
-    def _manifest_text(self, archive: zipfile.ZipFile) -> str | None:
+    def _manifest_text(self, archive: zipfile.ZipFile, file: BinaryIO) -> str | None:
         """The manifest that the comment tells of; None where the file is not one of batiste."""
         self._frame: tuple[int, int, str] | None = None
         comment = archive.comment
@@ -207,12 +207,11 @@ class NpzSource:
             return None
         found = _COMMENT.fullmatch(comment)
         start, length = (int(found[1]), int(found[2])) if found is not None else (-1, -1)
-        if not (0 < length <= MAX_MANIFEST_BYTES and 0 <= start <= self._path.stat().st_size - length):
+        if not (0 < length <= MAX_MANIFEST_BYTES and 0 <= start <= os.fstat(file.fileno()).st_size - length):
             raise _damaged(self._path, "the comment of the zip has changed")
         self._frame = start, length, found[3].decode() if found is not None else ""
-        with self._path.open("rb") as file:
-            file.seek(start)
-            return file.read(length).decode(errors="replace")
+        file.seek(start)
+        return file.read(length).decode(errors="replace")
 
     def _foreign(self, archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> dict[str, Record]:
         """The records of a file that batiste did not save, each from the header of its member."""
