@@ -22,14 +22,9 @@ __all__ = ["check_replaceable"]
 
 _MARKS: Final = frozenset({MANIFEST_NAME, "_CHECKPOINT_METADATA", "_METADATA", "orbax.checkpoint"})
 _LEGACY: Final = "checkpoint"  # a MessagePack file, in Orbax's first format
-_FILES: Final = _MARKS | {
-    _LEGACY,
-    "_sharding",
-    "_strings.json",
-    "commit_success.txt",
-    "descriptor.pbtxt",
-    "manifest.ocdbt",
-}
+_FILES: Final = frozenset(
+    {*_MARKS, _LEGACY, "_sharding", "_strings.json", "commit_success.txt", "descriptor.pbtxt", "manifest.ocdbt"}
+)
 _FOLDERS: Final = frozenset({"array_metadatas", "d", "descriptor"})
 _PROCESS: Final = "ocdbt.process_"
 _ITEM_MARKS: Final = ("_METADATA", "manifest.ocdbt", "metadata", "metrics", _LEGACY, ".zarray", "zarr.json")
