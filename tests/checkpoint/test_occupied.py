@@ -436,6 +436,13 @@ def test_names(tmp_path, number):
     assert not checkpoint.leftovers(tmp_path / name)
 
 
+@pytest.mark.parametrize("kind", EVERY)
+def test_a_leaf_whose_name_is_no_text(tmp_path, kind):
+    with pytest.raises(errors.UnsavableTreeError, match="a name in it is no text"):
+        checkpoint.save(tmp_path / kind, {"a\udc80": np.ones(2)})
+    assert names_in(tmp_path) == []
+
+
 def test_a_name_with_a_null_character(tmp_path):
     for call in (lambda path: checkpoint.save(path, ONE), checkpoint.open, checkpoint.restore, checkpoint.Manager):
         with pytest.raises(errors.CheckpointArgumentError, match="null character"):

@@ -43,6 +43,7 @@ from batiste.errors import (
     CheckpointExistsError,
     FormatLossError,
     UnsavableLeafError,
+    UnsavableTreeError,
 )
 from batiste.tree import LazyArray, join_path, split_path
 
@@ -170,6 +171,7 @@ def _prepare(
         records, arrays = _records(described)
         manifest = Manifest(records, described.containers, axes=described.axes)
         known = inherit(manifest, arrays)
+    _check_text([*manifest.records, *manifest.containers])
     manifest.step = manifest.step if step is None else step
     manifest.saved_at = now
     manifest.versions = _versions()
@@ -207,6 +209,15 @@ def _check_target(path: str | os.PathLike[str], target: Path, form: str) -> None
         reason = f"a folder is written by Orbax, which would wait for all {jax.process_count()} processes"
         cure = "Save to a `.safetensors` file from one process."
         raise CheckpointArgumentError(argument="path", value=str(path), reason=reason, cure=cure)
+
+
+def _check_text(paths: Sequence[str]) -> None:
+    """Refuse names that no file can hold: half of a pair of surrogates is no character."""
+    try:
+        "".join(paths).encode()
+    except UnicodeEncodeError as error:
+        path = next(path for path in paths if any("\ud800" <= character <= "\udfff" for character in path))
+        raise UnsavableTreeError(path=path, reason=f"a name in it is no text ({error.reason})") from None
 
 
 def _write(job: _Job) -> None:
