@@ -21,6 +21,13 @@ def damaged(folder, _):
     checkpoint.open(folder / "one")
 
 
+def changed(folder, _):
+    checkpoint.save(folder / "one", ONE)
+    opened = checkpoint.open(folder / "one")
+    checkpoint.save(folder / "one", ONE, overwrite=True)
+    checkpoint.verify(opened)
+
+
 def exists(folder, _):
     checkpoint.save(folder / "one.safetensors", ONE)
     checkpoint.save(folder / "one.safetensors", ONE)
@@ -64,6 +71,7 @@ def newer(folder, _):
 
 PROGRAMS = {
     errors.CheckpointArgumentError: lambda folder, _: checkpoint.save(folder / "one.pt", ONE),
+    errors.CheckpointChangedError: changed,
     errors.CheckpointExistsError: exists,
     errors.CheckpointFormatError: newer,
     errors.CheckpointMismatchError: mismatch,

@@ -52,11 +52,23 @@ def test_nothing_is_overwritten_unasked(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", EVERY)
-def test_whatever_is_there_is_replaced_in_one_step(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(_files, "_exchange", lambda *_: False)  # also where names cannot be exchanged
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_checkpoint_is_replaced_whatever_it_is(tmp_path, kind, exchange, monkeypatch):
+    """A file by a folder, a folder by a file, a damaged one, an empty file, an empty folder."""
+    if not exchange:
+        monkeypatch.setattr(_files, "_exchange", lambda *_: False)  # also where names cannot be exchanged
     path = tmp_path / kind
+    for other in EVERY:
+        checkpoint.save(tmp_path / f"other_{other}", ONE)
+        (tmp_path / f"other_{other}").rename(path)
+        checkpoint.save(path, TWO, overwrite=True)
+        assert_same(checkpoint.restore(path), TWO)
+        for file in files_of(path):
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2 + 20])
+        checkpoint.save(path, ONE, overwrite=True)
+        assert_same(checkpoint.restore(path), ONE)
+        _files.remove(path)
     path.mkdir()
-    (path / "other").write_text("x")
     checkpoint.save(path, ONE, overwrite=True)
     assert_same(checkpoint.restore(path), ONE)
     assert list(tmp_path.iterdir()) == [path]

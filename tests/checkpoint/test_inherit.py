@@ -226,7 +226,8 @@ def test_keys_are_keys(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["folder", "file.safetensors", "file.npz", "file.msgpack"])
-def test_one_leaf_at_a_time(tmp_path, kind):
+def test_one_leaf_at_a_time(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr("batiste.checkpoint._orbax_write._TOGETHER", LEAF)
     leaves = {f"l{number}": np.full((1024, LEAF // 8192), number, np.float64) for number in range(8)}
     checkpoint.save(tmp_path / "source.safetensors", leaves)
     checkpoint.save(tmp_path / f"warm_{kind}", {"w": np.ones(2)})

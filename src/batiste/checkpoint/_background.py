@@ -2,37 +2,61 @@
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
 from batiste.errors import BatisteWarning
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ["SaveHandle", "beside"]
 
 _Result = TypeVar("_Result")
 
 
-def beside(pool: ThreadPoolExecutor, function: Callable[[], _Result]) -> Callable[[], _Result]:
+def beside(function: Callable[[], _Result]) -> Callable[[], _Result]:
     """Begin something in another thread where that can be, and return what waits for its result."""
+    found: list[_Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(function())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
     try:
-        return pool.submit(function).result
-    except RuntimeError:  # an interpreter that ends starts no threads in Python 3.12.0 and 3.12.1
+        thread.start()
+    except RuntimeError:  # there are too many, or Python ends, which from 3.12 on starts no threads
         return function
+
+    def wait() -> _Result:
+        thread.join()
+        if errors:
+            raise errors[0]
+        return found[0]
+
+    return wait
+
+
+@dataclasses.dataclass(slots=True)
+class _Outcome:
+    """How a save has ended, and whether anybody was told."""
+
+    error: BaseException | None = None
+    told: bool = False
 
 
 class SaveHandle:
     """A save that goes on in a thread of its own.
 
-    The interpreter waits for it before it ends. It must do so before ``concurrent.futures`` is shut down, which Orbax
-    needs; only the exit hooks of ``threading`` are early enough. (Python 3.12.0 and 3.12.1 start no thread any more
-    by then, so that Orbax fails there; a warning says so. Call ``wait``.)
+    The interpreter waits for the thread before it ends, as for any that is no daemon, and the save needs no other: in
+    an interpreter that ends, what would go on beside the writing is done after it. An error that nobody has waited for
+    becomes a warning when the handle is gone, at the latest when the program ends.
 
     Attributes:
       path: where the checkpoint will be.
@@ -40,13 +64,9 @@ class SaveHandle:
 
     def __init__(self, path: Path, write: Callable[[], None]) -> None:
         self.path = path
-        self._error: BaseException | None = None
-        self._told = False
-        self._thread = threading.Thread(target=self._run, args=(write,), name=f"save {path.name}")
-        importlib.import_module("concurrent.futures.thread")  # hooks run backwards: its own must be registered first
-        register: Any = getattr(threading, "_register_atexit", None)
-        if register is not None:
-            register(self._finish)
+        self._outcome = _Outcome()
+        self._thread = threading.Thread(target=self._run, args=(write,), name=f"save {path.name}", daemon=False)
+        weakref.finalize(self, _tell, path, self._outcome)  # the thread keeps the handle until it ends
         self._thread.start()
 
     @property
@@ -69,19 +89,19 @@ class SaveHandle:
         self._thread.join(timeout)
         if self._thread.is_alive():
             return False
-        self._told = True
-        if self._error is not None:
-            raise self._error
+        self._outcome.told = True
+        if self._outcome.error is not None:
+            raise self._outcome.error
         return True
 
     def _run(self, write: Callable[[], None]) -> None:
         try:
             write()
         except BaseException as error:  # noqa: BLE001 - it is raised where the handle is waited for
-            self._error = error
+            self._outcome.error = error
 
-    def _finish(self) -> None:
-        """Wait, and warn of an error that nobody has asked for."""
-        self._thread.join()
-        if self._error is not None and not self._told:
-            warnings.warn(f"{self.path} was not saved: {self._error}", BatisteWarning, stacklevel=2)
+
+def _tell(path: Path, outcome: _Outcome) -> None:
+    """Warn of an error that nobody has asked for."""
+    if outcome.error is not None and not outcome.told:
+        warnings.warn(f"{path} was not saved: {outcome.error}", BatisteWarning, stacklevel=2)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from batiste.checkpoint._directory import DirectorySource
-from batiste.checkpoint._files import leftovers, resolve
+from batiste.checkpoint._files import is_file, leftovers, resolve
 from batiste.checkpoint._foreign import NUMPY_MAGIC, is_named_npy, open_hdf5, open_npy
 from batiste.checkpoint._gguf import open_gguf
 from batiste.checkpoint._manifest import MANIFEST_NAME
@@ -30,10 +30,18 @@ from batiste.checkpoint._source import Source
 from batiste.checkpoint._t5x import T5xSource, is_t5x
 from batiste.checkpoint._torch import MAGIC, is_torch_zip, open_torch, open_torch_zip, tensor_names
 from batiste.checkpoint._zarr import find_arrays, open_arrays
-from batiste.errors import CheckpointFormatError, CheckpointNotFoundError, RefusedCheckpointError, nearest
+from batiste.errors import (
+    CheckpointChangedError,
+    CheckpointError,
+    CheckpointFormatError,
+    CheckpointNotFoundError,
+    RefusedCheckpointError,
+    nearest,
+)
 
 __all__ = ["holds_checkpoint", "open_source"]
 
+_TRIES: Final = 8
 _STEP: Final = re.compile(r"(?:.*[^0-9])?([0-9]{1,18})")
 _TEMPORARY: Final = ".orbax-checkpoint-tmp"
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
@@ -57,19 +65,27 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     """
     given = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - the name that was given, links and all
     place = resolve(path)
-    try:
-        if place.is_dir():
-            return _open_folder(place)
-        if place.is_file():
-            return ShardedSource(given, open_file) if given.name.endswith(INDEX_ENDING) else open_file(place)
-    except PermissionError as error:
-        raise CheckpointFormatError(
-            path=place, reason=f"{error.strerror}", cure="Ask for the right to read it."
-        ) from None
-    except OSError as error:
-        raise CheckpointFormatError(
-            path=_shortened(place), reason=f"{error.strerror or error}", cure="Check the path."
-        ) from None
+    for _ in range(_TRIES):
+        try:
+            if os.path.isdir(place):  # noqa: PTH112 - False, and no error, for a name that is too long
+                return _open_folder(place)
+            if is_file(place):
+                return ShardedSource(given, open_file) if given.name.endswith(INDEX_ENDING) else open_file(place)
+            break
+        except CheckpointChangedError:  # another program has just replaced it
+            continue
+        except CheckpointError:
+            raise
+        except FileNotFoundError:  # or is removing what was there
+            continue
+        except PermissionError as error:
+            raise CheckpointFormatError(
+                path=place, reason=f"{error.strerror}", cure="Ask for the right to read it."
+            ) from None
+        except OSError as error:
+            raise CheckpointFormatError(
+                path=_shortened(place), reason=f"{error.strerror or error}", cure="Check the path."
+            ) from None
     raise _not_found(place)
 
 
@@ -83,9 +99,7 @@ def holds_checkpoint(folder: Path) -> bool:
 def _open_folder(place: Path) -> Source:
     if (place / MANIFEST_NAME).is_file():
         return DirectorySource(place)
-    if _TEMPORARY in place.name or _holds_unfinished(place):
-        reason = "Orbax has not finished it: the save was interrupted, or is still running"
-        raise RefusedCheckpointError(path=place, reason=reason, cure="Open an earlier step, or wait for the save.")
+    _check_finished(place)
     if is_t5x(place):
         return T5xSource(place)
     if orbax_items(place) or (place / "_CHECKPOINT_METADATA").is_file():
@@ -121,10 +135,20 @@ def _open_only_file(place: Path) -> Source:
     raise CheckpointFormatError(path=place, reason="nothing in it is known", cure=_KNOWN)
 
 
-def _holds_unfinished(folder: Path) -> bool:
-    """Whether a step was being written by Orbax when it was left: it has nothing but what is unfinished."""
-    names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
-    return any(_TEMPORARY in name for name in names) and not orbax_items(folder) and not _numbered(folder)
+def _check_finished(place: Path) -> None:
+    """Refuse what an interrupted save of Orbax leaves: folders that are renamed when they are complete.
+
+    Raises:
+      RefusedCheckpointError: if it is one, lies in one, is a checkpoint of which a part is one, or has nothing else.
+    """
+    within = [part for part in place.parts if _TEMPORARY in part]
+    inner = sorted(entry.name for entry in place.iterdir() if _TEMPORARY in entry.name and entry.is_dir())
+    if (place / "_CHECKPOINT_METADATA").is_file() or not (orbax_items(place) or _numbered(place)):
+        within += inner
+    if within:
+        reason = f"it is a save of Orbax that was interrupted, or is still running, and left {within[-1]!r}"
+        cure = "Open an earlier step, or wait: Orbax's own name for a step is there only once it is complete."
+        raise RefusedCheckpointError(path=place, reason=reason, cure=cure)
 
 
 def _numbered(folder: Path) -> list[str]:

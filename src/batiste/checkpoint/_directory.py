@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -13,12 +14,15 @@ from batiste.checkpoint._files import digest_file, is_file
 from batiste.checkpoint._manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
 from batiste.checkpoint._orbax import ITEM, ArrayStore, stored_name
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
+from batiste.checkpoint._unchanged import Unchanged
 from batiste.errors import RefusedCheckpointError
 
 __all__ = ["DirectorySource", "allowance", "is_vouched"]
 
 _DATA: Final = "d"
 _LARGE: Final = 1 << 26
+_SMALL: Final = 1 << 20
+_TOGETHER: Final = 64
 
 
 def is_vouched(name: str, size: int) -> bool:
@@ -54,11 +58,13 @@ class DirectorySource:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        place = path / MANIFEST_NAME
-        if place.stat().st_size > MAX_MANIFEST_BYTES:
-            reason = f"{MANIFEST_NAME} has {place.stat().st_size} bytes"
-            raise RefusedCheckpointError(path=path, reason=reason, cure="No manifest is that long.")
-        text = place.read_bytes().decode(errors="replace")
+        with (path / MANIFEST_NAME).open("rb") as file:
+            self._unchanged = Unchanged(path / MANIFEST_NAME, path, file)
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_MANIFEST_BYTES:
+                reason = f"{MANIFEST_NAME} has {size} bytes"
+                raise RefusedCheckpointError(path=path, reason=reason, cure="No manifest is that long.")
+            text = file.read().decode(errors="replace")
         self._manifest = Manifest.from_text(text, str(path))
         for name in self._manifest.files:
             if name.startswith("/") or ".." in name.split("/"):
@@ -68,6 +74,7 @@ class DirectorySource:
             sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
             compressed=bool(self._manifest.storage.get("compressed")),
         )
+        self._unchanged.check()  # these were the files beside that manifest
         self._store: ArrayStore | None = None
 
     @property
@@ -87,7 +94,9 @@ class DirectorySource:
             return _empty(record)
         if record.bytes > self._allowance:
             return self._too_large(path, record)
-        return _renamed(path, self._arrays().read(_name(path), record, box))
+        found = self._arrays().read(_name(path), record, box)
+        self._unchanged.check()
+        return _renamed(path, found)
 
     def read_many(self, paths: Iterable[str]) -> Iterator[tuple[str, NumpyArray | Damage]]:
         """Read whole arrays in order, a few ahead."""
@@ -95,14 +104,24 @@ class DirectorySource:
         records = self._manifest.records
         readable = [path for path in wanted if 0 < records[path].bytes <= self._allowance]
         arrays = self._arrays().read_many((_name(path), records[path]) for path in readable) if readable else iter(())
+        together: list[tuple[str, NumpyArray | Damage]] = []
+        size = 0
         for path in wanted:
             record = records[path]
             if not record.bytes:
-                yield path, _empty(record)
+                found = _empty(record)
             elif record.bytes > self._allowance:
-                yield path, self._too_large(path, record)
+                found = self._too_large(path, record)
             else:
-                yield path, _renamed(path, next(arrays))
+                found = _renamed(path, next(arrays))
+                size += record.bytes
+            together.append((path, found))
+            if size > _SMALL or len(together) == _TOGETHER:
+                self._unchanged.check()  # a system call: one for many small arrays
+                yield from together
+                together, size = [], 0
+        self._unchanged.check()
+        yield from together
 
     def check_files(self, *, whole: bool) -> list[Damage]:
         """Check every file, or all but those in which OCDBT keeps arrays."""
@@ -117,11 +136,13 @@ class DirectorySource:
                 found.append(Damage(name, f"the file has {file.stat().st_size} bytes instead of {size}"))
             elif digest and digest_file(file)[1] != digest:
                 found.append(Damage(name, "the digest of the file does not fit"))
+        self._unchanged.check()
         return found
 
     def _arrays(self) -> ArrayStore:
         if self._store is None:
-            self._store = ArrayStore(self._path / ITEM)
+            whole = self._manifest.storage.get("whole_bytes", 0)
+            self._store = ArrayStore(self._path / ITEM, whole_bytes=whole if type(whole) is int else 0)
         return self._store
 
     def _too_large(self, path: str, record: Record) -> Damage:
@@ -129,6 +150,8 @@ class DirectorySource:
 
 
 def _name(path: str) -> str:
+    if path and not any(character in path for character in "%.~"):  # nothing in it is escaped, here or there
+        return path.replace("/", ".")
     return ".".join(stored_name(path))
 
 

@@ -29,6 +29,7 @@ import numpy as np
 from batiste.checkpoint._arrays import BYTES_BY_DTYPE, as_bytes, dtype_by_name
 from batiste.checkpoint._manifest import MAX_DEPTH, Manifest
 from batiste.checkpoint._types import Box, Damage, NumpyArray, PythonKind, Record
+from batiste.checkpoint._unchanged import Unchanged
 from batiste.errors import CheckpointFormatError, RefusedCheckpointError
 from batiste.tree import join_path
 
@@ -225,6 +226,7 @@ class MsgpackSource:
         self._path = path
         self._arrays: dict[str, _Array] = {}
         self._manifest = Manifest({}, storage={"format": "msgpack"})
+        self._unchanged = Unchanged(path)
         self._collect(read_map(path), ())
         self._manifest.records = dict(sorted(self._manifest.records.items()))
 
@@ -243,13 +245,13 @@ class MsgpackSource:
         found = self._arrays[path]
         array = np.empty(found.shape, dtype_by_name(found.dtype))
         flat = as_bytes(array)
-        with self._path.open("rb", buffering=0) as file:
+        with self._unchanged.open() as file:
             at = 0
             for span in found.spans:
                 file.seek(span.begin)
                 end = at + span.end - span.begin
                 while at < end:
-                    count = file.readinto(flat[at:end])
+                    count = cast("Any", file).readinto(flat[at:end])
                     if not count:
                         return Damage(path, "the file ends within it")
                     at += count
@@ -288,7 +290,7 @@ class MsgpackSource:
             self._manifest.records[path] = Record(node.shape, node.dtype, size, form=form)
         else:
             if isinstance(node, _Span):
-                with self._path.open("rb") as file:
+                with self._unchanged.open() as file:
                     file.seek(node.begin)
                     node = file.read(node.end - node.begin)
             kind = cast("PythonKind", type(node).__name__)

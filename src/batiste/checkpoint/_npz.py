@@ -19,12 +19,13 @@ import io
 import math
 import os
 import re
+import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 from numpy.lib import format as npy
@@ -33,6 +34,7 @@ from batiste.checkpoint._arrays import BYTES_BY_DTYPE, as_bytes, digest_array, d
 from batiste.checkpoint._directory import allowance
 from batiste.checkpoint._manifest import MAX_MANIFEST_BYTES, Manifest, check_depth
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
+from batiste.checkpoint._unchanged import Unchanged
 from batiste.errors import CheckpointFormatError, DamagedCheckpointError, RefusedCheckpointError
 from batiste.tree import join_path
 
@@ -40,6 +42,7 @@ __all__ = ["NpzSource", "dtype_words", "read_npy_header", "write_npz"]
 
 _COMMENT: Final = re.compile(rb"batiste\.checkpoint ([0-9]{20}) ([0-9]{20}) ([0-9a-f]{32})")
 _COMMENT_LENGTH: Final = 93
+_END_LENGTH: Final = 22
 _DIGEST_LENGTH: Final = 32
 _MOST_HEADER: Final = 1 << 16
 _MOST_INT: Final = 1 << 63
@@ -71,16 +74,36 @@ def write_npz(file_path: Path, manifest: Manifest, fetch: Callable[[str], NumpyA
                 member.write(head.getvalue())
                 member.write(array.tobytes() if record.kind is not None else as_bytes(array))
         text = manifest.to_text().encode()
-        start: int = archive.start_dir
-        file.seek(start)
-        file.write(text)
-        archive.start_dir = file.tell()
+        start = file.tell()  # where the table will be
         archive.comment = b"batiste.checkpoint %020d %020d %s" % (start, len(text), b"0" * _DIGEST_LENGTH)
     with file_path.open("r+b") as file:
+        _insert(file, start, text)
         with zipfile.ZipFile(file) as archive:
             digest = _frame_digest(file, archive, _members(manifest).values(), start, len(text))
         file.seek(-_DIGEST_LENGTH, os.SEEK_END)
         file.write(digest.encode())
+
+
+def _insert(file: BinaryIO, start: int, text: bytes) -> None:
+    """Put something before the table of a zip, which begins at ``start``, and say at its end where it now begins.
+
+    The end of a zip is in https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.14 to 4.3.16. What
+    is long enough for fields of 64 bits has them before the insertion too: Python writes them from 2 GiB on.
+    """
+    file.seek(start)
+    table = bytearray(file.read())
+    end = len(table) - _END_LENGTH - _COMMENT_LENGTH
+    moved = [(end + 16, "<L")]
+    if table.startswith(b"PK\x06\x07", end - 20):
+        moved.append((end - 12, "<Q"))
+        moved.append((int(struct.unpack_from("<Q", table, end - 12)[0]) - start + 48, "<Q"))
+    for at, form in moved:
+        place = int(struct.unpack_from(form, table, at)[0])
+        if (form, place) != ("<L", 0xFFFFFFFF):  # which stands for the field of 64 bits
+            struct.pack_into(form, table, at, place + len(text))
+    file.seek(start)
+    file.write(text)
+    file.write(table)
 
 
 class NpzSource:
@@ -95,14 +118,15 @@ class NpzSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            with zipfile.ZipFile(path) as archive:
+            with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+                self._unchanged = Unchanged(path, opened=file)
                 entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
-                total, stored = sum(entry.file_size for entry in entries), path.stat().st_size
+                total, stored = sum(entry.file_size for entry in entries), os.fstat(file.fileno()).st_size
                 if any(entry.compress_size > stored for entry in entries):
                     raise _refused(path, f"a member would have more than its {stored} bytes")
                 if total > allowance(stored, compressed=True):
                     raise _refused(path, f"its {stored} bytes would become {total}")
-                text = self._manifest_text(archive)
+                text = self._manifest_text(archive, file)
                 records = {} if text is not None else self._foreign(archive, entries)
         except PermissionError:
             raise
@@ -134,7 +158,7 @@ class NpzSource:
     def read(self, path: str, box: Box | None = None) -> NumpyArray | Damage:
         """Read one array; a box of it is cut out of the whole. The checksum of the zip is checked."""
         try:
-            with zipfile.ZipFile(self._path) as archive:
+            with self._archive() as (_, archive):
                 array = self._read(archive, path)
         except (*_BROKEN, OSError) as error:
             return Damage(path, str(error))
@@ -144,7 +168,7 @@ class NpzSource:
         """Read whole arrays, one at a time."""
         with contextlib.ExitStack() as stack:
             try:
-                archive = stack.enter_context(zipfile.ZipFile(self._path))
+                _, archive = stack.enter_context(self._archive())
             except (*_BROKEN, OSError) as error:
                 yield from ((path, Damage(path, str(error))) for path in paths)
                 return
@@ -158,13 +182,18 @@ class NpzSource:
             return []
         start, length, digest = self._frame
         try:
-            with self._path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            with self._archive() as (file, archive):
                 same = _frame_digest(file, archive, self._members.values(), start, length) == digest
         except (*_BROKEN, OSError) as error:
             return [Damage("the zip", str(error))]
         return [] if same else [Damage("the zip", "it is not as it was written")]
 
-    def _manifest_text(self, archive: zipfile.ZipFile) -> str | None:
+    @contextlib.contextmanager
+    def _archive(self) -> Generator[tuple[BinaryIO, zipfile.ZipFile]]:
+        with self._unchanged.open() as raw, io.BufferedReader(cast("Any", raw)) as file, zipfile.ZipFile(file) as found:
+            yield cast("BinaryIO", file), found
+
+    def _manifest_text(self, archive: zipfile.ZipFile, file: BinaryIO) -> str | None:
         """The manifest that the comment tells of; None where the file is not one of batiste."""
         self._frame: tuple[int, int, str] | None = None
         comment = archive.comment
@@ -172,12 +201,11 @@ class NpzSource:
             return None
         found = _COMMENT.fullmatch(comment)
         start, length = (int(found[1]), int(found[2])) if found is not None else (-1, -1)
-        if not (0 < length <= MAX_MANIFEST_BYTES and 0 <= start <= self._path.stat().st_size - length):
+        if not (0 < length <= MAX_MANIFEST_BYTES and 0 <= start <= os.fstat(file.fileno()).st_size - length):
             raise _damaged(self._path, "the comment of the zip has changed")
         self._frame = start, length, found[3].decode() if found is not None else ""
-        with self._path.open("rb") as file:
-            file.seek(start)
-            return file.read(length).decode(errors="replace")
+        file.seek(start)
+        return file.read(length).decode(errors="replace")
 
     def _foreign(self, archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> dict[str, Record]:
         """The records of a file that batiste did not save, each from the header of its member."""

@@ -1,8 +1,9 @@
-"""Orbax directories: written with Orbax's own v1 interface, read leaf by leaf with TensorStore, on which Orbax stands.
+"""Orbax directories, read leaf by leaf with TensorStore, on which Orbax stands; ``_orbax_write.py`` writes them.
 
 The arrays of a batiste directory are an ordinary Orbax checkpoint: ``orbax.checkpoint.v1.load`` opens it too. They are
 read here without Orbax, which needs to know all leaves and their shardings before it reads one: TensorStore opens one
-array, or a box of it, in a fraction of a millisecond. This is the only file that knows either library.
+array, or a box of it, in a fraction of a millisecond, and what is known to be one entry of the database is read as one,
+in a tenth of that. These two files are the only ones that know TensorStore.
 
 Names: Orbax joins the levels of a path with dots, so a dot within a name is written ``%2E``.
 
@@ -12,16 +13,13 @@ A dtype that the storage does not know is stored as its bytes, one an element.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import importlib
 import importlib.util
-import logging
 import math
-import os
+import shutil
 import tempfile
-import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -32,75 +30,47 @@ from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
 from batiste.errors import MissingPackageError
 from batiste.tree import split_path
 
-__all__ = ["ITEM", "MARK", "ArrayStore", "store_dtype", "stored_name", "write_arrays"]
+__all__ = ["ITEM", "MARK", "ArrayStore", "PlainPath", "chunk_key", "require", "store_dtype", "stored_name"]
 
 ITEM: Final = "state"
 MARK: Final = "batiste"
-_ALONE: Final = threading.Lock()  # two saves at once in one process take each other's folders in Orbax 0.12
 _BYTES_ONLY: Final = frozenset({"float8_e4m3", "float8_e8m0fnu", "float4_e2m1fn", "int4", "uint4", "int2", "uint2"})
 _BATCH_BYTES: Final = 1 << 26
-_BATCH_LEAVES: Final = 256
+_BATCH_LEAVES: Final = 1024
 _TREE_CACHE: Final = 1 << 26
 
 
-def write_arrays(folder: Path, arrays: Mapping[str, Any], *, compress: bool) -> None:
-    """Write arrays by path as an Orbax checkpoint.
+class PlainPath:
+    """A path to a folder that TensorStore takes for what it is.
 
-    Args:
-      folder: where; it must not exist.
-      arrays: JAX or NumPy arrays, none of size zero, with dtypes that ``store_dtype`` gives.
-      compress: whether to compress them (zstd).
+    It reads a backslash as a slash, and has no words for bytes that are not UTF-8: there, the path is that of a link
+    beside the system's temporary files, which is gone when it is closed or forgotten.
 
-    Raises:
-      OSError: if they could not be written.
+    Attributes:
+      path: the path, with slashes.
     """
-    require("orbax.checkpoint", "orbax-checkpoint", "Saving a directory")
-    ocp: Any = importlib.import_module("orbax.checkpoint").v1
-    tree: dict[str, Any] = {}
-    for path, array in arrays.items():
-        *levels, name = stored_name(path)
-        level = tree
-        for part in levels:
-            level = level.setdefault(part, {})
-        level[name] = array
-    context: Any = ocp.Context()
-    context.array.saving.use_compression = compress
-    context.memory.deepcopy_host_arrays = False  # nobody changes them before this returns
-    with _ALONE, _quiet_orbax(), _plain_path(folder) as place:
-        try:
-            with context:
-                ocp.save(place, tree, checkpointable_name=ITEM, custom_metadata={MARK: True})
-        except ValueError as error:  # TensorStore's errors, which name the system's reason somewhere in their text
-            text = str(error)
-            number = next((number for number in errno.errorcode if os.strerror(number) in text), None)
-            raise OSError(number, os.strerror(number)) if number else OSError(text[:200]) from error
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder.as_posix()
+        self.close: Callable[[], Any] = _do_nothing
+        if "\\" in self.path or not _is_text(self.path):
+            aside = tempfile.mkdtemp()
+            self.close = weakref.finalize(self, shutil.rmtree, aside, ignore_errors=True)
+            link = Path(aside, "arrays")
+            link.symlink_to(folder, target_is_directory=True)
+            self.path = link.as_posix()
 
 
-@contextlib.contextmanager
-def _plain_path(folder: Path) -> Generator[Path]:
-    """Give a path to the same place without ``*``, ``?`` and ``[``: Orbax takes them for patterns and loses arrays."""
-    if not set(str(folder.parent)) & set("*?["):
-        yield folder
-        return
-    with tempfile.TemporaryDirectory() as aside:
-        link = Path(aside, "folder")
-        link.symlink_to(folder.parent, target_is_directory=True)
-        yield link / folder.name
+def _do_nothing() -> None:
+    """What closing a path takes that is the folder's own."""
 
 
-@contextlib.contextmanager
-def _quiet_orbax() -> Generator[None]:
-    """Keep Orbax from logging, with a page of traceback for each thread, an error that is raised as well."""
-
-    def is_not_orbax(record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname
-
-    logger = logging.getLogger("absl")
-    logger.addFilter(is_not_orbax)
+def _is_text(path: str) -> bool:
     try:
-        yield
-    finally:
-        logger.removeFilter(is_not_orbax)
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def stored_name(path: str) -> tuple[str, ...]:
@@ -109,6 +79,11 @@ def stored_name(path: str) -> tuple[str, ...]:
     if not parts:
         return ("%root",)
     return tuple(part.replace("%", "%25").replace(".", "%2E").replace("/", "%2F") or "%" for part in parts)
+
+
+def chunk_key(name: str, rank: int) -> str:
+    """Return the key of the first chunk of an array, and of the only one where it has one."""
+    return f"{name}/c{'/0' * rank}"
 
 
 def store_dtype(record: Record) -> str:
@@ -138,12 +113,17 @@ class ArrayStore:
       zarr3: whether they are in the Zarr 3 format, else in Zarr 2.
       ocdbt: whether they are together in an OCDBT database, else each in a folder of its own.
       sparse: whether chunks of zeros were left out; where they were not, a missing chunk is a loss.
+      whole_bytes: the size up to which an array is one entry of the OCDBT database, as it is in memory.
     """
 
-    def __init__(self, folder: Path, *, zarr3: bool = True, ocdbt: bool = True, sparse: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, zarr3: bool = True, ocdbt: bool = True, sparse: bool = False, whole_bytes: int = 0
+    ) -> None:
         require("tensorstore", "orbax-checkpoint", "Reading an Orbax directory")
         self._library: Any = importlib.import_module("tensorstore")
-        self._folder = folder
+        self._folder = PlainPath(folder)
+        self._whole_bytes = whole_bytes
+        self._entries: Any = None
         self._driver = "zarr3" if zarr3 else "zarr"
         self._ocdbt = ocdbt
         self._sparse = sparse
@@ -163,30 +143,43 @@ class ArrayStore:
 
     def read(self, name: str, record: Record, box: Box | None = None) -> NumpyArray | Damage:
         """Read one array, or a box of it."""
-        started = self._start(name, record, self._open(name), box)
-        return started if isinstance(started, Damage) else self._finish(name, record, started)
+        started = self._start(name, record, self._begin(name, record), box)
+        return started if isinstance(started, Damage) else self._finish(name, record, started, box)
 
     def read_many(self, wanted: Iterable[tuple[str, Record]]) -> Iterator[NumpyArray | Damage]:
         """Read whole arrays in order; while one batch is handed out, the next is being read."""
         before: list[tuple[str, Record, Any]] = []
         for batch in _batches(wanted):
-            opened = [(name, record, self._open(name)) for name, record in batch]
+            opened = [(name, record, self._begin(name, record)) for name, record in batch]
             started = [(name, record, self._start(name, record, future, None)) for name, record, future in opened]
             yield from self._finish_all(before)
             before = started
         yield from self._finish_all(before)
 
     def _finish_all(self, batch: list[tuple[str, Record, Any]]) -> Iterator[NumpyArray | Damage]:
+        batch.reverse()
         while batch:
-            name, record, started = batch.pop(0)
-            yield started if isinstance(started, Damage) else self._finish(name, record, started)
+            name, record, started = batch.pop()
+            yield started if isinstance(started, Damage) else self._finish(name, record, started, None)
+
+    def _begin(self, name: str, record: Record) -> Any:
+        """Begin to read an array that is one entry, or to open another."""
+        if record.bytes > self._whole_bytes:
+            return self._open(name)
+        try:
+            if self._entries is None:
+                self._entries = self._library.KvStore.open(self._base(), context=self._context).result()
+            return self._entries.read(chunk_key(name, len(record.shape)))
+        except (RuntimeError, ValueError) as error:
+            return Damage(name, f"it cannot be read ({_reason(error)})")
+
+    def _base(self) -> dict[str, Any]:
+        store: dict[str, Any] = {"driver": "file", "path": f"{self._folder.path}/"}
+        return {"driver": "ocdbt", "base": store, "cache_pool": "cache_pool#tree"} if self._ocdbt else store
 
     def _open(self, name: str) -> Any:
-        store: dict[str, Any] = {"driver": "file", "path": f"{self._folder.as_posix()}/"}
-        if self._ocdbt:
-            store = {"driver": "ocdbt", "base": store, "path": f"{name}/", "cache_pool": "cache_pool#tree"}
-        else:
-            store["path"] += f"{name}/"
+        store = self._base()
+        store["path"] = f"{store.get('path', '')}{name}/"
         spec = {"driver": self._driver, "kvstore": store, "fill_missing_data_reads": self._sparse}
         try:
             return self._library.open(spec, open=True, context=self._context)
@@ -195,6 +188,8 @@ class ArrayStore:
 
     def _start(self, name: str, record: Record, future: Any, box: Box | None) -> Any:
         """Begin to read; what the array says of itself is compared with the record before anything is allocated."""
+        if record.bytes <= self._whole_bytes:
+            return future
         store = _result(name, future)
         if isinstance(store, Damage):
             return store
@@ -206,11 +201,19 @@ class ArrayStore:
             return Damage(name, f"its chunks of shape {list(chunk)} are larger than the array")
         return (store if box is None else store[box]).read(order="C")
 
-    def _finish(self, name: str, record: Record, started: Any) -> NumpyArray | Damage:
-        array = _result(name, started)
-        if isinstance(array, Damage):
-            return array
-        return cast("NumpyArray", np.asarray(array)).view(dtype_by_name(record.dtype))
+    def _finish(self, name: str, record: Record, started: Any, box: Box | None) -> NumpyArray | Damage:
+        found = _result(name, started)
+        if isinstance(found, Damage):
+            return found
+        dtype = dtype_by_name(record.dtype)
+        if record.bytes > self._whole_bytes:
+            return cast("NumpyArray", np.asarray(found)).view(dtype)
+        if found.state != "value":
+            return Damage(name, "it cannot be read (the database has no such array)")
+        if len(found.value) != record.bytes:
+            return Damage(name, f"it is stored as {len(found.value)} bytes, and the manifest says {record}")
+        array = np.frombuffer(found.value, dtype).reshape(record.shape)
+        return array.copy() if box is None else array[box].copy()
 
 
 def _batches(wanted: Iterable[tuple[str, Record]]) -> Iterator[list[tuple[str, Record]]]:
@@ -231,6 +234,9 @@ def _result(name: str, future: Any) -> Any:
         return future
     try:
         return future.result()
-    except (ValueError, OSError) as error:
-        reason = str(error).partition("[")[0].partition("\n")[0].strip()
-        return Damage(name, f"it cannot be read ({reason[:160]})")
+    except (ValueError, RuntimeError, OSError) as error:
+        return Damage(name, f"it cannot be read ({_reason(error)})")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("[")[0].partition("\n")[0].strip()[:160]

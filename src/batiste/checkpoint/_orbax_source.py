@@ -27,6 +27,7 @@ from batiste.checkpoint._manifest import MAX_MANIFEST_BYTES, Manifest, check_pat
 from batiste.checkpoint._msgpack import MsgpackSource
 from batiste.checkpoint._orbax import MARK, ArrayStore
 from batiste.checkpoint._types import Box, Damage, NumpyArray, PythonKind, Record
+from batiste.checkpoint._unchanged import Unchanged
 from batiste.errors import CheckpointFormatError, DamagedCheckpointError, RefusedCheckpointError
 from batiste.tree import join_path
 
@@ -71,11 +72,14 @@ class OrbaxSource:
         self._path = path
         self._arrays: dict[str, tuple[ArrayStore, str]] = {}
         self._manifest = Manifest({}, storage={"format": "orbax"})
+        self._unchanged: list[Unchanged] = []
         try:
             handlers = self._read_metadata()
             for name, folder in orbax_items(path).items():
                 prefix = (name,) if name else ()
-                if (folder / _TABLE).is_file():
+                table = folder / _TABLE if (folder / _TABLE).is_file() else folder / _LEGACY
+                self._unchanged.append(Unchanged(table, path))
+                if table.name == _TABLE:
                     item = folder.parent.name if folder.name in (_JAX_KEY, _NUMPY_KEY) else folder.name
                     alone = folder.name == _JAX_KEY or "ArrayCheckpointHandler" in str(handlers.get(item))
                     self._add_item(prefix, folder, alone=alone)
@@ -104,6 +108,7 @@ class OrbaxSource:
         """Read one array, or a box of it."""
         store, name = self._arrays[path]
         found = store.read(name, self._manifest.records[path], box)
+        self._check_unchanged()
         return Damage(path, found.reason) if isinstance(found, Damage) else found
 
     def read_many(self, paths: Iterable[str]) -> Iterator[tuple[str, NumpyArray | Damage]]:
@@ -115,12 +120,17 @@ class OrbaxSource:
             group, wanted = wanted[:together], wanted[together:]
             found = store.read_many((self._arrays[path][1], self._manifest.records[path]) for path in group)
             for path, array in zip(group, found, strict=True):
+                self._check_unchanged()
                 yield path, Damage(path, array.reason) if isinstance(array, Damage) else array
 
     def check_files(self, *, whole: bool) -> list[Damage]:
         """Orbax keeps no digests."""
         del whole
         return []
+
+    def _check_unchanged(self) -> None:
+        for file in self._unchanged:
+            file.check()
 
     def _read_metadata(self) -> dict[str, str]:
         """Take the metadata of the checkpoint and its JSON items, and return what wrote each item."""

@@ -33,6 +33,7 @@ from batiste.checkpoint._background import beside
 from batiste.checkpoint._manifest import MAX_MANIFEST_BYTES, Manifest, check_depth, looks_like_manifest
 from batiste.checkpoint._ranges import read_ranges
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
+from batiste.checkpoint._unchanged import Unchanged
 from batiste.errors import CheckpointFormatError, DamagedCheckpointError, RefusedCheckpointError
 from batiste.tree import join_path
 
@@ -91,15 +92,13 @@ def write_safetensors(file_path: Path, manifest: Manifest, fetch: Callable[[str]
       manifest: what is written; the digests of its records are set here.
       fetch: returns the array at a path, in C order.
     """
-    from concurrent.futures import ThreadPoolExecutor  # which reading does without
-
     begins = _begins(manifest.records, 0)
     records = manifest.records
     for path in begins:
         records[path].digest = "0" * 32  # of the same length as what will be known once all is written
     table = _table(records, begins)
     manifest.storage[_DIGEST] = digest_bytes(table.encode())
-    with file_path.open("wb") as file, ThreadPoolExecutor(max_workers=1) as pool:
+    with file_path.open("wb") as file:
         file.write(_header(manifest, table))
         for path in begins:
             array = fetch(path)
@@ -107,7 +106,7 @@ def write_safetensors(file_path: Path, manifest: Manifest, fetch: Callable[[str]
                 records[path].digest = digest_array(array)
                 file.write(as_bytes(array))
             else:  # both let other threads run
-                digest = beside(pool, functools.partial(digest_array, array))
+                digest = beside(functools.partial(digest_array, array))
                 file.write(as_bytes(array))
                 records[path].digest = digest()
         file.seek(0)
@@ -131,6 +130,7 @@ class SafetensorsSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         with path.open("rb") as file:
+            self._unchanged = Unchanged(path, opened=file)
             size = os.fstat(file.fileno()).st_size
             text = _read_header(file, path, size)
             start = file.tell()
@@ -168,10 +168,9 @@ class SafetensorsSource:
         if box is None or not record.shape:
             return next(iter(self.read_many([path])))[1]
         begin = self._begins[path]
-        if begin + record.bytes > self._path.stat().st_size:
-            return Damage(path, "the file ends within it")
-        mapped = np.memmap(self._path, dtype_by_name(record.dtype), "r", begin, record.shape)
-        return np.array(mapped[box])
+        with self._unchanged.open() as file:
+            mapped = np.memmap(cast("Any", file), dtype_by_name(record.dtype), "r", begin, record.shape)
+            return np.array(mapped[box])
 
     def read_many(
         self, paths: Iterable[str], *, verify: bool = False, ahead: bool = False
@@ -183,7 +182,7 @@ class SafetensorsSource:
           verify: whether to check their digests.
           ahead: whether more than a few may be in memory before they are asked for.
         """
-        with self._path.open("rb", buffering=0) as file:
+        with self._unchanged.open() as file:
             yield from read_ranges(file, paths, self._manifest.records, self._begins, verify=verify, ahead=ahead)
 
     def check_files(self, *, whole: bool) -> list[Damage]:

@@ -1,36 +1,28 @@
 """Saving: a tree becomes a manifest and arrays, and both appear at their path whole or not at all.
 
-What cannot be saved is found before anything is written. Arrays go one at a time through the host's memory for their
-digests, in a thread beside the writing; a single file is written one leaf at a time, a directory by Orbax. An
-asynchronous save copies the arrays first, so that they may be donated, deleted or overwritten as soon as it returns.
-
-Orbax takes all arrays of a directory at once. Those that are not in memory already (lazy ones, which are read from
-another checkpoint) would all be there then, so they go by way of a file without a name beside the new checkpoint, which
-is mapped into memory and gone when the save ends, however it ends.
+What cannot be saved is found before anything is written. Arrays go one at a time through the host's memory, and their
+digests are computed beside the writing. An asynchronous save copies the arrays first, so that they may be donated,
+deleted or overwritten as soon as it returns.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import importlib.metadata
 import math
-import mmap
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import jax
 import numpy as np
 
-from batiste.checkpoint._arrays import as_bytes, digest_array, dtype_by_name, to_host
-from batiste.checkpoint._background import SaveHandle, beside
+from batiste.checkpoint._arrays import digest_array, to_host
+from batiste.checkpoint._background import SaveHandle
 from batiste.checkpoint._checkpoint import Checkpoint
 from batiste.checkpoint._directory import is_vouched
 from batiste.checkpoint._endings import format_of
@@ -38,7 +30,9 @@ from batiste.checkpoint._files import digest_files, resolve, staged, write_error
 from batiste.checkpoint._manifest import MANIFEST_NAME, Manifest
 from batiste.checkpoint._msgpack_write import Layout, flax_layout, losses, write_msgpack
 from batiste.checkpoint._npz import write_npz
-from batiste.checkpoint._orbax import ITEM, store_dtype, write_arrays
+from batiste.checkpoint._orbax import ITEM
+from batiste.checkpoint._orbax_write import WHOLE_BYTES, ArrayWriter, write_marks
+from batiste.checkpoint._replaceable import check_replaceable
 from batiste.checkpoint._safetensors import write_safetensors
 from batiste.checkpoint._savable import as_json, as_step, check_axes, check_names, check_options, records_of
 from batiste.checkpoint._stored import inherit, stacked_levels
@@ -48,7 +42,6 @@ from batiste.errors import (
     CheckpointArgumentError,
     CheckpointExistsError,
     FormatLossError,
-    RemoteShardsError,
 )
 from batiste.tree import LazyArray, join_path, split_path
 
@@ -56,8 +49,6 @@ __all__ = ["save", "save_async"]
 
 _NUMBERED: Final = re.compile(r"(.+)_(0|[1-9][0-9]*)")
 _PACKAGES: Final = ("batiste", "jax", "numpy", "orbax-checkpoint")
-_ALIGNED: Final = 64
-_LARGE: Final = 1 << 20  # bytes of an array
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,7 +91,8 @@ def save(
         of NumPy and JAX as Python's.
       axes: the logical names of the axes of leaves, by path; those of boxed leaves are known already.
       stacked: the paths of levels whose leaves are layers stacked along their first axis, such as ``params/h``.
-      overwrite: whether to replace what is there; it stays until the new checkpoint is complete.
+      overwrite: whether to replace a checkpoint that is there; it stays until the new one is complete. Nothing but a
+        checkpoint of batiste or Orbax is replaced: no folder of a run, and none with other files in it.
       compress: whether to compress the arrays of a directory or an ``.npz`` file: some percent smaller, and twice as
         slow; no other format can.
       lossy: whether a ``.msgpack`` file may leave out what it has no place for; the other formats have a
@@ -108,8 +100,10 @@ def save(
       clock: seconds since 1970, for ``Manifest.saved_at``.
 
     Raises:
-      CheckpointExistsError: if something is there and ``overwrite`` is not set.
-      CheckpointArgumentError: if an argument cannot work, or would not be used.
+      CheckpointExistsError: if something is there and ``overwrite`` is not set, also where another program that
+        saves to the same path was first.
+      CheckpointArgumentError: if ``overwrite`` is set and what is there is no checkpoint, or if another argument cannot
+        work, or would not be used.
       UnsavableLeafError: if leaves are neither arrays nor plain values; the error lists all.
       UnsavableTreeError: if a container cannot be written down.
       FormatLossError: if the format has no place for something and ``lossy`` is not set.
@@ -161,8 +155,13 @@ def _prepare(
     form = format_of(target)
     _check_target(path, target, form)
     check_options(form, compress=compress, stacked=stacked, clock=clock)
-    if not overwrite and os.path.lexists(target):
-        raise CheckpointExistsError(path=target)
+    if os.path.lexists(target):
+        if not overwrite:
+            raise CheckpointExistsError(path=target)
+        try:
+            check_replaceable(target)
+        except OSError as error:
+            raise write_error(target, error) from error
     if isinstance(tree, Checkpoint):
         tree.refuse_opaque(tree.manifest.opaque)
         manifest, arrays = _from_checkpoint(tree)
@@ -178,7 +177,7 @@ def _prepare(
     manifest.metadata = manifest.metadata if metadata is None else as_json(metadata)
     manifest.storage = {"format": form}
     if form == "orbax":
-        manifest.storage |= {"item": ITEM, "compressed": compress}
+        manifest.storage |= {"item": ITEM, "compressed": compress, "whole_bytes": 0 if compress else WHOLE_BYTES}
     elif form == "npz":
         manifest.storage |= {"compressed": compress}
     check_names(form, manifest.records)
@@ -212,7 +211,7 @@ def _write(job: _Job) -> None:
     def fetch(path: str) -> NumpyArray:
         return to_host(job.arrays[path], path)
 
-    with staged(job.target, overwrite=job.overwrite) as stage:
+    with staged(job.target, overwrite=job.overwrite, check=check_replaceable) as stage:
         if job.layout is not None:
             write_msgpack(stage, job.layout, manifest, fetch)
         elif manifest.storage["format"] == "safetensors":
@@ -224,56 +223,21 @@ def _write(job: _Job) -> None:
 
 
 def _write_directory(stage: Path, job: _Job) -> None:
-    records = job.manifest.records
-    stored: dict[str, Any] = {}
-    aside: dict[str, tuple[int, NumpyArray]] = {}
-    with contextlib.ExitStack() as stack:
-        file: BinaryIO | None = None
-        for path, array in job.arrays.items():
-            record = records[path]
-            if isinstance(array, jax.Array | np.ndarray) and _is_storable(array, record, path):
-                stored[path] = array  # itself: a copy would stay in memory with all the others
-                continue
-            host = to_host(array, path)
-            record.digest = digest_array(host)
-            if record.bytes:
-                file = stack.enter_context(tempfile.TemporaryFile(dir=stage.parent)) if file is None else file
-                aside[path] = _put_aside(file, host.view(dtype_by_name(store_dtype(record))))
-        in_memory = dict(stored)
-        if file is not None:
-            file.flush()
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            for path, (start, like) in aside.items():
-                stored[path] = np.frombuffer(mapped, like.dtype, like.size, start).reshape(like.shape)
-        pool = stack.enter_context(ThreadPoolExecutor(max_workers=1))
-        large = {path: array for path, array in in_memory.items() if records[path].bytes > _LARGE}
-        digests = beside(pool, lambda: {path: digest_array(to_host(array, path)) for path, array in large.items()})
-        for path in in_memory.keys() - large.keys():  # another thread would wait for Python's lock after each of them
-            records[path].digest = digest_array(to_host(in_memory[path], path))
-        if stored:
-            order = {path: stored[path] for path in job.arrays if path in stored}
-            write_arrays(stage, order, compress=bool(job.manifest.storage["compressed"]))
-        else:
-            stage.mkdir()
-        for path, digest in digests().items():
-            records[path].digest = digest
-    job.manifest.files = digest_files(stage, is_vouched)
-    (stage / MANIFEST_NAME).write_text(job.manifest.to_text(), encoding="utf-8")
-
-
-def _is_storable(array: Any, record: Record, path: str) -> bool:
-    """Whether Orbax takes an array as it is."""
-    if isinstance(array, jax.Array) and not array.is_fully_addressable:
-        raise RemoteShardsError(path=path)
-    return record.bytes > 0 and bool(array.dtype.isnative) and store_dtype(record) == record.dtype
-
-
-def _put_aside(file: BinaryIO, host: NumpyArray) -> tuple[int, NumpyArray]:
-    """Write an array to a file; where it begins there, and an array of its dtype and shape without its values."""
-    start = -(-file.tell() // _ALIGNED) * _ALIGNED
-    file.seek(start)
-    file.write(as_bytes(host))
-    return start, np.broadcast_to(np.empty((), host.dtype), host.shape)
+    manifest = job.manifest
+    stage.mkdir()
+    arrays = {path: array for path, array in job.arrays.items() if manifest.records[path].bytes}
+    for path in job.arrays.keys() - arrays.keys():
+        manifest.records[path].digest = digest_array(to_host(job.arrays[path], path))
+    if arrays:
+        with ArrayWriter(stage / ITEM, compress=bool(manifest.storage["compressed"])) as writer:
+            for path, array in arrays.items():
+                record = manifest.records[path]
+                host = to_host(array, path)
+                writer.add(path, record, host, array)
+                record.digest = digest_array(host)  # while it is written
+        write_marks(stage, ITEM, manifest.saved_at)
+    manifest.files = digest_files(stage, is_vouched)
+    (stage / MANIFEST_NAME).write_text(manifest.to_text(), encoding="utf-8")
 
 
 def _from_checkpoint(source: Checkpoint) -> tuple[Manifest, dict[str, Any]]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from batiste.checkpoint._manifest import Manifest
 from batiste.checkpoint._types import Box, Damage, NumpyArray
+from batiste.checkpoint._unchanged import Unchanged
 
 __all__ = ["Bytes", "Readable", "Stored", "StridedSource", "dense", "in_file"]
 
@@ -131,6 +132,7 @@ class StridedSource:
         self._path = path
         self._manifest = manifest
         self._arrays = arrays
+        self._unchanged = Unchanged(path)
 
     @property
     def path(self) -> Path:
@@ -144,6 +146,7 @@ class StridedSource:
 
     def read(self, path: str, box: Box | None = None) -> NumpyArray | Damage:
         """Read one array, or a box of it."""
+        self._unchanged.check()  # it may be mapped into memory, and what was cut off cannot be read there
         try:
             return self._arrays[path].read(box)
         except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:

@@ -23,6 +23,7 @@ import typer
 from batiste.cli._say import say
 from batiste.errors import (
     BatisteError,
+    CheckpointChangedError,
     CheckpointExistsError,
     CheckpointNotFoundError,
     DamagedCheckpointError,
@@ -40,6 +41,7 @@ _Arguments = ParamSpec("_Arguments")
 
 _MOST_LINES: Final = 5
 _HINTS: Final[tuple[tuple[type[BatisteError], str], ...]] = (
+    (CheckpointChangedError, "Run it again, or copy the checkpoint first."),
     (CheckpointExistsError, "Choose another path, or pass --force: the old one then stays until the new is complete."),
     (CheckpointNotFoundError, "Check the path; `batiste show FOLDER` says which steps a run has."),
     (DamagedCheckpointError, "`batiste verify` lists all that is wrong; restore a copy or an earlier step."),

@@ -22,6 +22,7 @@ from batiste.errors._base import (
 )
 from batiste.errors._checkpoint import (
     CheckpointArgumentError,
+    CheckpointChangedError,
     CheckpointError,
     CheckpointExistsError,
     CheckpointFormatError,
@@ -276,6 +277,7 @@ __all__ = [
     "CellMethodError",
     "ChannelGroupsError",
     "CheckpointArgumentError",
+    "CheckpointChangedError",
     "CheckpointError",
     "CheckpointExistsError",
     "CheckpointFormatError",

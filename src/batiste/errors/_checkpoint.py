@@ -12,6 +12,7 @@ from batiste.errors._base import BatisteError
 
 __all__ = [
     "CheckpointArgumentError",
+    "CheckpointChangedError",
     "CheckpointError",
     "CheckpointExistsError",
     "CheckpointFormatError",
@@ -75,6 +76,14 @@ class DamagedCheckpointError(CheckpointError):
     code = "checkpoint/damaged"
     message = "{path} is damaged, and nothing of it was loaded; not as it was saved: {count}\n{lines}"
     hint = "Restore an earlier step or a copy; `batiste.checkpoint.verify` checks a checkpoint without loading it."
+
+
+class CheckpointChangedError(DamagedCheckpointError):
+    """A checkpoint that is open was replaced, removed or cut by another program."""
+
+    code = "checkpoint/changed"
+    message = "{path} is no longer what was opened, and nothing more of it is read: {what}."
+    hint = "Open it again; a program that reads what others replace or prune had better copy it first."
 
 
 class RefusedCheckpointError(CheckpointError):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from batiste import checkpoint
 from batiste.errors import (
     CheckpointArgumentError,
+    CheckpointChangedError,
     CheckpointExistsError,
     CheckpointFormatError,
     CheckpointMismatchError,
@@ -33,6 +34,14 @@ from tests.errors.rows import raises, x
 @raises(CheckpointArgumentError, "pt")
 def a_format_that_is_not_written():
     checkpoint.save("model.pt", {"w": x})
+
+
+@raises(CheckpointChangedError, "model.safetensors")
+def a_file_that_was_replaced_since_it_was_opened():
+    checkpoint.save("model.safetensors", {"w": x})
+    opened = checkpoint.open("model.safetensors")
+    checkpoint.save("model.safetensors", {"w": x + 1}, overwrite=True)
+    opened.lazy("w").read()
 
 
 @raises(CheckpointExistsError, "model.safetensors")

@@ -1,0 +1,297 @@
+"""Orbax folders, written with TensorStore, on which Orbax stands: Orbax opens them, and each byte is written once.
+
+The layout is the one that ``orbax.checkpoint.v1.save`` leaves: an OCDBT database with each array in the Zarr 3 format
+under its name (``NAME/zarr.json``, ``NAME/c/0/0``), and beside it the tables that Orbax reads. Both its interfaces open
+it, which the tests hold against the installed one. It is written here because Orbax takes a millisecond a leaf, waits
+five minutes for threads of its own where the system refuses a folder, and needs all arrays in memory at once.
+
+An array up to ``WHOLE_BYTES`` that is not compressed is one chunk, and its description and its bytes are two entries of
+the database, put there as they are. Others go through TensorStore's Zarr driver, in chunks that are the shards of the
+array, cut along the first axes to at most ``_CHUNK_BYTES``. Both are gathered in transactions of ``_TOGETHER`` bytes:
+a commit writes the nodes of the database's tree, which takes longer than an array of a megabyte does. While one is
+written, the next is gathered; no more than these two are in memory.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import importlib
+import json
+import math
+import os
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from batiste.checkpoint._arrays import dtype_by_name, is_jax_array
+from batiste.checkpoint._orbax import MARK, PlainPath, chunk_key, require, store_dtype, stored_name
+from batiste.checkpoint._types import NumpyArray, Record
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["WHOLE_BYTES", "ArrayWriter", "write_marks"]
+
+WHOLE_BYTES: Final = 1 << 20
+"""The size up to which an array that is not compressed is one entry of the database."""
+
+_CHUNK_BYTES: Final = 1 << 26
+_TOGETHER: Final = 1 << 26
+_HANDLER: Final = "orbax.checkpoint.experimental.v1._src.handlers.pytree_handler.PyTreeHandler"
+_CONFIG: Final[Mapping[str, Any]] = types.MappingProxyType(
+    {
+        "max_inline_value_bytes": 1024,  # as Orbax has it: descriptions and the smallest arrays lie in the tree's nodes
+        "max_decoded_node_bytes": 1 << 20,  # of 16,000 leaves, one is read in 3 ms; in 33 with Orbax's single node
+        "manifest_kind": "single",
+    }
+)
+
+
+class ArrayWriter:
+    """A database of arrays that is being written; as a context it ends complete, or with the error of the system.
+
+    Args:
+      folder: where; it must not exist.
+      compress: whether to compress the arrays (zstd).
+
+    Raises:
+      OSError: if the system refuses.
+    """
+
+    def __init__(self, folder: Path, *, compress: bool) -> None:
+        require("tensorstore", "orbax-checkpoint", "Saving a directory")
+        self._library: Any = importlib.import_module("tensorstore")
+        self._folder = folder
+        self._compress = compress
+        self._rows: dict[str, Any] = {}
+        self._chunks: list[dict[str, Any]] = []
+        self._shardings: dict[str, str] = {}
+        self._templates: dict[str, dict[str, Any]] = {}
+        self._descriptions: dict[tuple[str, tuple[int, ...]], bytes] = {}
+        self._transaction: Any = None
+        self._gathered: list[NumpyArray] = []
+        self._size = 0
+        self._running: tuple[Any, list[NumpyArray]] | None = None
+        folder.mkdir()
+        self._place = PlainPath(folder)
+        self._context: Any = self._library.Context({"file_io_sync": False})  # all is flushed before it is published
+        self._database: Any = {
+            "driver": "ocdbt",
+            "base": {"driver": "file", "path": f"{self._place.path}/"},
+            "config": dict(_CONFIG),
+            "assume_config": True,
+        }
+        self._store: Any = self._result(self._library.KvStore.open(self._database, context=self._context))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._commit()
+                self._wait()
+                self._write_tables()
+        finally:
+            if self._transaction is not None:
+                self._transaction.abort()
+            if self._running is not None:
+                self._running[0].exception()  # nothing may still write or read when this returns
+            self._place.close()
+
+    def add(self, path: str, record: Record, host: NumpyArray, like: Any) -> None:
+        """Write one array; its memory may not change before the end.
+
+        Args:
+          path: the leaf's path.
+          record: what it is; not of size zero.
+          host: its values, in C order.
+          like: the leaf itself: a JAX array is written in chunks of its shards, and Orbax is told of its sharding.
+
+        Raises:
+          OSError: if the system refuses.
+        """
+        names = stored_name(path)
+        name = ".".join(names)
+        data = host.view(dtype_by_name(store_dtype(record)))
+        is_whole = record.bytes <= WHOLE_BYTES and not self._compress
+        chunk = data.shape if is_whole else _chunk_shape(data, like)
+        self._note(names, name, data, chunk, like)
+        if is_whole:
+            self._put(name, data)
+            return
+        metadata = self._describe(data, chunk)
+        metadata["codecs"] = [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            *([{"name": "zstd", "configuration": {"level": 3}}] if self._compress else []),
+        ]
+        spec = {
+            "driver": "zarr3",
+            "kvstore": {**self._database, "path": f"{name}/"},
+            "metadata": metadata,
+            "store_data_equal_to_fill_value": True,
+        }
+        opened = self._library.open(spec, create=True, context=self._context, transaction=self._gathering())
+        self._result(self._result(opened).write(data, can_reference_source_data_indefinitely=True).copy)
+        self._count(data)
+
+    def _put(self, name: str, data: NumpyArray) -> None:
+        """Write an array that is one chunk, as two entries."""
+        kind = data.dtype.name, data.shape
+        description = self._descriptions.get(kind)
+        if description is None:
+            description = self._descriptions[kind] = json.dumps(self._describe(data, data.shape)).encode()
+        store = self._store.with_transaction(self._gathering())
+        store.write(f"{name}/zarr.json", description)
+        store.write(chunk_key(name, data.ndim), data.tobytes())
+        self._count(data)
+
+    def _gathering(self) -> Any:
+        """The transaction that is being gathered."""
+        if self._transaction is None:
+            self._transaction = self._library.Transaction()
+        return self._transaction
+
+    def _count(self, data: NumpyArray) -> None:
+        """Keep hold of an array, and end the transaction where it is large enough."""
+        self._gathered.append(data)
+        self._size += data.nbytes
+        if self._size >= _TOGETHER:
+            self._commit()
+
+    def _commit(self) -> None:
+        """Begin to commit what is gathered, once what was gathered before is written."""
+        self._wait()
+        if self._transaction is not None:
+            self._running = self._transaction.commit_async(), self._gathered
+        self._transaction, self._gathered, self._size = None, [], 0
+
+    def _wait(self) -> None:
+        if self._running is not None:
+            self._result(self._running[0])
+            self._running = None
+
+    def _describe(self, data: NumpyArray, chunk: tuple[int, ...]) -> dict[str, Any]:
+        """The description of an array in the Zarr 3 format, as TensorStore words it for this dtype."""
+        template = self._templates.get(data.dtype.name)
+        if template is None:
+            spec = {"driver": "zarr3", "kvstore": "memory://"}
+            dtype = self._library.dtype(data.dtype)
+            made = self._result(self._library.open(spec, create=True, dtype=dtype, shape=[1]))
+            template = self._templates[data.dtype.name] = made.spec().to_json()["metadata"]
+        grid = {"name": "regular", "configuration": {"chunk_shape": list(chunk)}}
+        return {**template, "shape": list(data.shape), "chunk_grid": grid}
+
+    def _note(self, names: tuple[str, ...], name: str, data: NumpyArray, chunk: tuple[int, ...], like: Any) -> None:
+        """What Orbax's own tables say of an array."""
+        about: dict[str, Any] = {"value_type": "np.ndarray", "skip_deserialize": False}
+        sharding = _sharding_text(like.sharding) if is_jax_array(like) and like.dtype == data.dtype else None
+        if sharding is not None:
+            about = {"value_type": "jax.Array", "skip_deserialize": False, "write_shape": list(chunk)}
+            row = {"param_name": name, "write_shape": list(chunk), "chunk_shape": list(chunk), "ext_metadata": None}
+            self._chunks.append({"array_metadata": row})
+            self._shardings[base64.b64encode(name.encode()).decode()] = sharding
+        keys = [{"key": part, "key_type": 2} for part in names]
+        self._rows[str(names)] = {"key_metadata": keys, "value_metadata": about}
+
+    def _write_tables(self) -> None:
+        table = {
+            "tree_metadata": self._rows,
+            "use_ocdbt": True,
+            "use_zarr3": True,
+            "store_array_data_equal_to_fill_value": True,
+            "custom_metadata": None,
+        }
+        _write_json(self._folder / "_METADATA", table)
+        _write_json(self._folder / "_sharding", self._shardings)
+        (self._folder / "array_metadatas").mkdir()
+        _write_json(self._folder / "array_metadatas" / "process_0", {"array_metadatas": self._chunks})
+
+    def _result(self, future: Any) -> Any:
+        try:
+            return future.result()
+        except (ValueError, RuntimeError) as error:  # TensorStore's, which name the system's reason in their text
+            raise _system_error(str(error)) from error
+
+
+def write_marks(folder: Path, item: str, seconds: float) -> None:
+    """Write what makes a folder an Orbax checkpoint with one item.
+
+    Args:
+      folder: that of the checkpoint.
+      item: the name of the folder with its arrays.
+      seconds: since 1970, when it was saved.
+
+    Raises:
+      OSError: if the system refuses.
+    """
+    at = round(seconds * 1e9)
+    about = {
+        "item_handlers": {item: _HANDLER},
+        "metrics": {},
+        "performance_metrics": {},
+        "init_timestamp_nsecs": at,
+        "commit_timestamp_nsecs": at,
+        "custom_metadata": {MARK: True},
+    }
+    _write_json(folder / "_CHECKPOINT_METADATA", about)
+    (folder / "orbax.checkpoint").touch()
+
+
+def _chunk_shape(data: NumpyArray, like: Any) -> tuple[int, ...]:
+    """The shape of the chunks: that of a shard, cut along its first axes where it is large."""
+    shape = data.shape
+    if is_jax_array(like) and like.shape == shape:
+        shape = tuple(like.sharding.shard_shape(shape))
+    size = math.prod(shape) * data.itemsize
+    chunk = list(shape)
+    for axis, extent in enumerate(shape):
+        if size <= _CHUNK_BYTES:
+            break
+        parts = min(extent, -(-size // _CHUNK_BYTES))
+        if shape != data.shape:  # a chunk may not lie in two shards
+            parts = next(count for count in range(parts, extent + 1) if extent % count == 0)
+        chunk[axis] = -(-extent // parts)
+        size = size // extent * chunk[axis]
+    return tuple(chunk)
+
+
+def _sharding_text(sharding: Any) -> str | None:
+    """A sharding as Orbax writes it; None where it knows no words for it."""
+    from jax.sharding import NamedSharding, SingleDeviceSharding  # which looking at a checkpoint does without
+
+    if isinstance(sharding, SingleDeviceSharding):
+        device = str(next(iter(cast("Any", sharding).device_set)))
+        return json.dumps({"sharding_type": "SingleDeviceSharding", "device_str": device})
+    if not isinstance(sharding, NamedSharding):
+        return None
+    mesh: Any = sharding.mesh
+    spec: Any = sharding.spec
+    about: dict[str, Any] = {
+        "sharding_type": "NamedSharding",
+        "shape": list(mesh.devices.shape),
+        "axis_names": list(mesh.axis_names),
+        "axis_types": [str(kind) for kind in mesh.axis_types],
+        "partition_spec": [list(cast("Any", part)) if isinstance(part, tuple) else part for part in spec],
+        "device_mesh": {"mesh": _device_numbers(mesh.devices.tolist())},
+    }
+    return json.dumps(about)
+
+
+def _device_numbers(devices: Any) -> Any:
+    if isinstance(devices, list):
+        return [_device_numbers(each) for each in cast("list[Any]", devices)]
+    return {"id": devices.id}
+
+
+def _write_json(path: Path, body: Any) -> None:
+    path.write_text(json.dumps(body), encoding="utf-8")
+
+
+def _system_error(text: str) -> OSError:
+    number = next((number for number in errno.errorcode if os.strerror(number) in text), None)
+    return OSError(number, os.strerror(number)) if number else OSError(text[:200])
