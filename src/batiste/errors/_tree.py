@@ -14,6 +14,7 @@ __all__ = [
     "AdapterMismatchError",
     "AdapterTargetError",
     "AmbiguousKernelError",
+    "CastLossError",
     "DuplicatePathError",
     "LayerNameTakenError",
     "LazyIndexError",
@@ -142,6 +143,17 @@ class TreeValueError(TreeError):
     code = "tree/value"
     message = "`{argument}` is {value}: {reason}."
     hint = "{cure}"
+
+
+class CastLossError(TreeError, ValueError):
+    """Numbers have no place in the dtype that they would be cast to, be they rounded or not."""
+
+    code = "tree/cast-loss"
+    message = "A cast may round numbers, and {count} of these would lose more than that:\n{lines}"
+    hint = (
+        "Choose a dtype of larger range, leave these leaves out by pattern, or say first with `batiste.tree.map` what "
+        "the numbers are to become, as in `jnp.clip(leaf, -65504, 65504)`, `leaf.real` or `jnp.rint(leaf)`."
+    )
 
 
 class NotAnArrayError(TreeError):
