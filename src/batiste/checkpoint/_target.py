@@ -153,4 +153,7 @@ def python_value(kind: str, value: Any) -> Any:
     }
     if type(value) not in fits.get(kind, ()):
         return None
-    return {"bool": bool, "int": int, "float": float, "complex": complex}[kind](value)
+    try:
+        return {"bool": bool, "int": int, "float": float, "complex": complex}[kind](value)
+    except OverflowError:  # an integer that is beyond the range
+        return None

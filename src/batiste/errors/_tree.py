@@ -130,11 +130,11 @@ class MergeConflictError(TreeError):
 
 
 class TreeMismatchError(TreeError):
-    """Trees that are combined leaf by leaf differ in their paths or shapes."""
+    """Trees that are combined leaf by leaf differ in their paths, shapes or kinds of numbers."""
 
     code = "tree/mismatch"
     message = "The trees cannot be combined leaf by leaf: tree 0 and tree {number} differ.\n{lines}"
-    hint = "`rename`, `select`, `stack_layers` and `unstack_layers` bring trees to one layout."
+    hint = "`rename`, `select`, `cast`, `stack_layers` and `unstack_layers` bring trees to one layout."
 
 
 class TreeValueError(TreeError):
@@ -152,7 +152,8 @@ class CastLossError(TreeError, ValueError):
     message = "A cast may round numbers, and {count} of these would lose more than that:\n{lines}"
     hint = (
         "Choose a dtype of larger range, leave these leaves out by pattern, or say first with `batiste.tree.map` what "
-        "the numbers are to become, as in `jnp.clip(leaf, -65504, 65504)`, `leaf.real` or `jnp.rint(leaf)`."
+        "the numbers are to become, as in `jnp.clip(leaf, -65504, 65504)`, `leaf.real` or `jnp.rint(leaf)`. "
+        "`checkpoint.restore` and `from_torch` give the leaves as they are stored where no target is given."
     )
 
 

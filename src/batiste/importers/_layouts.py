@@ -319,7 +319,9 @@ def _ungrouped(weight: Any, groups: int) -> Any:
         raise Misfit(reason)
     own = np.eye(groups, dtype=weight.dtype).reshape(groups, 1, groups, 1, *[1] * len(size))
     apart = weight.reshape(groups, inputs // groups, 1, outputs, *size)
-    return (apart * own).reshape(inputs, groups * outputs, *size)
+    is_read = isinstance(weight, np.ndarray)  # else only its shape counts
+    whole = np.where(own.astype(bool), apart, np.zeros((), weight.dtype)) if is_read else apart * own  # not NaN * 0
+    return whole.reshape(inputs, groups * outputs, *size)
 
 
 def _grouped(weight: Any, groups: int) -> Any:
@@ -332,7 +334,7 @@ def _grouped(weight: Any, groups: int) -> Any:
         raise Misfit(reason)
     apart = weight.reshape(groups, inputs // groups, groups, outputs // groups, *size)
     own = np.stack([apart[group, :, group] for group in range(groups)]).reshape(inputs, outputs // groups, *size)
-    if not np.array_equal(_ungrouped(own, groups), weight, equal_nan=weight.dtype.kind == "f"):
+    if not np.array_equal(_ungrouped(own, groups), weight, equal_nan=True):
         reason = f"it connects channels of different groups, of which there are {groups}"
         raise Misfit(reason)
     return own

@@ -2,10 +2,10 @@
 
 Everything here is one weighted sum. Floating leaves take the dtype of the first tree again. NumPy's and lazy leaves are
 summed in twice their width, so that neither many small steps nor large numbers are lost on the way; JAX's are summed in
-float32 at least. A sum that is itself beyond its dtype is infinite, as IEEE 754 says. Leaves that are not floating (step
-counters, random keys, masks) have no sum, and are those of the first tree. A tree with a weight of exactly zero is not
-looked into. Lazy leaves give lazy sums, which read only the box that they are asked for; abstract leaves give abstract
-ones.
+float32 at least. A sum that is itself beyond its dtype is infinite, as IEEE 754 says. Leaves that are not floating
+(step counters, random keys, masks) have no sum, and are those of the first tree. A tree with a weight of exactly zero
+is not looked into. Lazy leaves give lazy sums, which read only the box that they are asked for; abstract leaves give
+abstract ones.
 
 Sources: stochastic weight averaging (Izmailov et al. 2018, https://arxiv.org/abs/1803.05407), model soups (Wortsman et
 al. 2022, https://arxiv.org/abs/2203.05482), task vectors (Ilharco et al. 2022, https://arxiv.org/abs/2212.04089).
@@ -70,7 +70,7 @@ def average(trees: Sequence[Any], *, weights: Sequence[float] | None = None) -> 
             reason=f"there are {len(trees)} trees, and the weights must be finite and have a sum other than zero",
             cure="Give one number a tree.",
         )
-    return _weighted_sum(trees, [share / total for share in shares], is_mean=min(shares) >= 0 or max(shares) <= 0)
+    return _weighted_sum(trees, shares, total)
 
 
 def interpolate(first: Any, second: Any, weight: float | ArrayLike) -> Any:
@@ -135,14 +135,14 @@ def _number(weight: Any, argument: str) -> float:
     return number
 
 
-def _weighted_sum(trees: Sequence[Any], weights: Sequence[Any], *, is_mean: bool = False) -> Any:
-    """The sum; ``is_mean`` says that the weights are shares of a whole, so that it lies between the summands."""
+def _weighted_sum(trees: Sequence[Any], weights: Sequence[Any], total: float | None = None) -> Any:
+    """The sum, or the mean where the total of the weights is given."""
     flat = [flatten(tree) for tree in trees]
     for leaves in flat:
         check_arrays(leaves, "a sum of trees")
     for number, leaves in enumerate(flat[1:], start=1):
         _check_equal(flat[0], leaves, number, is_used=not _is_zero(weights[number]))
-    sums = [_sum(path, [leaves[path] for leaves in flat], weights, is_mean=is_mean) for path in flat[0]]
+    sums = [_sum(path, [leaves[path] for leaves in flat], weights, total) for path in flat[0]]
     return take_apart(trees[0])[1](sums)
 
 
@@ -161,20 +161,14 @@ def _check_equal(first: dict[str, Any], other: dict[str, Any], number: int, *, i
 
 def _has_place_for(leaf: Any, other: Any) -> bool:
     """Whether a sum in the dtype of the one leaf can have what is of the other: fractions, imaginary parts."""
-    kinds = ["int", "float", "complex"]
-    one, two = (
-        max(1, kinds.index(kind)) if (kind := _kind(each)) in kinds and is_floating(each) else 0
-        for each in (leaf, other)
-    )
-    return one >= two and not (one and is_key(other))
+    one, two = ("none" if is_key(each) else number_kind(np.dtype(dtype_of(each))) for each in (leaf, other))
+    if "none" in (one, two):
+        return one == two
+    return two in ("bool", "int", one) or one == "complex"
 
 
-def _kind(leaf: Any) -> str:
-    return "none" if is_key(leaf) else number_kind(np.dtype(dtype_of(leaf)))
-
-
-def _sum(path: str, leaves: list[Any], weights: Sequence[Any], *, is_mean: bool) -> Any:
-    """The weighted sum of leaves of one shape, in the first one's dtype."""
+def _sum(path: str, leaves: list[Any], weights: Sequence[Any], total: float | None) -> Any:
+    """The weighted sum or mean of leaves of one shape, in the first one's dtype."""
     first = leaves[0]
     if not is_floating(first):
         return first
@@ -189,19 +183,19 @@ def _sum(path: str, leaves: list[Any], weights: Sequence[Any], *, is_mean: bool)
     line = "" if all(has_range_of(dtype, dtype_of(leaf)) for leaf in terms) else f"  {path}: the sum as {dtype.name}"
     is_lazy = any(isinstance(leaf, LazyArray) for leaf in terms)
     if not is_lazy and _is_for_jax(dtype, terms, factors):
-        return _sum_in_jax(line, terms, factors, (wide, dtype), is_mean=is_mean)
+        return _sum_in_jax(line, terms, factors, (wide, dtype), total)
     numbers = [factor if isinstance(factor, int | float) else np.asarray(factor) for factor in factors]
 
     def summed(arrays: list[Any]) -> Any:
-        total = _added(arrays, numbers, _doubled(wide))
-        if line and (loss := cast_loss(np.asarray(total), dtype)):
+        added = _added(arrays, numbers, _doubled(wide))
+        found = added if total is None else added / total
+        if line and (loss := cast_loss(np.asarray(found), dtype)):
             raise CastLossError(count=1, lines=f"{line}: {loss}")
-        return total.astype(dtype)
+        return found.astype(dtype)
 
     if is_lazy:
         return combine_lazy(summed, terms, shape, dtype)
-    total = summed([np.asanyarray(leaf) for leaf in terms])
-    return jnp.asarray(total) if isinstance(first, jax.Array) else total
+    return summed([np.asanyarray(leaf) for leaf in terms])
 
 
 def _is_for_jax(dtype: np.dtype[Any], terms: Sequence[Any], factors: Sequence[Any]) -> bool:
@@ -211,7 +205,11 @@ def _is_for_jax(dtype: np.dtype[Any], terms: Sequence[Any], factors: Sequence[An
 
 
 def _sum_in_jax(
-    line: str, terms: Sequence[Any], factors: Sequence[Any], dtypes: tuple[np.dtype[Any], np.dtype[Any]], *, is_mean: bool
+    line: str,
+    terms: Sequence[Any],
+    factors: Sequence[Any],
+    dtypes: tuple[np.dtype[Any], np.dtype[Any]],
+    total: float | None,
 ) -> jax.Array:
     wide, dtype = (jax.dtypes.canonicalize_dtype(each) for each in dtypes)
     for leaf in terms:  # NumPy's doubles become single, where JAX has no others
@@ -221,14 +219,14 @@ def _sum_in_jax(
             raise CastLossError(count=1, lines=f"{line or '  a leaf'}, of {leaf_text(leaf)}: {loss}")
     scalars = [factor if isinstance(factor, int | float) else jnp.asarray(factor, wide) for factor in factors]
     arrays = [jnp.asarray(leaf) for leaf in terms]
-    if is_mean and wide == dtype:
-        total = _bounded_mean(arrays, scalars, dtype)
-    else:
-        total = _added(arrays, scalars, wide)
-    for part in host_parts(total) if line else ():
+    if total is not None:
+        scalars = [factor / total for factor in scalars]
+    is_bounded = total is not None and wide == dtype and min(scalars) >= 0
+    found = _bounded_mean(arrays, scalars, dtype) if is_bounded else _added(arrays, scalars, wide)
+    for part in host_parts(found) if line else ():
         if loss := cast_loss(part, dtype):
             raise CastLossError(count=1, lines=f"{line}: {loss}")
-    return total.astype(dtype)
+    return found.astype(dtype)
 
 
 def _bounded_mean(arrays: Sequence[jax.Array], shares: Sequence[float], dtype: Any) -> jax.Array:

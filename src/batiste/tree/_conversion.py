@@ -96,7 +96,10 @@ def has_range_of(new: np.dtype[Any], old: np.dtype[Any]) -> bool:
 
 
 def cast_loss(array: _Array, dtype: np.dtype[Any]) -> str:
-    """Return what a conversion of an array would lose besides precision, in words; nothing where it loses nothing.
+    """Return in words what an array would lose in another dtype besides precision; nothing where it loses nothing.
+
+    Numbers may be rounded, and be too small. What counts is a finite number that becomes infinite, NaN or another for
+    want of range, an integer that wraps, a sign, a fraction, an imaginary part, a NaN or an infinity that has no place.
 
     Args:
       array: any NumPy array, with the dtypes of ``ml_dtypes`` too.

@@ -323,7 +323,7 @@ def _unequal_objects(left: NumpyArray, right: NumpyArray) -> int:
 
 
 def _gap(first: NumpyArray, second: NumpyArray) -> NumpyArray:
-    """The absolute differences; of complex numbers by parts, so that two equal infinities do not hide the other part."""
+    """The absolute differences; of complex numbers by parts, so that equal infinities in one do not hide the other."""
     if first.dtype.kind != "c" and second.dtype.kind != "c":
         return np.abs(first - second)
     real, imaginary = (

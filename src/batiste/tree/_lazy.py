@@ -233,7 +233,7 @@ def read_box(leaf: Any, box: Sequence[slice] | None = None) -> NumpyArray:
 def host_parts(leaf: Any) -> Iterator[NumpyArray]:
     """Give the values of a leaf that this process can look at now, as NumPy arrays.
 
-    That is nothing of what is lazy, abstract or traced, and of an array over several processes the shards that are here.
+    That is nothing of what is lazy, abstract or traced, and of an array over several processes its shards in this one.
     """
     if isinstance(leaf, LazyArray) or is_abstract(leaf) or is_traced(leaf):
         return

@@ -113,6 +113,6 @@ def leaf_text(leaf: Any) -> str:
     if not is_array(leaf):
         return type(leaf).__name__
     dtype = dtype_of(leaf)
-    if type(leaf) is int and dtype == object:
+    if type(leaf) is int and dtype.kind == "O":
         return "int"  # larger than any dtype
     return f"{getattr(dtype, 'name', str(dtype))}{list(shape_of(leaf))}"
