@@ -8,7 +8,6 @@ once.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator
 from typing import Final
 
