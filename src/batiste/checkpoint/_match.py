@@ -20,6 +20,7 @@ from batiste.checkpoint._manifest import Manifest
 from batiste.checkpoint._policies import Policies
 from batiste.checkpoint._target import Target, Wanted, python_value
 from batiste.checkpoint._types import NumpyArray, Record
+from batiste.tree import cast as cast_tree
 from batiste.tree import cast_loss
 
 __all__ = ["Match", "Origin", "fit", "match"]
@@ -106,8 +107,8 @@ def fit(path: str, array: NumpyArray, wanted: Wanted, problems: list[str]) -> Nu
         return array
     if loss := cast_loss(array, dtype):
         problems.append(f"  {path}: the target has {wanted.record}, and of {array.dtype.name} {loss}")
-    with np.errstate(all="ignore"):
-        return (array.real if array.dtype.kind == "c" and dtype.kind != "c" else array).astype(dtype)
+        return array
+    return cast_tree(array, dtype, kinds="all")
 
 
 def _same(path: str, records: dict[str, Record]) -> str | None:

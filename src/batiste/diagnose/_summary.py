@@ -170,11 +170,12 @@ def _paths_as_made(tree: Any, parts: tuple[str, ...] = ()) -> list[str]:
 
 def _row(path: str, leaf: Any) -> SummaryRow:
     collection = path.partition("/")[0]
-    size = math.prod(leaf.shape)
+    shape = tuple(map(int, leaf.shape))  # of Python, whose products do not wrap
+    size = math.prod(shape)
     return SummaryRow(
         path=path,
         collection=collection,
-        shape=tuple(leaf.shape),
+        shape=shape,
         dtype=str(leaf.dtype),
         parameters=size if collection == "params" else 0,
         bytes=size * leaf.dtype.itemsize,

@@ -14,6 +14,7 @@ from batiste.importers._plan import DTypePolicy, Plan, Target, bare, think
 from batiste.importers._rules import WeightMapping
 from batiste.importers._state_dict import PREFIXES, Source
 from batiste.tree import PatternLike, cast_loss, unflatten
+from batiste.tree import cast as cast_tree
 
 __all__ = ["from_torch"]
 
@@ -81,8 +82,8 @@ def _read(plan: Plan, dtype: DTypePolicy) -> dict[str, Any]:
             if loss := cast_loss(array, kind):
                 lines.append(f"  {path}: {array.dtype.name}{list(array.shape)} -> {kind.name}: {loss}")
                 continue
-            real = array.real if array.dtype.kind == "c" and kind.kind != "c" else array
-            values[path] = np.array(real, dtype=kind, order="C")  # never a view of the source's memory
+            found = cast_tree(array, kind, kinds="all")
+            values[path] = np.array(found, order="C")  # never a view of the source's memory
     if lines:
         raise CastLossError(count=len(lines), lines="\n".join(lines))
     return values

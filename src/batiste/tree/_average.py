@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +115,7 @@ def _scalar(weight: Any, argument: str) -> Any:
     if np.shape(weight) != ():
         reason, cure = f"it has the shape {np.shape(weight)}", "Give one number for the whole tree."
         raise TreeValueError(argument=argument, value="an array", reason=reason, cure=cure)
-    if isinstance(weight, jax.Array):
+    if isinstance(weight, jax.Array) and not jnp.issubdtype(weight.dtype, jnp.complexfloating):
         return weight.astype(jnp.promote_types(weight.dtype, np.float32))  # 1 - weight is exact enough, and signed
     return _number(weight, argument)
 
@@ -187,8 +187,7 @@ def _sum(path: str, leaves: list[Any], weights: Sequence[Any], total: float | No
     numbers = [factor if isinstance(factor, int | float) else np.asarray(factor) for factor in factors]
 
     def summed(arrays: list[Any]) -> Any:
-        added = _added(arrays, numbers, _doubled(wide))
-        found = added if total is None else added / total
+        found = _added(arrays, numbers, _doubled(wide), total)
         if line and (loss := cast_loss(np.asarray(found), dtype)):
             raise CastLossError(count=1, lines=f"{line}: {loss}")
         return found.astype(dtype)
@@ -232,17 +231,34 @@ def _sum_in_jax(
 def _bounded_mean(arrays: Sequence[jax.Array], shares: Sequence[float], dtype: Any) -> jax.Array:
     """The mean of which no rounding makes an infinity: shares of the largest number may add up to a little more."""
     half = _added(arrays, [share / 2 for share in shares], dtype)
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        return half * 2
-    largest = float(jnp.finfo(dtype).max)
-    return jnp.where(jnp.isinf(half), half, jnp.clip(half, -largest / 2, largest / 2)) * 2
+    largest = float(jnp.finfo(dtype).max) / 2
+
+    def bounded(part: jax.Array) -> jax.Array:
+        return jnp.where(jnp.isinf(part), part, jnp.clip(part, -largest, largest)) * 2
+
+    if not jnp.issubdtype(dtype, jnp.complexfloating):
+        return bounded(half)
+    return jax.lax.complex(bounded(half.real), bounded(half.imag))
 
 
-def _added(arrays: Sequence[Any], weights: Sequence[Any], dtype: np.dtype[Any]) -> Any:
-    total = arrays[0].astype(dtype) * weights[0]
+def _added(arrays: Sequence[Any], weights: Sequence[Any], dtype: np.dtype[Any], total: float | None = None) -> Any:
+    """The sum in a dtype, divided by a total; of complex numbers by parts, so that infinite ones leave others alone."""
+    if dtype.kind == "c":
+        real = np.dtype(f"f{dtype.itemsize // 2}")
+        parts = [_added([getattr(array, part) for array in arrays], weights, real, total) for part in ("real", "imag")]
+        return _complex(parts[0], parts[1], dtype)
+    found = arrays[0].astype(dtype) * weights[0]
     for array, weight in zip(arrays[1:], weights[1:], strict=True):
-        total = total + array.astype(dtype) * weight
-    return total
+        found = found + array.astype(dtype) * weight
+    return found if total is None else found / total
+
+
+def _complex(real: Any, imaginary: Any, dtype: np.dtype[Any]) -> Any:
+    if isinstance(real, jax.Array):
+        return jax.lax.complex(real, cast("jax.Array", imaginary))
+    made = np.empty(np.shape(real), dtype)
+    made.real, made.imag = real, imaginary
+    return made
 
 
 def _is_zero(weight: Any) -> bool:

@@ -112,16 +112,20 @@ def cast_loss(array: _Array, dtype: np.dtype[Any]) -> str:
         return f"{array.dtype.name} and {new.name} are not both numbers"
     lost: dict[str, int] = {}
     for part in _parts(array):
-        for reason, count in _losses(part, new):
+        for reason, count in _counted(_losses(part, new)).items():
             lost[reason] = lost.get(reason, 0) + count
     return ", ".join(f"{count} of {array.size} elements {reason}" for reason, count in lost.items())
 
 
 def converted(array: _Array, dtype: np.dtype[Any]) -> _Array:
     """Return an array in another dtype, without NumPy's warnings: what would be lost is to be asked for before."""
+    kind = number_kind(dtype)
     with np.errstate(all="ignore"):
-        if array.dtype.kind == "c" and number_kind(dtype) != "complex":
+        if array.dtype.kind == "c" and kind != "complex":
             array = cast("_Array", array.real)
+        if array.dtype.type.__module__ != "numpy" != dtype.type.__module__:  # they know few of one another
+            is_float = "float" in (number_kind(array.dtype), kind)
+            array = array.astype(np.float32 if is_float else np.int64)
         return array.astype(dtype)
 
 
@@ -136,58 +140,63 @@ def _parts(array: _Array) -> Iterator[_Array]:
         yield part
 
 
-def _losses(part: _Array, new: np.dtype[Any]) -> Iterator[tuple[str, int]]:
-    """What is lost of some elements: reasons, and of how many."""
+def _losses(part: _Array, new: np.dtype[Any]) -> Iterator[tuple[str, _Array]]:
+    """What is lost of some elements: reasons, and of which."""
     kind = number_kind(new)
-    if part.dtype.kind == "c" and kind != "complex":
-        yield from _counted("have imaginary parts", cast("_Array", part.imag) != 0)
+    if part.dtype.kind == "c" and kind == "complex":
+        real = np.dtype(f"f{new.itemsize // 2}")
+        yield from _lost_in_floats(cast("_Array", part.real), real)
+        yield from _lost_in_floats(cast("_Array", part.imag), real)
+        return
+    if part.dtype.kind == "c":
+        yield "have imaginary parts", cast("_Array", part.imag) != 0
         part = cast("_Array", part.real)
     if kind == "bool":
-        yield from _counted("are neither 0 nor 1", (part != 0) & (part != 1))
+        yield "are neither 0 nor 1", (part != 0) & (part != 1)
     elif kind == "int":
         yield from _lost_in_integers(part, new)
     elif part.size and not _fits_at_once(part, _floats(new)):
         yield from _lost_in_floats(part, new)
 
 
-def _lost_in_integers(part: _Array, new: np.dtype[Any]) -> Iterator[tuple[str, int]]:
+def _lost_in_integers(part: _Array, new: np.dtype[Any]) -> Iterator[tuple[str, _Array]]:
     low, high = _whole(new)
     if part.dtype.kind != "f":
         whole = part.astype(np.uint8) if part.dtype.kind == "b" else part
-        yield from _counted(f"are outside of {low} to {high}", (whole < low) | (whole > high))
+        yield f"are outside of {low} to {high}", (whole < low) | (whole > high)
         return
     finite = np.isfinite(part)
-    yield from _counted("are NaN", np.isnan(part))
-    yield from _counted("are infinite", np.isinf(part))
+    yield "are NaN", np.isnan(part)
+    yield "are infinite", np.isinf(part)
     wide = part.astype(np.longdouble if part.dtype.itemsize > _LONG else np.float64)
-    yield from _counted(f"are outside of {low} to {high}", finite & ((wide < low) | (wide >= float(high + 1))))
-    yield from _counted("have fractions", finite & (np.trunc(part) != part))
+    yield f"are outside of {low} to {high}", finite & ((wide < low) | (wide >= float(high + 1)))
+    yield "have fractions", finite & (np.trunc(part) != part)
 
 
 def _fits_at_once(part: _Array, held: _Floats) -> bool:
     """Whether all elements are within the range, as the smallest and the largest say; false where they cannot."""
-    if part.dtype.kind == "c" or not held.zero:
-        return False
     low, high = float(part.min()), float(part.max())
-    return -held.largest <= low and high <= held.largest  # neither holds for NaN
+    return held.zero and -held.largest <= low and high <= held.largest  # neither holds for NaN
 
 
-def _lost_in_floats(part: _Array, new: np.dtype[Any]) -> Iterator[tuple[str, int]]:
+def _lost_in_floats(part: _Array, new: np.dtype[Any]) -> Iterator[tuple[str, _Array]]:
     held = _floats(new)
     after = converted(part, new)
     if after.dtype.type.__module__ != "numpy":
         after = after.astype(np.float32)
+    size = np.abs(part.astype(np.float64))
     beyond = np.isfinite(part) & ~np.isfinite(after)
-    if not held.inf and part.dtype.kind != "c":  # some have no infinity, and take their largest number for it
-        beyond |= np.isfinite(part) & (np.abs(part.astype(np.float64)) > held.largest + held.half_step)
-    within = beyond & (np.abs(part.astype(np.float64)) <= held.largest) if part.dtype.kind != "c" else beyond & False
-    yield from _counted(f"are beyond {held.largest:.6g}", beyond & ~within)
-    yield from _counted("are zero or negative", within)
-    yield from _counted("are NaN", np.isnan(part) & ~np.isnan(after))
-    yield from _counted("are infinite", np.isinf(part) & ~np.isinf(after))
+    if not held.inf:  # some have no infinity, and take their largest number for it
+        beyond |= np.isfinite(part) & (size > held.largest + held.half_step)
+    yield f"are beyond {held.largest:.6g}", beyond & (size > held.largest)
+    yield "are zero or negative", beyond & (size <= held.largest)
+    yield "are NaN", np.isnan(part) & ~np.isnan(after)
+    yield "are infinite", np.isinf(part) & ~np.isinf(after)
 
 
-def _counted(reason: str, mask: Any) -> Iterator[tuple[str, int]]:
-    count = int(np.count_nonzero(mask))
-    if count:
-        yield reason, count
+def _counted(losses: Iterator[tuple[str, _Array]]) -> dict[str, int]:
+    """How many elements are lost for each reason, be it by one part or by both."""
+    masks: dict[str, _Array] = {}
+    for reason, mask in losses:
+        masks[reason] = masks[reason] | mask if reason in masks else mask
+    return {reason: count for reason, mask in masks.items() if (count := int(np.count_nonzero(mask)))}

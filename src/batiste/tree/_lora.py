@@ -93,9 +93,10 @@ def lora_init(
         kind = _adapter_dtype(chosen[path], dtype)
         own_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
         deviation = 1 / math.sqrt(max(1, math.prod(split.inputs)))
-        drawn = jax.random.normal(own_key, (*split.layers, *split.inputs, rank), kind)
+        draws = np.dtype(np.float32) if kind.itemsize == 1 else kind  # of eight bits there are few different ones
+        drawn = jax.random.normal(own_key, (*split.layers, *split.inputs, rank), draws)
         prefix = f"{path}/" if path else ""
-        adapters[f"{prefix}a"] = drawn * jnp.asarray(deviation, kind)
+        adapters[f"{prefix}a"] = (drawn * jnp.asarray(deviation, draws)).astype(kind)
         adapters[f"{prefix}b"] = jnp.zeros((*split.layers, rank, *split.outputs), kind)
         if alpha is not None:
             adapters[f"{prefix}alpha"] = jnp.full(split.layers, alpha, jnp.float32)
@@ -223,6 +224,11 @@ def _fits(kernel: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> boo
     return shared and shapes.get("alpha", ()) in ((), kernel[:layers]) and kernel == (*a[:-1], *b[layers + 1 :])
 
 
+def _wide(dtype: Any) -> np.dtype[Any]:
+    """The dtype that a product is computed in: four bytes at least."""
+    return np.dtype(np.float32) if not jnp.issubdtype(dtype, jnp.inexact) or dtype.itemsize < 4 else np.dtype(dtype)
+
+
 def _is_complex(leaf: Any) -> bool:
     return bool(jnp.issubdtype(dtype_of(leaf), jnp.complexfloating))
 
@@ -243,7 +249,7 @@ def _merged(kernel: Any, pair: Mapping[str, Any], alpha: float | ArrayLike | Non
 def _added(numpy: Any, kernel: Any, pair: Mapping[str, Any], alpha: float | ArrayLike | None) -> Any:
     """The merged kernel, computed by NumPy or by what has NumPy's functions."""
     base, a, b = numpy.asarray(kernel), numpy.asarray(pair["a"]), numpy.asarray(pair["b"])
-    wide = functools.reduce(jnp.promote_types, (a.dtype, b.dtype, base.dtype, np.dtype(np.float32)))
+    wide = functools.reduce(np.promote_types, map(_wide, (a.dtype, b.dtype, base.dtype)))
     layers, rank = base.shape[: a.ndim + b.ndim - 2 - base.ndim], a.shape[-1]
     left = a.astype(wide).reshape(*layers, math.prod(a.shape[len(layers) : -1]), rank)  # [layers..., in, rank]
     right = b.astype(wide).reshape(*layers, rank, math.prod(b.shape[len(layers) + 1 :]))  # [layers..., rank, out]
