@@ -188,7 +188,8 @@ def _plain_fits(wanted: Wanted, found: Record) -> bool:
     if record.shape != () or record.key is not None or not hasattr(wanted.leaf, "dtype"):
         return False
     try:
-        value = np.asarray(found.value, dtype_by_name(record.dtype))
+        with np.errstate(over="ignore"):
+            value = np.asarray(found.value, dtype_by_name(record.dtype))
     except (OverflowError, TypeError, ValueError):
         return False
     if type(value.item()) is type(found.value) in (float, complex):  # rounded, as JAX rounds a number of Python
