@@ -318,9 +318,12 @@ def _ungrouped(weight: Any, groups: int) -> Any:
         reason = f"{inputs} inputs are not {groups} groups of one size"
         raise Misfit(reason)
     own = np.eye(groups, dtype=weight.dtype).reshape(groups, 1, groups, 1, *[1] * len(size))
-    apart = weight.reshape(groups, inputs // groups, 1, outputs, *size)
-    is_read = isinstance(weight, np.ndarray)  # else only its shape counts
-    whole = np.where(own.astype(bool), apart, np.zeros((), weight.dtype)) if is_read else apart * own  # not NaN * 0
+    apart: Any = weight.reshape(groups, inputs // groups, 1, outputs, *size)
+    with np.errstate(invalid="ignore"):
+        whole = apart * own
+    if isinstance(weight, np.ndarray):  # else only its shape counts
+        between = np.broadcast_to(own == 0, whole.shape)
+        whole[between] = 0  # and not NaN, which is 0 times infinity
     return whole.reshape(inputs, groups * outputs, *size)
 
 

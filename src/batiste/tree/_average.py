@@ -228,10 +228,11 @@ def _sum_in_jax(
     return found.astype(dtype)
 
 
-def _bounded_mean(arrays: Sequence[jax.Array], shares: Sequence[float], dtype: Any) -> jax.Array:
+def _bounded_mean(arrays: Sequence[jax.Array], shares: Sequence[Any], dtype: Any) -> jax.Array:
     """The mean of which no rounding makes an infinity: shares of the largest number may add up to a little more."""
     half = _added(arrays, [share / 2 for share in shares], dtype)
-    largest = float(jnp.finfo(dtype).max) / 2
+    info = cast("Any", jnp.finfo(dtype))
+    largest = float(info.max) / 2
 
     def bounded(part: jax.Array) -> jax.Array:
         return jnp.where(jnp.isinf(part), part, jnp.clip(part, -largest, largest)) * 2

@@ -14,6 +14,7 @@ Nothing here needs JAX: arrays of other kinds come as NumPy's.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -61,11 +62,12 @@ def _floats(dtype: np.dtype[Any]) -> _Floats:
     real = np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
     if real.itemsize > _LONG:
         return _Floats(float("inf"), 0.0, zero=True, nan=True, inf=True)
-    info: Any = ml_dtypes.finfo(cast("Any", real))
+    info = cast("Any", ml_dtypes.finfo(cast("Any", real)))
     with np.errstate(all="ignore"):
         odd = np.array([0.0, np.nan, np.inf]).astype(real).astype(np.float64)
-    half_step = 0.0 if real.itemsize == _LONG else 2.0 ** (np.frexp(float(info.max))[1] - 2 - info.nmant)
-    return _Floats(float(info.max), half_step, zero=odd[0] == 0, nan=bool(np.isnan(odd[1])), inf=bool(np.isinf(odd[2])))
+    largest, digits = float(info.max), int(info.nmant)
+    half_step = 0.0 if real.itemsize == _LONG else 2.0 ** (math.frexp(largest)[1] - 2 - digits)
+    return _Floats(largest, half_step, zero=odd[0] == 0, nan=bool(np.isnan(odd[1])), inf=bool(np.isinf(odd[2])))
 
 
 @functools.cache
@@ -122,7 +124,7 @@ def converted(array: _Array, dtype: np.dtype[Any]) -> _Array:
     kind = number_kind(dtype)
     with np.errstate(all="ignore"):
         if array.dtype.kind == "c" and kind != "complex":
-            array = cast("_Array", array.real)
+            array = np.real(array)
         if array.dtype.type.__module__ != "numpy" != dtype.type.__module__:  # they know few of one another
             is_float = "float" in (number_kind(array.dtype), kind)
             array = array.astype(np.float32 if is_float else np.int64)
@@ -145,12 +147,12 @@ def _losses(part: _Array, new: np.dtype[Any]) -> Iterator[tuple[str, _Array]]:
     kind = number_kind(new)
     if part.dtype.kind == "c" and kind == "complex":
         real = np.dtype(f"f{new.itemsize // 2}")
-        yield from _lost_in_floats(cast("_Array", part.real), real)
-        yield from _lost_in_floats(cast("_Array", part.imag), real)
+        yield from _lost_in_floats(np.real(part), real)
+        yield from _lost_in_floats(np.imag(part), real)
         return
     if part.dtype.kind == "c":
-        yield "have imaginary parts", cast("_Array", part.imag) != 0
-        part = cast("_Array", part.real)
+        yield "have imaginary parts", np.imag(part) != 0
+        part = np.real(part)
     if kind == "bool":
         yield "are neither 0 nor 1", (part != 0) & (part != 1)
     elif kind == "int":

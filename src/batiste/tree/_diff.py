@@ -237,10 +237,12 @@ def _is_one_dtype(left: Any, right: Any) -> bool:
     """Whether two leaves have one dtype; the order of its bytes in memory is not part of it."""
     if type(left) is int and type(right) is int:
         return True  # however large
-    one, two = (
-        dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype for dtype in map(dtype_of, (left, right))
-    )
+    one, two = (_native_dtype(dtype_of(leaf)) for leaf in (left, right))
     return bool(one == two)
+
+
+def _native_dtype(dtype: Any) -> Any:
+    return cast("Any", dtype).newbyteorder("=") if isinstance(dtype, np.dtype) else dtype
 
 
 def _is_equal(left: Any, right: Any) -> bool:
@@ -304,10 +306,9 @@ def _distance(left: Any, right: Any, rtol: float, atol: float) -> tuple[int, flo
 def _without_masked(left: Any, right: Any) -> tuple[NumpyArray, NumpyArray, int]:
     """Two arrays with zeros where one of them hides an element, and how many are hidden by one alone."""
     one, two = read_box(left), read_box(right)
-    masks = [np.ma.getmaskarray(leaf) if isinstance(leaf, np.ma.MaskedArray) else None for leaf in (left, right)]
-    if all(mask is None for mask in masks):
+    if not any(isinstance(leaf, np.ma.MaskedArray) for leaf in (left, right)):
         return one, two, 0
-    first, second = (np.zeros(one.shape, bool) if mask is None else mask for mask in masks)
+    first, second = (cast("NumpyArray", np.ma.getmaskarray(leaf)) for leaf in (left, right))
     hidden = first | second
     one, two = one.copy(), two.copy()
     one[hidden], two[hidden] = np.zeros((), one.dtype), np.zeros((), two.dtype)
@@ -326,9 +327,8 @@ def _gap(first: NumpyArray, second: NumpyArray) -> NumpyArray:
     """The absolute differences; of complex numbers by parts, so that equal infinities in one do not hide the other."""
     if first.dtype.kind != "c" and second.dtype.kind != "c":
         return np.abs(first - second)
-    real, imaginary = (
-        np.where(one == two, 0, one - two) for one, two in ((first.real, second.real), (first.imag, second.imag))
-    )
+    real = np.where(np.real(first) == np.real(second), 0, np.real(first) - np.real(second))
+    imaginary = np.where(np.imag(first) == np.imag(second), 0, np.imag(first) - np.imag(second))
     return cast("NumpyArray", np.hypot(real, imaginary))
 
 

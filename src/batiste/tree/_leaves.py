@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def check_arrays(leaves: Mapping[str, Any], function: str) -> None:
 def shape_of(leaf: Any) -> tuple[int, ...]:
     """Return the extent of each axis, as numbers of Python, whose products do not wrap; numbers have none."""
     shape = tuple(leaf.shape) if hasattr(leaf, "shape") else ()
-    return tuple(int(extent) if isinstance(extent, np.integer) else extent for extent in shape)
+    return tuple(int(cast("Any", extent)) if isinstance(extent, np.integer) else extent for extent in shape)
 
 
 def dtype_of(leaf: Any) -> Any:
@@ -88,7 +88,7 @@ def is_traced(leaf: Any) -> bool:
     """Return whether the leaf stands for an array whose values are not known yet."""
     if not is_jax_array(leaf):
         return False
-    import jax
+    import jax.core
 
     return isinstance(leaf, jax.core.Tracer)
 

@@ -129,7 +129,7 @@ def _replaced(tree: Any, new: Mapping[str, Any]) -> Any:
 def _dtype(dtype: DTypeLike) -> np.dtype[Any]:
     found: Any = None
     try:
-        found = None if dtype is None else jnp.dtype(dtype)
+        found = None if cast_type("Any", dtype) is None else jnp.dtype(dtype)
     except TypeError:
         reason = "that is not the name of a dtype"
     else:
