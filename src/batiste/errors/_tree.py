@@ -129,12 +129,12 @@ class MergeConflictError(TreeError):
     hint = 'Exclude them from one tree, or pass `overwrite="last"` (or "first") to say which tree wins.'
 
 
-class TreeMismatchError(TreeError):
+class TreeMismatchError(TreeError, ValueError):
     """Trees that are combined leaf by leaf differ in their paths, shapes or kinds of numbers."""
 
     code = "tree/mismatch"
     message = "The trees cannot be combined leaf by leaf: tree 0 and tree {number} differ.\n{lines}"
-    hint = "`rename`, `select`, `cast`, `stack_layers` and `unstack_layers` bring trees to one layout."
+    hint = "{cure}"
 
 
 class TreeValueError(TreeError):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -147,16 +148,40 @@ def _weighted_sum(trees: Sequence[Any], weights: Sequence[Any], total: float | N
 
 
 def _check_equal(first: dict[str, Any], other: dict[str, Any], number: int, *, is_used: bool) -> None:
-    lines = [f"  {path}: missing in tree {number}" for path in first if path not in other]
+    lines = [f"  {path}: only in tree 0" for path in first if path not in other]
     lines += [f"  {path}: only in tree {number}" for path in other if path not in first]
+    paths = len(lines)
+    shared = [path for path in first if path in other]
+    sizes = [path for path in shared if shape_of(first[path]) != shape_of(other[path])]
+    kinds = [path for path in shared if is_used and not _has_place_for(first[path], other[path])]
     lines += [
-        f"  {path}: {leaf_text(leaf)} and {leaf_text(other[path])}"
-        for path, leaf in first.items()
-        if path in other
-        and (shape_of(leaf) != shape_of(other[path]) or (is_used and not _has_place_for(leaf, other[path])))
+        f"  {path}: {leaf_text(first[path])} in tree 0, {leaf_text(other[path])} in tree {number}"
+        for path in dict.fromkeys([*sizes, *kinds])
     ]
-    if lines:
-        raise TreeMismatchError(number=number, lines="\n".join(lines))
+    if not lines:
+        return
+    if paths:
+        cure = _cure_of_paths(first, other, number)
+    elif sizes:
+        cure = "Make them of models of one size, or leave these leaves out of all trees with `batiste.tree.exclude`."
+    else:
+        cure = 'Give tree 0 numbers of the wider kind first: `batiste.tree.cast(tree, "float32", kinds="all")`.'
+    raise TreeMismatchError(number=number, lines="\n".join(lines), cure=cure)
+
+
+def _cure_of_paths(first: dict[str, Any], other: dict[str, Any], number: int) -> str:
+    """What to do about trees with different paths: a level too many, layers apart and stacked, or something else."""
+    for above, beneath, which in ((other, first, number), (first, other, 0)):
+        levels = {path.partition("/")[0] for path in above}
+        if len(levels) == 1 and {path.partition("/")[2] for path in above} == set(beneath):
+            return f"Tree {which} has its leaves beneath another level: give what it has at {levels.pop()!r}."
+    plain = [{re.sub(r"_[0-9]+(?=/|$)", "", path) for path in paths} for paths in (first, other)]
+    if plain[0] == plain[1]:
+        return "Bring the layers of both to one layout, with `batiste.tree.stack_layers` or `unstack_layers`."
+    return (
+        "Give trees of one model: `batiste.tree.exclude` leaves out what only one of them has, and `rename` moves what "
+        "has another name there."
+    )
 
 
 def _has_place_for(leaf: Any, other: Any) -> bool:
