@@ -360,6 +360,15 @@ class TestSums:
         with pytest.raises(errors.TreeValueError, match="weights"):
             tree.average([{"a": np.ones(2)}] * 2, weights=weights)
 
+    @pytest.mark.parametrize("weights", [2, 0.5, "11", [[1, 1]], np.ones((2, 1)), {0: 1.0, 1: 1.0}], ids=str)
+    def test_weights_that_are_no_sequence(self, weights):
+        with pytest.raises(errors.TreeValueError, match="weights"):
+            tree.average([{"a": np.ones(2)}] * 2, weights=weights)
+
+    def test_one_tree_that_is_no_list(self):
+        with pytest.raises(errors.TreeValueError, match="average"):
+            tree.average({"a": np.ones(2), "b": np.ones(2)})
+
     @pytest.mark.parametrize(
         "weights", [[1e308, 1e308], [5e-324, 5e-324], [True, True], np.float16([6e4, 6e4])], ids=str
     )
@@ -385,6 +394,8 @@ class TestSums:
     def test_hidden_and_empty(self):
         hidden = tree.average([np.ma.array([1.0, 2.0], mask=[False, True]), np.array([3.0, 4.0])])
         assert (hidden.mask.tolist(), hidden[0]) == ([False, True], 2.0)
+        both = tree.average([np.ma.array([1j, 2.0], mask=[False, True])] * 2)
+        assert (both.mask.tolist(), both[0]) == ([False, True], 1j)
         assert tree.average([np.zeros((0, 3), np.float16)] * 2).shape == (0, 3)
         assert float(tree.average([1.0, 2.0])) == 1.5
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -58,8 +58,14 @@ def average(trees: Sequence[Any], *, weights: Sequence[float] | None = None) -> 
         in an integer, an imaginary part); the error lists every leaf.
       TreeValueError: if there is no tree, or the weights do not fit.
     """
+    if isinstance(trees, Mapping):
+        reason, cure = "it is one tree, and a mean is one of several", "Give a list: `average([first, second])`."
+        raise TreeValueError(argument="trees", value="a mapping", reason=reason, cure=cure)
     if not trees:
         raise TreeValueError(argument="trees", value="empty", reason="there is nothing to average", cure="Give a tree.")
+    if weights is not None and np.ndim(cast("Any", weights)) != 1:
+        reason, cure = "it is no sequence of numbers", "Give one number a tree."
+        raise TreeValueError(argument="weights", value=repr(weights), reason=reason, cure=cure)
     parts = [1.0] * len(trees) if weights is None else [_number(weight, "weights") for weight in weights]
     largest = max(map(abs, parts), default=0.0)
     shares = [part / largest for part in parts] if 0 < largest < math.inf else parts
@@ -284,7 +290,7 @@ def _complex(real: Any, imaginary: Any, dtype: np.dtype[Any]) -> Any:
         return jax.lax.complex(real, cast("jax.Array", imaginary))
     made = np.empty(np.shape(real), dtype)
     made.real, made.imag = real, imaginary
-    return made
+    return np.ma.array(made, mask=cast("Any", real).mask) if isinstance(real, np.ma.MaskedArray) else made
 
 
 def _is_zero(weight: Any) -> bool:
