@@ -107,6 +107,7 @@ def test_average():
     "values",
     [
         np.array([1e308, 1.7e308, -1e308]),
+        np.full(10, np.finfo(np.float64).max),
         np.array([5e-324, 0.0, 1e-323]),
         np.array([1e-200, 3e-200]),
         np.array([1e200, 3e200]),

@@ -97,7 +97,8 @@ def statistics(opened: Checkpoint, path: str) -> Stats:
         return Stats(None, None, None, None, nan, inf)
     low, high = min(lowest), max(highest)
     power = math.frexp(max(abs(low), abs(high)))[1]  # of numbers up to 1, neither sums nor squares overflow
-    mean = sum(float(part.sum()) for part in _scaled(array, power)) / count
+    sums = sum(float(part.sum()) for part in _scaled(array, power)) / count
+    mean = min(max(sums, math.ldexp(low, -power)), math.ldexp(high, -power))  # which rounding may miss by a little
     square = sum(float(np.square(part - mean).sum()) for part in _scaled(array, power)) / count
     return Stats(math.ldexp(mean, power), _finite(np.ldexp(math.sqrt(square), power)), low, high, nan, inf)
 
