@@ -166,3 +166,39 @@ def test_as_text_and_as_a_table():
     lines = console.file.getvalue().splitlines()
     assert any("params/Zeta/kernel" in line and "(3, 3, 1, 4)" in line and "144" in line for line in lines)
     assert any("total" in line and "1,750" in line for line in lines)
+
+
+class Odd(nn.Module):
+    """Variables of kinds that are no ordinary parameters."""
+
+    @nn.compact
+    def __call__(self):
+        for name in ("int4", "float8_e4m3fn", "bool", "complex64"):
+            self.variable("state", name, jnp.zeros, (3,), getattr(jnp, name, bool))
+        self.variable("state", "key", lambda: jax.random.split(jax.random.key(0), 5))
+        self.param("empty", lambda _: jnp.zeros((0, 4)))
+
+
+def test_bytes_are_those_of_the_arrays():
+    variables = Odd().init(jax.random.key(0))
+    rows = {row.path: (row.bytes, row.parameters) for row in summary(Odd()).rows}
+    assert rows == {
+        "params/empty": (0, 0),
+        **{f"state/{name}": (leaf.nbytes, 0) for name, leaf in variables["state"].items()},
+    }
+
+
+@pytest.mark.parametrize("size", [2**20, np.int32(2**20), np.int64(2**20)], ids=repr)
+def test_counts_beyond_what_an_int32_holds(size):
+    found = summary(nn.Dense(size), jax.ShapeDtypeStruct((1, size), jnp.float32))
+    assert found.parameters == 2**40 + 2**20
+    assert found.bytes == 4 * (2**40 + 2**20)
+    assert f"{2**40 + 2**20:,}" in str(found)
+
+
+def test_a_notebook_shows_the_table():
+    text = summary(Net(), IMAGES, train=False)._repr_html_()
+    assert text.startswith("<table><caption>Net</caption>")
+    assert text.count("<tr>") == 1 + 7 + 3  # the head, the variables, two collections and the total
+    assert "<td>params/Dense_0/kernel</td><td>(256, 3)</td><td>bfloat16</td><td>768</td><td>1,536</td>" in text
+    assert "&lt;b&gt;" in Summary("<b>", ())._repr_html_()

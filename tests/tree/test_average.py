@@ -136,10 +136,33 @@ def test_trees_that_do_not_fit_are_listed():
         tree.average([one, one, {"a": np.ones(2), "c": np.ones(1), "s": np.ones(2)}])
     assert str(raised.value).splitlines()[:4] == [
         "The trees cannot be combined leaf by leaf: tree 0 and tree 2 differ.",
-        "  b: missing in tree 2",
+        "  b: only in tree 0",
         "  c: only in tree 2",
-        "  s: float64[2, 3] and float64[2]",
+        "  s: float64[2, 3] in tree 0, float64[2] in tree 2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "cure"),
+    [
+        ({"w": np.ones(2)}, {"w": np.ones(3)}, "models of one size"),
+        ({"w": np.ones(2)}, {"params": {"w": np.ones(2)}}, "Tree 1 .* give what it has at 'params'"),
+        ({"params": {"w": np.ones(2)}}, {"w": np.ones(2)}, "Tree 0 .* give what it has at 'params'"),
+        ({"h": {"w": np.ones((2, 3))}}, {"h_0": {"w": np.ones(3)}, "h_1": {"w": np.ones(3)}}, "stack_layers"),
+        ({"w": np.ones(2)}, {"w": np.ones(2), "b": np.ones(1)}, "exclude"),
+        ({"w": np.ones(2, int)}, {"w": np.ones(2)}, 'kinds="all"'),
+    ],
+    ids=["size", "level", "level-first", "layers", "extra", "kind"],
+)
+def test_the_cure_is_for_what_differs(one, two, cure):
+    for combine in (
+        tree.average,
+        lambda trees: tree.interpolate(*trees, 0.5),
+        lambda trees: tree.add_scaled(*trees, 2),
+    ):
+        with pytest.raises(errors.TreeMismatchError, match=cure) as raised:
+            combine([one, two])
+        assert isinstance(raised.value, ValueError)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ PROGRAMS = {
     errors.AdapterMismatchError: lambda: tree.lora_merge({}, {"w": {"a": ONE, "b": ONE}}),
     errors.AdapterTargetError: lambda: tree.lora_init(jax.random.key(0), {"b": np.ones(1)}, "b", 1),
     errors.AmbiguousKernelError: lambda: tree.lora_init(jax.random.key(0), {"w": np.ones((1, 1, 1))}, "w", 1),
+    errors.CastLossError: lambda: tree.cast({"a": 1e9}, "float16"),
     errors.DuplicatePathError: lambda: tree.flatten(Twins()),
     errors.LayerNameTakenError: lambda: tree.stack_layers({"h_0": ONE, "h": ONE}, "h"),
     errors.LazyIndexError: lambda: tree.LazyArray((1,), "int8", np.zeros)[1],

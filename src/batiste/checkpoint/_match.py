@@ -8,7 +8,6 @@ once.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -20,6 +19,8 @@ from batiste.checkpoint._manifest import Manifest
 from batiste.checkpoint._policies import Policies
 from batiste.checkpoint._target import Target, Wanted, held, python_value
 from batiste.checkpoint._types import NumpyArray, Record
+from batiste.tree import cast as cast_tree
+from batiste.tree import cast_loss
 
 __all__ = ["Match", "Origin", "advice", "fit", "match"]
 
@@ -126,15 +127,27 @@ def advice(plan: Match, target: Target) -> str:
     return f" `shape={{{table}}}` keeps the target's leaves there." if shown else ""
 
 
-def fit(array: NumpyArray, wanted: Wanted) -> NumpyArray:
-    """Return an array from the disk in the shape and dtype that are wanted; the policies have allowed it."""
+def fit(path: str, array: NumpyArray, wanted: Wanted, problems: list[str]) -> NumpyArray:
+    """Return an array from the disk in the shape and dtype that are wanted; the policies have allowed it.
+
+    Args:
+      path: that of the leaf in the target.
+      array: what is in the checkpoint.
+      wanted: what is wanted of it.
+      problems: gets a line where the dtype has no place for the numbers, and more than precision would be lost.
+    """
     shape, dtype = wanted.record.shape, dtype_by_name(wanted.record.dtype)
     if array.shape != shape:
         kept = tuple(slice(min(here, there)) for here, there in zip(array.shape, shape, strict=True))
         padded = np.zeros(shape, array.dtype)
         padded[kept] = array[kept]
         array = padded
-    return array if array.dtype == dtype else array.astype(dtype)
+    if array.dtype == dtype:
+        return array
+    if loss := cast_loss(array, dtype):
+        problems.append(f"  {path}: the target has {wanted.record}, and of {array.dtype.name} {loss}")
+        return array
+    return cast_tree(array, dtype, kinds="all")
 
 
 def _same(path: str, records: dict[str, Record]) -> str | None:
@@ -236,8 +249,8 @@ def _plain_fits(wanted: Wanted, found: Record) -> bool:
             value = np.asarray(found.value, dtype_by_name(record.dtype))
     except (OverflowError, TypeError, ValueError):
         return False
-    if found.kind == "float" and type(value.item()) is float:  # rounded, as JAX rounds a number of Python
-        return math.isfinite(value.item()) == math.isfinite(found.value)
+    if type(value.item()) is type(found.value) in (float, complex):  # rounded, as JAX rounds a number of Python
+        return not cast_loss(np.asarray(found.value), value.dtype)
     return found.kind in ("bool", "int", "float", "complex") and value.item() == found.value
 
 

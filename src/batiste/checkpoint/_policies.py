@@ -8,7 +8,7 @@ extra    the checkpoint alone has it       ``error``; ``drop``
 shape    both have it, of other shapes     ``error``; ``init``: keep the target's value; ``pad``: zeros after the end of
                                            each axis that is longer in the target; ``slice``: the beginning of each
                                            axis that is shorter in it
-dtype    both have it, of other dtypes     ``error``; ``cast``
+dtype    both have it, of other dtypes     ``error``; ``cast``, where nothing but precision is lost
 ======== ================================= =======================================================================
 
 Patterns are those of ``batiste.tree``; they are tried in the order of the dict, and the first that matches counts. What

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from batiste.checkpoint._policies import Policies, PolicyLike
 from batiste.checkpoint._structure import rebuild
 from batiste.checkpoint._target import ShardingsLike, Target, Wanted, own_sharding, place, placements, python_value
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
-from batiste.errors import CheckpointMismatchError, DamagedCheckpointError
+from batiste.errors import CastLossError, CheckpointMismatchError, DamagedCheckpointError
 
 __all__ = ["restore"]
 
@@ -50,7 +51,8 @@ def restore(
       extra: for leaves that only the checkpoint has: ``"error"``, ``"drop"``.
       shape: for leaves of another shape: ``"error"``, ``"init"`` (keep the target's value), ``"pad"`` (with zeros),
         ``"slice"``.
-      dtype: for leaves of another dtype: ``"error"``, ``"cast"``.
+      dtype: for leaves of another dtype: ``"error"``, ``"cast"`` (numbers are rounded; one that is beyond the range, a
+        fraction for an integer and whatever else would be lost besides precision is an error).
       shardings: where arrays go: one sharding, shardings by pattern (the first that matches counts), a tree of them as
         ``shard.shardings`` makes, or a function of path and shape; they come before the target's own. Arrays without
         one stay where they would be.
@@ -61,6 +63,7 @@ def restore(
     target has nothing to decide.
 
     Raises:
+      CastLossError: if ``dtype="cast"`` would lose more than precision; the error has a line for every leaf.
       UnknownPolicyError: if a policy is not known.
       UnmatchedPolicyError: if a pattern matches no leaf, or allows what is nowhere the case.
       CheckpointArgumentError: if ``shardings`` are none, or cannot hold their arrays; or if there is a policy and no
@@ -126,6 +129,7 @@ def _restore_target(
     placed = placements(shardings, arrays_wanted, goal.wanted)
     records = checkpoint.manifest.records
     values: dict[str, Any] = {}
+    problems: list[str] = []
     waiting: dict[tuple[str, ...], list[str]] = {}
     for path, origin in plan.origins.items():
         wanted = goal.wanted[path]
@@ -142,15 +146,28 @@ def _restore_target(
     arrays = _read(checkpoint, order, verify=verify)
     for sources, paths in waiting.items():
         parts = [next(arrays)[1] for _ in sources]
-        whole = parts[0] if len(parts) == 1 else np.stack(parts)
+        whole = parts[0] if len(parts) == 1 else _stacked(paths[0], parts, goal.wanted[paths[0]], problems)
         del parts
         for path in paths:
             wanted, layer = goal.wanted[path], plan.origins[path].layer
             array = whole if layer is None else whole[layer]
+            if wanted.record.kind is None:
+                array = fit(path, array, wanted, problems)
             sharding = placed.get(path) or own_sharding(wanted)
-            values[path] = _delivered(array, wanted, sharding, is_shared=layer is not None or len(paths) > 1)
+            if not problems:
+                values[path] = _delivered(array, wanted, sharding, is_shared=layer is not None or len(paths) > 1)
     next(arrays, None)  # the files themselves are checked after the last array
+    if problems:
+        raise CastLossError(count=len(problems), lines="\n".join(problems))
     return values
+
+
+def _stacked(path: str, parts: list[NumpyArray], wanted: Wanted, problems: list[str]) -> NumpyArray:
+    """Layers as one array; those of several dtypes each in the dtype that is wanted, and not in one between."""
+    if len({part.dtype for part in parts}) > 1:
+        layer = Wanted(dataclasses.replace(wanted.record, shape=parts[0].shape), None, is_jax=False, has_value=False)
+        parts = [fit(f"{path}[{number}]", part, layer, problems) for number, part in enumerate(parts)]
+    return np.stack(parts)
 
 
 def _read(checkpoint: Checkpoint, paths: list[str], *, verify: bool) -> Iterator[tuple[str, NumpyArray]]:
@@ -189,7 +206,6 @@ def _delivered(array: NumpyArray, wanted: Wanted, sharding: jax.sharding.Shardin
     """An array from the disk as what the target has in its place."""
     if wanted.record.kind is not None:
         return python_value(wanted.record.kind, array)
-    array = fit(array, wanted)
     if wanted.is_jax or sharding is not None:
         return place(wanted.record, _cut(array), sharding)
     return in_form(np.array(array) if is_shared else array, wanted.record.form)

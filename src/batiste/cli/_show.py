@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ class Stats:
     Attributes:
       mean: the mean of the finite elements; None where there are none.
       spread: their standard deviation.
-      min: the smallest of them.
-      max: the largest of them.
+      min: the smallest of them; of integers exact.
+      max: the largest of them; of integers exact.
       nan: how many elements are not a number.
       inf: how many are infinite.
     """
@@ -83,37 +84,48 @@ def show(
 
 
 def statistics(opened: Checkpoint, path: str) -> Stats:
-    """Return the statistics of a leaf, read whole and checked, in two passes of bounded memory."""
+    """Return the statistics of a leaf, read whole and checked, in passes of bounded memory."""
     array = opened.lazy(path).read()
-    nan, inf, count, total = 0, 0, 0, 0.0
-    low, high = np.inf, -np.inf
+    nan, inf, count = 0, 0, 0
+    lowest: list[float] = []
+    highest: list[float] = []
     for part in _numbers(array):
         finite = part[np.isfinite(part)]
         nan += int(np.isnan(part).sum())
         inf += int(np.isinf(part).sum())
+        count += finite.size
         if finite.size:
-            count += finite.size
-            total += float(finite.sum())
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+            lowest.append(finite.min().item())
+            highest.append(finite.max().item())
     if not count:
         return Stats(None, None, None, None, nan, inf)
-    mean = total / count
-    with np.errstate(over="ignore"):
-        square = sum(float(np.square(part[np.isfinite(part)] - mean).sum()) for part in _numbers(array))
-    spread = float(np.sqrt(square / count))
-    return Stats(_finite(mean), _finite(spread), low, high, nan, inf)
+    low, high = min(lowest), max(highest)
+    power = math.frexp(max(abs(low), abs(high)))[1]  # of numbers up to 1, neither sums nor squares overflow
+    sums = sum(float(part.sum()) for part in _scaled(array, power)) / count
+    mean = min(max(sums, math.ldexp(low, -power)), math.ldexp(high, -power))  # which rounding may miss by a little
+    square = sum(float(np.square(part - mean).sum()) for part in _scaled(array, power)) / count
+    return Stats(math.ldexp(mean, power), _finite(np.ldexp(math.sqrt(square), power)), low, high, nan, inf)
 
 
 def _numbers(array: Any) -> Iterator[Any]:
-    """The elements in pieces of double precision."""
+    """The elements in pieces: whole numbers as they are, others in double precision, and magnitudes of complex ones."""
     flat = array.reshape(-1)
     for start in range(0, flat.size, _CHUNK):
         part = flat[start : start + _CHUNK]
-        yield (np.abs(part) if part.dtype.kind == "c" else part).astype(np.float64)
+        if part.dtype.kind in "iu":
+            yield part
+        else:
+            yield np.abs(part.astype(np.complex128)) if part.dtype.kind == "c" else part.astype(np.float64)
 
 
-def _finite(number: float) -> float | None:
-    return number if np.isfinite(number) else None
+def _scaled(array: Any, power: int) -> Iterator[Any]:
+    """The finite elements in pieces, divided by a power of two."""
+    for part in _numbers(array):
+        yield np.ldexp(part[np.isfinite(part)].astype(np.float64), -power)
+
+
+def _finite(number: Any) -> float | None:
+    return float(number) if np.isfinite(number) else None
 
 
 def _has_numbers(record: Record) -> bool:

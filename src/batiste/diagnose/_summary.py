@@ -7,12 +7,13 @@ traced; it is initialised instead.
 *Parameters* are the numbers in the collection ``params``, those that training changes by gradients; *bytes* are those
 of every collection. A module that is used twice has its variables once.
 
-The result prints as plain text, and as a table where it is printed by rich.
+The result prints as plain text, and as a table where it is printed by rich or shown by a notebook.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -115,6 +116,16 @@ class Summary:
             table.add_row(*map(Text, _cells(row)))
         return table
 
+    def _repr_html_(self) -> str:
+        rows = [_cells(row) for row in self.rows]
+        foot = [(name, "", "", *_numbers(*total)) for name, total in self._foot()]
+        head = "".join(f"<th>{name}</th>" for name in _HEADER)
+        body, totals = ("".join(map(_html_row, part)) for part in (rows, foot))
+        return (
+            f"<table><caption>{html.escape(self.name)}</caption><thead><tr>{head}</tr></thead>"
+            f"<tbody>{body}</tbody><tfoot>{totals}</tfoot></table>"
+        )
+
     def _foot(self) -> list[tuple[str, tuple[int, int]]]:
         totals = self.totals()
         several = [*totals.items()] if len(totals) > 1 else []
@@ -170,11 +181,12 @@ def _paths_as_made(tree: Any, parts: tuple[str, ...] = ()) -> list[str]:
 
 def _row(path: str, leaf: Any) -> SummaryRow:
     collection = path.partition("/")[0]
-    size = math.prod(leaf.shape)
+    shape = tuple(map(int, leaf.shape))  # of Python, whose products do not wrap
+    size = math.prod(shape)
     return SummaryRow(
         path=path,
         collection=collection,
-        shape=tuple(leaf.shape),
+        shape=shape,
         dtype=str(leaf.dtype),
         parameters=size if collection == "params" else 0,
         bytes=size * leaf.dtype.itemsize,
@@ -183,6 +195,10 @@ def _row(path: str, leaf: Any) -> SummaryRow:
 
 def _cells(row: SummaryRow) -> tuple[str, ...]:
     return row.path, str(row.shape), row.dtype, *_numbers(row.parameters, row.bytes)
+
+
+def _html_row(cells: tuple[str, ...]) -> str:
+    return f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
 
 
 def _numbers(parameters: int, size: int) -> tuple[str, str]:

@@ -14,6 +14,7 @@ __all__ = [
     "AdapterMismatchError",
     "AdapterTargetError",
     "AmbiguousKernelError",
+    "CastLossError",
     "DuplicatePathError",
     "LayerNameTakenError",
     "LazyIndexError",
@@ -128,12 +129,12 @@ class MergeConflictError(TreeError):
     hint = 'Exclude them from one tree, or pass `overwrite="last"` (or "first") to say which tree wins.'
 
 
-class TreeMismatchError(TreeError):
-    """Trees that are combined leaf by leaf differ in their paths or shapes."""
+class TreeMismatchError(TreeError, ValueError):
+    """Trees that are combined leaf by leaf differ in their paths, shapes or kinds of numbers."""
 
     code = "tree/mismatch"
     message = "The trees cannot be combined leaf by leaf: tree 0 and tree {number} differ.\n{lines}"
-    hint = "`rename`, `select`, `stack_layers` and `unstack_layers` bring trees to one layout."
+    hint = "{cure}"
 
 
 class TreeValueError(TreeError):
@@ -142,6 +143,18 @@ class TreeValueError(TreeError):
     code = "tree/value"
     message = "`{argument}` is {value}: {reason}."
     hint = "{cure}"
+
+
+class CastLossError(TreeError, ValueError):
+    """Numbers have no place in the dtype that they would be cast to, be they rounded or not."""
+
+    code = "tree/cast-loss"
+    message = "A cast may round numbers, and {count} of these would lose more than that:\n{lines}"
+    hint = (
+        "Choose a dtype of larger range, leave these leaves out by pattern, or say first with `batiste.tree.map` what "
+        "the numbers are to become, as in `jnp.clip(leaf, -65504, 65504)`, `leaf.real` or `jnp.rint(leaf)`. "
+        "`checkpoint.restore` and `from_torch` give the leaves as they are stored where no target is given."
+    )
 
 
 class NotAnArrayError(TreeError):

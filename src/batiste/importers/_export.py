@@ -156,7 +156,7 @@ class _Export:
                 self.tensors[name] = np.array(array, order="C")
             elif not tied:
                 self.problems.append(f"  {', '.join(paths)}: {name} is made of other leaves already")
-            elif not np.array_equal(known, array):
+            elif not np.array_equal(known, array, equal_nan=True):
                 raise TiedTensorsError(lines=f"  {', '.join(paths)} and what {name} is made of: the values differ")
 
 

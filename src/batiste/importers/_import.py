@@ -9,11 +9,12 @@ import jax
 import numpy as np
 
 from batiste.core import is_axis_metadata
-from batiste.errors import ImportMismatchError, TiedTensorsError
+from batiste.errors import CastLossError, ImportMismatchError, TiedTensorsError
 from batiste.importers._plan import DTypePolicy, Plan, Target, bare, think
 from batiste.importers._rules import WeightMapping
 from batiste.importers._state_dict import PREFIXES, Source
-from batiste.tree import PatternLike, unflatten
+from batiste.tree import PatternLike, cast_loss, unflatten
+from batiste.tree import cast as cast_tree
 
 __all__ = ["from_torch"]
 
@@ -38,7 +39,7 @@ def from_torch(
       mapping: the rules, in order.
       ignore: patterns of tensors that are not wanted.
       keep: patterns of leaves that no tensor fills and that stay as they are in the target.
-      dtype: what becomes of a tensor of another dtype than its leaf.
+      dtype: what becomes of a tensor of another dtype than its leaf; ``"cast"`` rounds numbers and loses nothing else.
       nested: which dict within the source is the state dict, levels with slashes between; None finds it.
       strip: prefixes to take off where every name has them.
 
@@ -46,6 +47,7 @@ def from_torch(
       Variables in the containers of the target, with NumPy arrays of their own memory; nested dicts without a target.
 
     Raises:
+      CastLossError: if ``dtype="cast"`` would lose more than precision; the error lists all.
       ImportMismatchError: if a tensor or a leaf is not accounted for, or two do not fit; the error lists all.
       TiedTensorsError: if tensors that a rule calls the same differ.
       MappingRuleError: if a rule cannot be read.
@@ -69,14 +71,21 @@ def from_torch(
 def _read(plan: Plan, dtype: DTypePolicy) -> dict[str, Any]:
     """Every leaf that tensors fill, one layer after the other."""
     values: dict[str, Any] = {}
+    lines: list[str] = []
     for step in plan.steps:
         wanted = [None if plan.leaves is None else bare(plan.leaves[leaf]) for leaf in step.leaves]
         shapes = [None if leaf is None else tuple(leaf.shape) for leaf in wanted]
         arrays = [plan.state.tensors[name].read() for name in step.tensors] if step.leaves else []
         made = step.part.forward(arrays, shapes) if arrays else []
         for path, array, leaf in zip(step.leaves, made, wanted, strict=True):
-            kind = array.dtype if leaf is None or dtype != "cast" else leaf.dtype
-            values[path] = np.array(array, dtype=kind, order="C")  # never a view of the source's memory
+            kind = np.dtype(array.dtype if leaf is None or dtype != "cast" else leaf.dtype)
+            if loss := cast_loss(array, kind):
+                lines.append(f"  {path}: {array.dtype.name}{list(array.shape)} -> {kind.name}: {loss}")
+                continue
+            found = cast_tree(array, kind, kinds="all")
+            values[path] = np.array(found, order="C")  # never a view of the source's memory
+    if lines:
+        raise CastLossError(count=len(lines), lines="\n".join(lines))
     return values
 
 
@@ -95,7 +104,7 @@ def _check_tied(plan: Plan) -> None:
         one, two = plan.state.tensors[name], plan.state.tensors[other]
         if one.shape != two.shape:
             lines.append(f"  {name} {list(one.shape)} and {other} {list(two.shape)}")
-        elif not np.array_equal(one.read(), two.read()):
+        elif not np.array_equal(one.read(), two.read(), equal_nan=True):
             lines.append(f"  {name} and {other}: the values differ")
     if lines:
         raise TiedTensorsError(lines="\n".join(lines))

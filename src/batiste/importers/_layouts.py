@@ -319,8 +319,13 @@ def _ungrouped(weight: Any, groups: int) -> Any:
         reason = f"{inputs} inputs are not {groups} groups of one size"
         raise Misfit(reason)
     own = np.eye(groups, dtype=weight.dtype).reshape(groups, 1, groups, 1, *[1] * len(size))
-    apart = weight.reshape(groups, inputs // groups, 1, outputs, *size)
-    return (apart * own).reshape(inputs, groups * outputs, *size)
+    apart: Any = weight.reshape(groups, inputs // groups, 1, outputs, *size)
+    with np.errstate(invalid="ignore"):
+        whole = apart * own
+    if isinstance(weight, np.ndarray):  # else only its shape counts
+        between = np.broadcast_to(own == 0, whole.shape)
+        whole[between] = 0  # and not NaN, which is 0 times infinity
+    return whole.reshape(inputs, groups * outputs, *size)
 
 
 def _grouped(weight: Any, groups: int) -> Any:
@@ -333,7 +338,7 @@ def _grouped(weight: Any, groups: int) -> Any:
         raise Misfit(reason)
     apart = weight.reshape(groups, inputs // groups, groups, outputs // groups, *size)
     own = np.stack([apart[group, :, group] for group in range(groups)]).reshape(inputs, outputs // groups, *size)
-    if not np.array_equal(_ungrouped(own, groups), weight, equal_nan=weight.dtype.kind == "f"):
+    if not np.array_equal(_ungrouped(own, groups), weight, equal_nan=True):
         reason = f"it connects channels of different groups, of which there are {groups}"
         raise Misfit(reason)
     return own

@@ -141,7 +141,7 @@ def _tied(rivals: Sequence[Sequence[str]], state: StateDict) -> list[tuple[str, 
     found: list[tuple[str, str]] = []
     for first, *others in rivals:
         array = state.tensors[first].read()
-        found += [(name, first) for name in others if np.array_equal(state.tensors[name].read(), array)]
+        found += [(name, first) for name in others if np.array_equal(state.tensors[name].read(), array, equal_nan=True)]
     return found
 
 

@@ -80,11 +80,14 @@ class WeightNorm(Layout):
         return (direction * (length.astype(lengths.dtype) / lengths)).astype(direction.dtype)
 
     def _lengths(self, direction: Any) -> Any:
-        """The length of each slice, ``[1..., slices, 1...]``, in single precision at least."""
+        """The length of each slice, ``[1..., slices, 1...]``, squared in twice the width, so that none overflows."""
         rank = len(direction.shape)
         if self.dim is not None and not -rank <= self.dim < rank:
             reason = f"it has {rank} axes, and dim={self.dim} is none of them"
             raise Misfit(reason)
         kept = None if self.dim is None else self.dim % rank
-        wide = direction.astype(np.promote_types(direction.dtype, np.float32)).copy()  # C order
-        return (wide * wide).sum(axis=tuple(axis for axis in range(rank) if axis != kept), keepdims=True) ** 0.5
+        single = np.promote_types(direction.dtype, np.float32)
+        double = np.longdouble if single == np.float64 else np.float64
+        wide = direction.astype(double if isinstance(direction, np.ndarray) else single).copy()  # C order
+        axes = tuple(axis for axis in range(rank) if axis != kept)
+        return ((wide * wide).sum(axis=axes, keepdims=True) ** 0.5).astype(single)

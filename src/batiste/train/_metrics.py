@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ Row: TypeAlias = dict[str, float]
 
 _OWN = frozenset({"step", "time"})
 _EVALUATED = "eval/"
+_POWER = 64
 
 
 def check_metrics(metrics: Any, where: str, prefix: str = "") -> None:
@@ -83,6 +85,7 @@ class Metrics:
         self._waiting: list[tuple[int, Any]] = []
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
+        self._powers: dict[str, int] = {}  # of two: what sums that would overflow are divided by
 
     @property
     def any(self) -> bool:
@@ -106,23 +109,40 @@ class Metrics:
             for name, value in row.items():
                 if self._finite and not math.isfinite(value):
                     raise NonFiniteMetricError(metric=name, value=value, step=step)
-                self._sums[name] = self._sums.get(name, 0.0) + value
+                self._add(name, value)
                 self._counts[name] = self._counts.get(name, 0) + 1
+
+    def _add(self, name: str, value: float) -> None:
+        before, power = self._sums.get(name, 0.0), self._powers.get(name, 0)
+        total = before + math.ldexp(value, -power)
+        if math.isinf(total) and math.isfinite(before) and math.isfinite(value):
+            power = self._powers[name] = _POWER
+            total = math.ldexp(before, -power) + math.ldexp(value, -power)
+        self._sums[name] = total
+
+    def _mean(self, name: str) -> float:
+        power = self._powers.get(name, 0)
+        mean, largest = self._sums[name] / self._counts[name], math.ldexp(sys.float_info.max, -power)
+        return math.ldexp(max(-largest, min(mean, largest)), power) if power and math.isfinite(mean) else mean
 
     def means(self) -> Row:
         """Return the means of what was read since the last row, and begin anew."""
-        found = {name: total / self._counts[name] for name, total in self._sums.items()}
-        self._sums, self._counts = {}, {}
+        found = {name: self._mean(name) for name in self._sums}
+        self._sums, self._counts, self._powers = {}, {}, {}
         return found
 
     def state(self) -> dict[str, Any]:
         """Return what was read since the last row, as JSON."""
-        return {name: [repr(total), self._counts[name]] for name, total in self._sums.items()}
+        rows: dict[str, list[Any]] = {name: [repr(total), self._counts[name]] for name, total in self._sums.items()}
+        for name, power in self._powers.items():
+            rows[name].append(power)
+        return rows
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state`` returned."""
-        self._sums = {name: float(total) for name, (total, _) in state.items()}
-        self._counts = {name: count for name, (_, count) in state.items()}
+        self._sums = {name: float(row[0]) for name, row in state.items()}
+        self._counts = {name: row[1] for name, row in state.items()}
+        self._powers = {name: row[2] for name, row in state.items() if len(row) > 2}
 
 
 def evaluation(metrics: Any) -> Row:

@@ -43,6 +43,7 @@ from batiste.train._checks import (
     check_shapes,
     explain_failure,
 )
+from batiste.train._describe import described, described_in_html
 from batiste.train._optimizer import by_value, doubt_if_changed
 
 if TYPE_CHECKING:
@@ -92,6 +93,15 @@ class TrainState(PyTreeNode):
     opt_state: PyTree
     collections: dict[str, Any] = field(default_factory=dict, kw_only=True)
     rngs: dict[str, Key] = field(default_factory=dict, kw_only=True)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**{"repr": False, **options})
+
+    def __repr__(self) -> str:
+        return described(self)
+
+    def _repr_html_(self) -> str:
+        return described_in_html(self)
 
     @classmethod
     def create(

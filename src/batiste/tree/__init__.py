@@ -9,6 +9,7 @@ from batiste._later import later as _later
 
 if _typing.TYPE_CHECKING:
     from batiste.tree._average import add_scaled, average, interpolate
+    from batiste.tree._conversion import cast_loss
     from batiste.tree._count import Total, bytes, count, totals  # noqa: A004 - `tree.bytes` beside `tree.count`
     from batiste.tree._diff import Diff, Difference, diff
     from batiste.tree._layers import by_layer, stack_layers, unstack_layers
@@ -26,6 +27,7 @@ else:
         (),
         {
             "_average": ("add_scaled", "average", "interpolate"),
+            "_conversion": ("cast_loss",),
             "_count": ("Total", "bytes", "count", "totals"),
             "_diff": ("Diff", "Difference", "diff"),
             "_layers": ("by_layer", "stack_layers", "unstack_layers"),
@@ -54,6 +56,7 @@ __all__ = [
     "by_layer",
     "bytes",
     "cast",
+    "cast_loss",
     "compile_pattern",
     "count",
     "diff",

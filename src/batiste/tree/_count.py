@@ -2,6 +2,9 @@
 
 ``count`` and ``bytes`` are totals, of the whole tree or of what matches; ``totals`` has a row for each prefix. Shapes
 suffice: abstract and lazy arrays are counted without being read.
+
+Elements are those of the shape, of random keys the keys; bytes are those in NumPy's and JAX's memory, where an element
+of ``int4`` has a byte of its own, as has one of ``float8``. Counts are integers of Python and do not wrap.
 """
 
 from __future__ import annotations

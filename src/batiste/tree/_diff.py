@@ -7,20 +7,29 @@
 - ``value``: both have it, and the values are further apart than the tolerance;
 - ``container``: both have a container there, of different kinds, or one has a leaf.
 
+What is equal is IEEE's equality, with one exception: NaN is equal to NaN, whatever its payload and sign. So 0.0 equals
+-0.0, infinity equals infinity of the same sign, and within a tolerance infinity is close to nothing else. Whole numbers
+are compared exactly, however large. Random keys are equal or not: no tolerance applies to their data. Elements that a
+masked array hides are equal where both hide them.
+
 Distances: the largest absolute difference of two elements, and that number divided by the largest absolute value on the
-left. Two NaN in one place are equal, and so are two equal infinities. Leaves are read one pair at a time, so that two
-checkpoints need no more memory than their largest leaf.
+left that is finite. Leaves are read one pair at a time, so that two checkpoints need no more memory than their largest
+leaf.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 
+from batiste.errors import TreeValueError
 from batiste.tree._containers import Node, walk
+from batiste.tree._conversion import number_kind
 from batiste.tree._lazy import NumpyArray, read_box
 from batiste.tree._leaves import dtype_of, is_abstract, is_array, is_key, leaf_text, shape_of
 from batiste.tree._names import Parts, join_path
@@ -31,6 +40,7 @@ __all__ = ["Diff", "Difference", "diff"]
 Kind: TypeAlias = Literal["missing", "extra", "shape", "dtype", "container", "value"]
 
 _CHUNK = 1 << 20
+_WIDE = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,7 +52,7 @@ class Difference:
       kind: ``missing``, ``extra``, ``shape``, ``dtype``, ``container`` or ``value``.
       left: what the left tree has there, in words; empty where it has nothing.
       right: what the right tree has there, in words; empty where it has nothing.
-      distance: the largest absolute difference of two elements, where both have values of one shape.
+      distance: the largest absolute difference of two elements, where both have numbers in one shape.
       relative: the distance divided by the largest absolute value on the left.
       unequal: how many elements differ.
     """
@@ -64,7 +74,7 @@ class Difference:
             return self.left or self.right
         text = self.left if self.left == self.right else f"{self.left} -> {self.right}"
         if self.distance is None:
-            return text
+            return text if self.unequal is None else f"{text}, {self.unequal} elements"
         return f"{text}, max abs {self.distance:.3g}, relative {self.relative:.3g}, {self.unequal} elements"
 
 
@@ -117,9 +127,16 @@ def diff(
       right: the other one.
       patterns: compare only the paths that match one of these.
       values: whether values are compared; otherwise lazy leaves are not read.
-      rtol: two elements differ where ``|left - right| > atol + rtol * |left|``.
+      rtol: two finite elements differ where ``|left - right| > atol + rtol * |left|``.
       atol: see ``rtol``.
+
+    Raises:
+      TreeValueError: if a tolerance is negative, NaN or infinite.
     """
+    for argument, value in (("rtol", rtol), ("atol", atol)):
+        if not 0 <= value < math.inf:
+            reason, cure = "a tolerance is a finite number and not negative", "0 means that nothing may differ."
+            raise TreeValueError(argument=argument, value=repr(value), reason=reason, cure=cure)
     compiled = None if patterns is None else as_patterns(patterns)
     first, second = walk(left), walk(right)
     found: dict[Parts, Difference] = {}
@@ -198,40 +215,85 @@ def _leaf_difference(
 ) -> Difference | None:
     texts = leaf_text(left), leaf_text(right)
     if not (is_array(left) and is_array(right)):
-        same = type(left) is type(right) and (left is right or not values or bool(left == right))
+        same = type(left) is type(right) and (not values or _is_equal(left, right))
         return None if same else Difference(path, "value", *texts)
     if shape_of(left) != shape_of(right):
         return Difference(path, "shape", *texts)
-    kind: Kind = "value" if dtype_of(left) == dtype_of(right) else "dtype"
+    kind: Kind = "value" if _is_one_dtype(left, right) else "dtype"
     if not values or is_key(left) != is_key(right) or is_abstract(left) or is_abstract(right):
         return Difference(path, kind, *texts) if kind == "dtype" else None
-    unequal, distance, relative = _distance(_numbers(left), _numbers(right), *tolerance)
+    if is_key(left):
+        unequal, distance, relative = _unequal_keys(left, right), None, None
+    elif type(left) is int and type(right) is int:
+        unequal, distance, relative = _integer_distance(left, right, *tolerance)
+    else:
+        unequal, distance, relative = _distance(left, right, *tolerance)
     if kind == "value" and not unequal:
         return None
     return Difference(path, kind, *texts, distance, relative, unequal)
 
 
-def _numbers(leaf: Any) -> NumpyArray:
-    if not is_key(leaf):
-        return read_box(leaf)
+def _is_one_dtype(left: Any, right: Any) -> bool:
+    """Whether two leaves have one dtype; the order of its bytes in memory is not part of it."""
+    if type(left) is int and type(right) is int:
+        return True  # however large
+    one, two = (_native_dtype(dtype_of(leaf)) for leaf in (left, right))
+    return bool(one == two)
+
+
+def _native_dtype(dtype: Any) -> Any:
+    return cast("Any", dtype).newbyteorder("=") if isinstance(dtype, np.dtype) else dtype
+
+
+def _is_equal(left: Any, right: Any) -> bool:
+    """Whether two objects of Python are the same or say that they are equal; one that cannot say it is not."""
+    try:
+        return left is right or bool(left == right)
+    except (TypeError, ValueError):
+        return False
+
+
+def _unequal_keys(left: Any, right: Any) -> int:
+    """How many random keys differ."""
     import jax
 
-    return np.asarray(jax.random.key_data(leaf))
+    one, two = (np.asarray(jax.random.key_data(keys)) for keys in (left, right))
+    if one.shape != two.shape or str(jax.random.key_impl(left)) != str(jax.random.key_impl(right)):
+        return math.prod(shape_of(left))
+    return int(np.count_nonzero((one != two).any(axis=-1)))
 
 
-def _distance(left: NumpyArray, right: NumpyArray, rtol: float, atol: float) -> tuple[int, float, float]:
+def _integer_distance(left: int, right: int, rtol: float, atol: float) -> tuple[int, float, float]:
+    """As ``_distance``, for integers of Python, which may be larger than any dtype."""
+    gap = abs(left - right)
+    unequal = int(gap > Fraction(atol) + Fraction(rtol) * abs(left))
+    relative = Fraction(gap, abs(left)) if left else Fraction(0)
+    return unequal, _as_float(Fraction(gap)), _as_float(relative) if left or not gap else math.inf
+
+
+def _as_float(number: Fraction) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
+
+
+def _distance(left: Any, right: Any, rtol: float, atol: float) -> tuple[int, float | None, float | None]:
     """How many elements differ, the largest difference, and that in relation to the largest value on the left."""
-    if left.shape != right.shape:  # the data of random keys of two kinds
-        return max(left.size, right.size), float("nan"), float("nan")
-    unequal, distance, largest = 0, 0.0, 0.0
-    flat = left.reshape(-1), right.reshape(-1)
-    for start in range(0, left.size, _CHUNK):
-        first, second = (_widened(part[start : start + _CHUNK]) for part in flat)
+    one, two, unequal = _without_masked(left, right)
+    if "none" in (number_kind(one.dtype), number_kind(two.dtype)):
+        return unequal + _unequal_objects(one, two), None, None
+    distance, largest = 0.0, 0.0
+    flat = one.reshape(-1), two.reshape(-1)
+    for start in range(0, one.size, _CHUNK):
+        first, second = (_native(part[start : start + _CHUNK]) for part in flat)
+        same = first == second if {first.dtype.kind, second.dtype.kind} <= set("biu") else None  # exactly
+        first, second = _widened(first), _widened(second)
+        if same is None:
+            same = (first == second) | (np.isnan(first) & np.isnan(second))
         with np.errstate(invalid="ignore", over="ignore"):
-            gap = np.abs(first - second)
-            limit = atol + rtol * np.abs(first)
-            same = (first == second) | (np.isnan(first) & np.isnan(second)) | (gap <= limit)
-            gap = np.where((first == second) | (np.isnan(first) & np.isnan(second)), 0, gap)
+            gap = np.where(same, 0, _gap(first, second))
+            same |= _is_close(first, second, gap, rtol, atol)
         unequal += int(same.size - np.count_nonzero(same))
         distance = _larger(distance, float(gap.max()))
         finite = np.abs(first[np.isfinite(first)])
@@ -241,13 +303,63 @@ def _distance(left: NumpyArray, right: NumpyArray, rtol: float, atol: float) -> 
     return unequal, distance, distance / largest if largest else float("inf")
 
 
+def _without_masked(left: Any, right: Any) -> tuple[NumpyArray, NumpyArray, int]:
+    """Two arrays with zeros where one of them hides an element, and how many are hidden by one alone."""
+    one, two = read_box(left), read_box(right)
+    if not any(isinstance(leaf, np.ma.MaskedArray) for leaf in (left, right)):
+        return one, two, 0
+    first, second = (cast("NumpyArray", np.ma.getmaskarray(leaf)) for leaf in (left, right))
+    hidden = first | second
+    one, two = one.copy(), two.copy()
+    one[hidden], two[hidden] = np.zeros((), one.dtype), np.zeros((), two.dtype)
+    return one, two, int(np.count_nonzero(first != second))
+
+
+def _unequal_objects(left: NumpyArray, right: NumpyArray) -> int:
+    """How many elements differ of arrays that are no numbers: text, dates, records, objects of Python."""
+    if left.dtype == right.dtype and left.dtype.kind in "mM":  # NaT, too, is equal to itself
+        return int(np.count_nonzero(left.view(np.int64) != right.view(np.int64)))
+    pairs = zip(left.reshape(-1).tolist(), right.reshape(-1).tolist(), strict=True)
+    return sum(not _is_equal(one, two) for one, two in pairs)
+
+
+def _gap(first: NumpyArray, second: NumpyArray) -> NumpyArray:
+    """The absolute differences; of complex numbers by parts, so that equal infinities in one do not hide the other."""
+    if first.dtype.kind != "c" and second.dtype.kind != "c":
+        return np.abs(first - second)
+    real = np.where(np.real(first) == np.real(second), 0, np.real(first) - np.real(second))
+    imaginary = np.where(np.imag(first) == np.imag(second), 0, np.imag(first) - np.imag(second))
+    return cast("NumpyArray", np.hypot(real, imaginary))
+
+
+def _is_close(first: NumpyArray, second: NumpyArray, gap: NumpyArray, rtol: float, atol: float) -> NumpyArray:
+    """Where two finite numbers are within the tolerance."""
+    limit = atol + rtol * np.abs(first)
+    finite = np.isfinite(first) & np.isfinite(second)
+    close: NumpyArray = finite & (gap <= limit)
+    large = finite & ~(np.isfinite(gap) & np.isfinite(limit))
+    if large.any():  # a quarter of each number has a difference and a magnitude that do not overflow
+        one, two = first[large] / 4, second[large] / 4
+        close[large] = _gap(one, two) <= atol / 4 + rtol * np.abs(one)
+    return close
+
+
 def _larger(one: float, other: float) -> float:
     return other if np.isnan(other) or other > one else one
 
 
+def _native(array: NumpyArray) -> NumpyArray:
+    """The same numbers in a dtype that NumPy itself has."""
+    if array.dtype.type.__module__ == "numpy":
+        return array
+    return array.astype(np.int64 if number_kind(array.dtype) == "int" else np.float64)
+
+
 def _widened(array: NumpyArray) -> NumpyArray:
     """The same numbers in a dtype that holds their differences exactly enough."""
+    if array.dtype.kind in "cf" and array.dtype.itemsize > _WIDE:
+        return array
     if array.dtype.kind == "c":
         return array.astype(np.complex128)
-    wide = np.longdouble if array.dtype.kind in "iu" and array.dtype.itemsize == 8 else np.float64
+    wide = np.longdouble if array.dtype.kind in "iu" and array.dtype.itemsize == _WIDE else np.float64
     return cast("NumpyArray", array.astype(wide))

@@ -310,7 +310,7 @@ def _stacked(leaves: list[Any]) -> Any:
         return stack_lazy(leaves)
     if any(isinstance(leaf, jax.Array) for leaf in leaves):
         return jnp.stack(leaves)
-    return np.stack(leaves)
+    return np.ma.stack(leaves) if any(isinstance(leaf, np.ma.MaskedArray) for leaf in leaves) else np.stack(leaves)
 
 
 def _layers(leaf: Any) -> Sequence[Any]:
@@ -321,7 +321,7 @@ def _layers(leaf: Any) -> Sequence[Any]:
         return jnp.unstack(leaf) if isinstance(cast("Any", leaf), Tracer) else _taken_apart(leaf)
     if isinstance(leaf, LazyArray):
         return [leaf[index] for index in range(leaf.shape[0])]
-    array = np.asarray(leaf)
+    array = np.asanyarray(leaf)
     return [array[index, ...] for index in range(len(array))]
 
 

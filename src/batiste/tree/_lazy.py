@@ -16,18 +16,19 @@ JAX takes a ``LazyArray`` for a leaf, as it takes any object that is not registe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, cast
 
 import numpy as np
 
-from batiste.errors import LazyIndexError, LazyReadError
-from batiste.tree._leaves import is_jax_array
+from batiste.errors import CastLossError, LazyIndexError, LazyReadError
+from batiste.tree._conversion import cast_loss, converted
+from batiste.tree._leaves import is_abstract, is_jax_array, is_traced
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-__all__ = ["Box", "LazyArray", "NumpyArray", "Reader", "combine_lazy", "read_box", "stack_lazy"]
+__all__ = ["Box", "LazyArray", "NumpyArray", "Reader", "combine_lazy", "host_parts", "read_box", "stack_lazy"]
 
 NumpyArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 """Any NumPy array."""
@@ -104,12 +105,28 @@ class LazyArray:
             return array
         return array[tuple(slice(None, None, span.step) for span in spans)]
 
-    def astype(self, dtype: DTypeLike) -> LazyArray:
-        """Return the same array with another dtype, converted when it is read."""
+    def astype(self, dtype: DTypeLike, *, name: str = "a lazy array") -> LazyArray:
+        """Return the same array with another dtype, converted when it is read.
+
+        Args:
+          dtype: the element type; numbers are rounded to it.
+          name: what errors call the array.
+
+        Raises:
+          CastLossError: on reading, if more than precision would be lost, such as a number beyond the dtype's range.
+        """
         target = np.dtype(cast("Any", dtype))
         if target == self.dtype:
             return self
-        return self.map(lambda array: array.astype(target), dtype=target, elementwise=True)
+
+        def convert(array: NumpyArray) -> NumpyArray:
+            loss = cast_loss(array, target)
+            if loss:
+                line = f"  {name}: {array.dtype.name}{list(array.shape)} -> {target.name}: {loss}"
+                raise CastLossError(count=1, lines=line)
+            return converted(array, target)
+
+        return self.map(convert, dtype=target, elementwise=True)
 
     def reshape(self, *shape: int) -> LazyArray:
         """Return the same elements in another shape; reading any part of it reads the whole array."""
@@ -211,6 +228,20 @@ def read_box(leaf: Any, box: Sequence[slice] | None = None) -> NumpyArray:
         return leaf.read(box)
     array = np.asarray(leaf)
     return array if box is None else array[tuple(box)]
+
+
+def host_parts(leaf: Any) -> Iterator[NumpyArray]:
+    """Give the values of a leaf that this process can look at now, as NumPy arrays.
+
+    That is nothing of what is lazy, abstract or traced, and of an array over several processes its shards in this one.
+    """
+    if isinstance(leaf, LazyArray) or is_abstract(leaf) or is_traced(leaf):
+        return
+    if is_jax_array(leaf) and not leaf.is_fully_addressable:
+        shards = {str(shard.index): shard.data for shard in leaf.addressable_shards}
+        yield from map(np.asarray, shards.values())
+    else:
+        yield np.asanyarray(leaf)
 
 
 def combine_lazy(

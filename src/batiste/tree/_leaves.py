@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -28,6 +28,7 @@ __all__ = [
     "is_floating",
     "is_jax_array",
     "is_key",
+    "is_traced",
     "leaf_text",
     "nbytes_of",
     "shape_of",
@@ -51,8 +52,9 @@ def check_arrays(leaves: Mapping[str, Any], function: str) -> None:
 
 
 def shape_of(leaf: Any) -> tuple[int, ...]:
-    """Return the extent of each axis; numbers have none."""
-    return tuple(leaf.shape) if hasattr(leaf, "shape") else ()
+    """Return the extent of each axis, as numbers of Python, whose products do not wrap; numbers have none."""
+    shape = tuple(leaf.shape) if hasattr(leaf, "shape") else ()
+    return tuple(int(cast("Any", extent)) if isinstance(extent, np.integer) else extent for extent in shape)
 
 
 def dtype_of(leaf: Any) -> Any:
@@ -82,6 +84,15 @@ def is_abstract(leaf: Any) -> bool:
     return jax is not None and isinstance(leaf, jax.ShapeDtypeStruct)
 
 
+def is_traced(leaf: Any) -> bool:
+    """Return whether the leaf stands for an array whose values are not known yet."""
+    if not is_jax_array(leaf):
+        return False
+    import jax.core
+
+    return isinstance(leaf, jax.core.Tracer)
+
+
 def is_floating(leaf: Any) -> bool:
     """Return whether the leaf holds real or complex floating numbers."""
     dtype = dtype_of(leaf)
@@ -102,4 +113,6 @@ def leaf_text(leaf: Any) -> str:
     if not is_array(leaf):
         return type(leaf).__name__
     dtype = dtype_of(leaf)
+    if type(leaf) is int and dtype.kind == "O":
+        return "int"  # larger than any dtype
     return f"{getattr(dtype, 'name', str(dtype))}{list(shape_of(leaf))}"

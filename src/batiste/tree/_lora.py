@@ -23,6 +23,7 @@ Source: Hu et al. 2021, LoRA, https://arxiv.org/abs/2106.09685.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import zlib
 from collections.abc import Mapping
@@ -34,11 +35,12 @@ import numpy as np
 
 from batiste.errors import AdapterMismatchError, AdapterTargetError, AmbiguousKernelError, TreeValueError
 from batiste.tree._containers import take_apart
+from batiste.tree._conversion import cast_loss, number_kind
 from batiste.tree._lazy import LazyArray
-from batiste.tree._leaves import dtype_of, is_array, is_floating, leaf_text, shape_of
+from batiste.tree._leaves import dtype_of, is_array, is_floating, is_key, is_traced, leaf_text, shape_of
 from batiste.tree._paths import flatten, unflatten
 from batiste.tree._patterns import PatternLike, Patterns, as_patterns, check_matched, first_match
-from batiste.typing import Array, ArrayLike, DTypeLike, Key
+from batiste.typing import ArrayLike, DTypeLike, Key
 
 __all__ = ["lora_init", "lora_merge"]
 
@@ -65,7 +67,7 @@ def lora_init(
       rank: the rank of each adapter.
       alpha: the numerator of the scale ``alpha / rank``, saved beside each pair; where not given, the scale is
         ``lora_merge``'s matter.
-      dtype: of the adapters; the kernel's where not given.
+      dtype: of the adapters; where not given the kernel's, as JAX holds it (``float64`` as ``float32`` by default).
       inputs: how many axes of a kernel are inputs, for all or by pattern; needed for kernels of more than two axes.
       stacked: how many leading axes are layers, for all or by pattern.
 
@@ -77,7 +79,7 @@ def lora_init(
       UnmatchedPatternError: if a pattern matches no path.
       AdapterTargetError: if a leaf is not a floating array of at least two axes; the error lists all.
       AmbiguousKernelError: if a kernel has more than two axes and ``inputs`` does not say how to split them.
-      TreeValueError: if the rank is not positive.
+      TreeValueError: if the rank is not positive, or no adapter can be of the dtype.
     """
     if rank < 1:
         raise TreeValueError(argument="rank", value=rank, reason="it must be positive", cure="Give a small number: 8.")
@@ -88,12 +90,13 @@ def lora_init(
     splits = _splits(chosen, inputs, stacked)
     adapters: dict[str, Any] = {}
     for path, split in splits.items():
-        kind = dtype_of(chosen[path]) if dtype is None else jnp.dtype(dtype)
+        kind = _adapter_dtype(chosen[path], dtype)
         own_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
         deviation = 1 / math.sqrt(max(1, math.prod(split.inputs)))
-        drawn = jax.random.normal(own_key, (*split.layers, *split.inputs, rank), kind)
+        draws = np.dtype(np.float32) if kind.itemsize == 1 else kind  # of eight bits there are few different ones
+        drawn = jax.random.normal(own_key, (*split.layers, *split.inputs, rank), draws)
         prefix = f"{path}/" if path else ""
-        adapters[f"{prefix}a"] = drawn * jnp.asarray(deviation, kind)
+        adapters[f"{prefix}a"] = (drawn * jnp.asarray(deviation, draws)).astype(kind)
         adapters[f"{prefix}b"] = jnp.zeros((*split.layers, rank, *split.outputs), kind)
         if alpha is not None:
             adapters[f"{prefix}alpha"] = jnp.full(split.layers, alpha, jnp.float32)
@@ -103,7 +106,8 @@ def lora_init(
 def lora_merge(params: Any, adapters: Any, *, alpha: float | ArrayLike | None = None) -> Any:
     """Return the parameters with ``W + alpha / rank * a @ b`` in the place of each adapted kernel ``W``.
 
-    Works inside ``jit``, ``grad``, ``vmap`` and ``scan``. A lazy kernel stays lazy.
+    Works inside ``jit``, ``grad``, ``vmap`` and ``scan``. A lazy kernel stays lazy. Product and sum are computed in
+    float32 at least, and by NumPy where JAX could not hold the dtype of the kernel (``float64`` by default).
 
     Args:
       params: a tree of parameters.
@@ -114,7 +118,8 @@ def lora_merge(params: Any, adapters: Any, *, alpha: float | ArrayLike | None = 
       A tree of the structure of ``params``; merged kernels keep their dtype, all other leaves are the same objects.
 
     Raises:
-      AdapterMismatchError: if adapters have no kernel, half of a pair, or shapes that do not fit; the error lists all.
+      AdapterMismatchError: if adapters have no kernel, half of a pair, shapes that do not fit, or numbers that the
+        kernel's dtype has no place for (fractions, imaginary parts); the error lists all.
     """
     leaves = flatten(params)
     pairs = _pairs(flatten(adapters))
@@ -123,6 +128,19 @@ def lora_merge(params: Any, adapters: Any, *, alpha: float | ArrayLike | None = 
         path: _merged(leaves[path], pair, alpha) if (pair := pairs.get(path)) else leaves[path] for path in leaves
     }
     return take_apart(params)[1](merged.values())
+
+
+def _adapter_dtype(kernel: Any, dtype: DTypeLike | None) -> np.dtype[Any]:
+    """The dtype of an adapter, which has fractions of both signs, and zero."""
+    found = np.dtype(dtype_of(kernel) if dtype is None else jnp.dtype(dtype))
+    held = jax.dtypes.canonicalize_dtype(found)
+    reason = "JAX holds it only with `jax_enable_x64`" if dtype is not None and held != found else ""
+    if number_kind(found) not in ("float", "complex") or cast_loss(np.array([0.0, -0.5]), found):
+        reason = "it has no zero, no negative numbers or no fractions"
+    if reason:
+        cure = "Give a floating dtype, such as 'float32'."
+        raise TreeValueError(argument="dtype", value=repr(found.name), reason=reason, cure=cure)
+    return held
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -188,6 +206,11 @@ def _check_fit(leaves: Mapping[str, Any], pairs: Mapping[str, dict[str, Any]]) -
         elif not _fits(shape_of(leaves[path]), {part: shape_of(leaf) for part, leaf in pair.items()}):
             shapes = ", ".join(f"{part} {leaf_text(leaf)}" for part, leaf in pair.items())
             lines.append(f"  {path}: {leaf_text(leaves[path])} with {shapes}")
+        elif not is_floating(leaves[path]) or any(
+            _is_complex(leaf) > _is_complex(leaves[path]) or is_key(leaf) for leaf in pair.values()
+        ):
+            dtypes = ", ".join(f"{part} {leaf_text(leaf)}" for part, leaf in pair.items())
+            lines.append(f"  {path}: {leaf_text(leaves[path])} has no place for the numbers of {dtypes}")
     if lines:
         raise AdapterMismatchError(lines="\n".join(lines))
 
@@ -195,28 +218,43 @@ def _check_fit(leaves: Mapping[str, Any], pairs: Mapping[str, dict[str, Any]]) -
 def _fits(kernel: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> bool:
     a, b = shapes["a"], shapes["b"]
     layers = len(a) + len(b) - 2 - len(kernel)
-    if layers < 0 or min(len(a), len(b)) < layers + 2:
+    if a[-1:] == (0,) or layers < 0 or min(len(a), len(b)) < layers + 2:
         return False
     shared = a[:layers] == b[:layers] == kernel[:layers] and a[-1] == b[layers]
     return shared and shapes.get("alpha", ()) in ((), kernel[:layers]) and kernel == (*a[:-1], *b[layers + 1 :])
 
 
+def _wide(dtype: Any) -> np.dtype[Any]:
+    """The dtype that a product is computed in: four bytes at least."""
+    return np.dtype(np.float32) if not jnp.issubdtype(dtype, jnp.inexact) or dtype.itemsize < 4 else np.dtype(dtype)
+
+
+def _is_complex(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(dtype_of(leaf), jnp.complexfloating))
+
+
 def _merged(kernel: Any, pair: Mapping[str, Any], alpha: float | ArrayLike | None) -> Any:
     if isinstance(kernel, jax.ShapeDtypeStruct):
         return kernel
+    is_held = jax.dtypes.canonicalize_dtype(dtype_of(kernel)) == dtype_of(kernel)
+    if not is_held and not any(map(is_traced, (*pair.values(), alpha))):
+        if isinstance(kernel, LazyArray):
+            return kernel.map(lambda array: _added(np, array, pair, alpha))
+        return _added(np, kernel, pair, alpha)
     if isinstance(kernel, LazyArray):
-        return kernel.map(lambda array: np.asarray(_added(array, pair, alpha)))
-    return _added(kernel, pair, alpha)
+        return kernel.map(lambda array: np.asarray(_added(jnp, array, pair, alpha)))
+    return _added(jnp, kernel, pair, alpha)
 
 
-def _added(kernel: Any, pair: Mapping[str, Any], alpha: float | ArrayLike | None) -> Array:
-    base, a, b = jnp.asarray(kernel), jnp.asarray(pair["a"]), jnp.asarray(pair["b"])
-    wide = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), base.dtype)
+def _added(numpy: Any, kernel: Any, pair: Mapping[str, Any], alpha: float | ArrayLike | None) -> Any:
+    """The merged kernel, computed by NumPy or by what has NumPy's functions."""
+    base, a, b = numpy.asarray(kernel), numpy.asarray(pair["a"]), numpy.asarray(pair["b"])
+    wide = functools.reduce(np.promote_types, map(_wide, (a.dtype, b.dtype, base.dtype)))
     layers, rank = base.shape[: a.ndim + b.ndim - 2 - base.ndim], a.shape[-1]
-    left = a.astype(wide).reshape(*layers, -1, rank)  # [layers..., in, rank]
-    right = b.astype(wide).reshape(*layers, rank, -1)  # [layers..., rank, out]
+    left = a.astype(wide).reshape(*layers, math.prod(a.shape[len(layers) : -1]), rank)  # [layers..., in, rank]
+    right = b.astype(wide).reshape(*layers, rank, math.prod(b.shape[len(layers) + 1 :]))  # [layers..., rank, out]
     change = (left @ right).reshape(base.shape)
-    numerator = pair.get("alpha", rank) if alpha is None else alpha
-    scale = jax.lax.stop_gradient(jnp.asarray(numerator, wide)) / rank
+    numerator = numpy.asarray(pair.get("alpha", rank) if alpha is None else alpha, wide)
+    scale = (numerator if numpy is np else jax.lax.stop_gradient(numerator)) / rank
     scale = scale.reshape(*scale.shape, *(1,) * (base.ndim - scale.ndim))
     return (base.astype(wide) + scale * change).astype(base.dtype)

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from batiste.errors import TreeValueError, UnmatchedPathsError, nearest
+from batiste.errors import CastLossError, TreeValueError, UnmatchedPathsError, nearest
 from batiste.tree._containers import take_apart
-from batiste.tree._lazy import LazyArray
-from batiste.tree._leaves import check_arrays, dtype_of, is_floating, is_key
+from batiste.tree._conversion import cast_loss, converted, number_kind
+from batiste.tree._lazy import LazyArray, host_parts
+from batiste.tree._leaves import check_arrays, dtype_of, is_floating, is_key, is_traced, leaf_text
 from batiste.tree._paths import flatten
 from batiste.tree._patterns import PatternLike, Unmatched, first_match
 from batiste.typing import DTypeLike
@@ -92,6 +93,11 @@ def cast(
 ) -> Any:
     """Return the tree with its floating leaves in other dtypes; lazy leaves are converted when they are read.
 
+    Numbers are rounded to the nearest one of the new dtype, and what is too small becomes zero. Whatever else would be
+    lost is an error: range (a finite number would become infinite, an integer would wrap), signs, fractions, imaginary
+    parts, NaN and infinities where the dtype has none. Tracers have no values to look at, and are converted as JAX
+    converts them.
+
     Args:
       tree: any pytree of arrays.
       dtypes: one dtype for all, or pattern to dtype, in order of precedence.
@@ -99,8 +105,9 @@ def cast(
       unmatched: whether a pattern that matches nothing is an error.
 
     Raises:
+      CastLossError: if a leaf would lose more than precision; the error lists all. Of a lazy leaf, when it is read.
       NotAnArrayError: if a leaf that a rule matches is not an array; the error lists all.
-      TreeValueError: if a dtype is none.
+      TreeValueError: if a dtype is none, or none of numbers, or JAX holds it only with ``jax_enable_x64``.
       UnmatchedPatternError: if a pattern matches no path.
     """
     leaves = flatten(tree)
@@ -110,12 +117,14 @@ def cast(
     else:
         found = dict.fromkeys(leaves, _dtype(dtypes))
     check_arrays({path: leaves[path] for path in found}, "`cast`")
-    new = {
-        path: _converted(leaves[path], dtype)
+    chosen = {
+        path: dtype
         for path, dtype in found.items()
-        if is_floating(leaves[path]) or (kinds == "all" and not is_key(leaves[path]))
+        if (is_floating(leaves[path]) or (kinds == "all" and not is_key(leaves[path])))
+        and dtype_of(leaves[path]) != dtype
     }
-    return _replaced(tree, new)
+    _check_losses(leaves, chosen)
+    return _replaced(tree, {path: _converted(path, leaves[path], dtype) for path, dtype in chosen.items()})
 
 
 def label(
@@ -150,13 +159,18 @@ def _replaced(tree: Any, new: Mapping[str, Any]) -> Any:
 
 
 def _dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    found: Any = None
     try:
-        return jnp.dtype(dtype)
+        found = None if cast_type("Any", dtype) is None else jnp.dtype(dtype)
     except TypeError:
         reason = "that is not the name of a dtype"
+    else:
+        reason = "no numbers are of that dtype"
+    if found is None or number_kind(found) == "none":
         near = _nearest_dtype(dtype) if isinstance(dtype, str) else ""
         cure = f"{near or _WRITE_OUT}, or give a JAX or NumPy dtype."
-        raise TreeValueError(argument="dtype", value=repr(dtype), reason=reason, cure=cure) from None
+        raise TreeValueError(argument="dtype", value=repr(dtype), reason=reason, cure=cure)
+    return found
 
 
 def _nearest_dtype(name: str) -> str:
@@ -166,11 +180,27 @@ def _nearest_dtype(name: str) -> str:
     return f"Did you mean {full!r}?" if full in _DTYPES else nearest(full, _DTYPES).strip()
 
 
-def _converted(leaf: Any, dtype: np.dtype[Any]) -> Any:
-    if dtype_of(leaf) == dtype:
-        return leaf
+def _check_losses(leaves: Mapping[str, Any], dtypes: Mapping[str, np.dtype[Any]]) -> None:
+    """Raise for arrays whose values are known and would not survive the cast."""
+    lines: list[str] = []
+    for path, dtype in dtypes.items():
+        leaf = leaves[path]
+        if isinstance(leaf, jax.Array) and jax.dtypes.canonicalize_dtype(dtype) != dtype:
+            reason = f"{path!r} is an array of JAX, which holds {dtype.name} only with `jax_enable_x64`"
+            cure = "Set it, or hand in NumPy's arrays, as `jax.device_get` makes them."
+            raise TreeValueError(argument="dtype", value=repr(dtype.name), reason=reason, cure=cure)
+        losses = [loss for part in host_parts(leaf) if (loss := cast_loss(part, dtype))]
+        lines += [f"  {path}: {leaf_text(leaf)} -> {dtype.name}: {loss}" for loss in losses[:1]]
+    if lines:
+        raise CastLossError(count=len(lines), lines="\n".join(lines))
+
+
+def _converted(path: str, leaf: Any, dtype: np.dtype[Any]) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf.update(dtype=dtype)
-    if isinstance(leaf, LazyArray | jax.Array):
-        return leaf.astype(dtype)
-    return np.asarray(leaf).astype(dtype)
+    if isinstance(leaf, LazyArray):
+        return leaf.astype(dtype, name=path)
+    if isinstance(leaf, jax.Array):
+        to_real = jnp.issubdtype(leaf.dtype, jnp.complexfloating) and number_kind(dtype) != "complex"
+        return (leaf.real if to_real and not is_traced(leaf) else leaf).astype(dtype)
+    return converted(np.asanyarray(leaf), dtype)

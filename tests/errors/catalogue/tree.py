@@ -8,6 +8,7 @@ from batiste.errors import (
     AdapterMismatchError,
     AdapterTargetError,
     AmbiguousKernelError,
+    CastLossError,
     DuplicatePathError,
     LayerNameTakenError,
     LazyIndexError,
@@ -44,6 +45,11 @@ def an_adapter_of_a_bias():
 @raises(AmbiguousKernelError, "kernel: float64[2, 3, 4]", "inputs=")
 def an_adapter_of_a_convolution():
     tree.lora_init(key, {"kernel": np.ones((2, 3, 4))}, "kernel", 1)
+
+
+@raises(CastLossError, "w: float32[2] -> float16", "beyond 65504", "jnp.clip")
+def a_number_beyond_the_range_of_half_precision():
+    tree.cast({"w": np.float32([1.0, 1e6])}, "float16")
 
 
 @raises(DuplicatePathError, "same")
