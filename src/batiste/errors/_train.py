@@ -6,6 +6,8 @@ a loop whose step, batches, metrics, data or saved run do not fit; arrays that a
 
 from __future__ import annotations
 
+from typing import Any
+
 from batiste.errors._base import BatisteError, BatisteWarning
 
 __all__ = [
@@ -88,8 +90,8 @@ class StateCollectionError(BatisteError, ValueError):
     code = "train/collection"
     message = "{kind}.apply_gradients(collections=...) was given {given}, but this state holds: {known}."
     hint = (
-        "Let apply change what the state holds: mutable=list(state.collections).{nearest} To begin a new collection, or "
-        "one of another form, state.replace(collections=...)."
+        "Let apply change what the state holds: mutable=list(state.collections).{nearest} To begin a new collection, "
+        "or one of another form, state.replace(collections=...)."
     )
 
 
@@ -101,8 +103,11 @@ class LoopArgumentError(BatisteError, TypeError, ValueError):
     """An argument of a training loop cannot work; also a ``TypeError`` and a ``ValueError``."""
 
     code = "train/loop-argument"
-    message = "The loop's `{name}` cannot be {value}: {reason}."
+    message = "{owner}'s `{name}` cannot be {value}: {reason}."
     hint = "{cure}"
+
+    def __init__(self, *, owner: str = "The loop", **context: Any) -> None:
+        super().__init__(owner=owner, **context)
 
 
 class BatchError(BatisteError, TypeError):
@@ -117,7 +122,9 @@ class DeletedArrayError(BatisteError, RuntimeError):
     """An array is used again after a step has used it up; also a ``RuntimeError``."""
 
     code = "train/used-up"
-    message = "{where} has arrays that are no longer there: {paths}. A step took their memory for its result (donated it)."
+    message = (
+        "{where} has arrays that are no longer there: {paths}. A step took their memory for its result (donated it)."
+    )
     hint = (
         "Go on with what that call returned: state = train.fit(step, state, ...). To keep a state, or variables that "
         "went into one, give a copy: jax.tree.map(jnp.copy, state)."

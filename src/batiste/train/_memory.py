@@ -8,14 +8,14 @@ batch, would be written while it is read. On several devices that ends the proce
 * **The state** is the loop's from the call on. Its arrays are given up to the first step. What shares memory with an
   earlier leaf, or with the first batch, is copied, and so is every NumPy array; other arrays are taken as they are. The
   caller's names for them are names of deleted arrays afterwards, which ``DeletedArrayError`` says.
-* **What the loop hands out** (``loop.state``, the state in ``evaluate``) lives until the next step. Who keeps it copies
-  it. What is put in its place, ``loop.state = ...``, is the loop's from then on, like the state at the start.
-* **A batch** is the caller's. A NumPy array is copied when it is taken, since its owner may fill it again as soon as the
-  next batch is asked for, which is before the step has read this one. An array of JAX is never written by anyone: it is
-  taken as it is, and still the caller's after the step. The loop takes no batch ahead of its step.
+* **What the loop hands out** (``loop.state``, the state in ``evaluate``) lives until the next step. Who keeps it
+  copies it. What is put in its place, ``loop.state = ...``, is the loop's from then on, like the state at the start.
+* **A batch** is the caller's. A NumPy array is copied when it is taken, since its owner may fill it again as soon as
+  the next batch is asked for, which is before the step has read this one. An array of JAX is never written by anyone:
+  it is taken as it is, and still the caller's after the step. The loop takes no batch ahead of its step.
 * **Metrics** are outputs of the step, which no later step takes.
-* **A save in the background** has copied the state before it returns (``batiste.checkpoint``), so that the next step may
-  take the memory.
+* **A save in the background** has copied the state before it returns (``batiste.checkpoint``), so that the next step
+  may take the memory.
 
 A copy of a NumPy batch costs one pass over its memory. It is made in the dtype that JAX computes in, which then is not
 converted a second time.
@@ -33,16 +33,26 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from batiste.errors import BatchError, DeletedArrayError, LoopArgumentError
-from batiste.tree import flatten
+from batiste.tree import flatten, path_string
 
-__all__ = ["apart", "check_there", "give_up", "has_arrays", "own_batch", "own_state"]
+__all__ = ["apart", "check_there", "explain_batch", "give_up", "has_arrays", "own_batch", "own_state"]
 
 State = TypeVar("State")
 _NUMBERS = (bool, int, float, complex)
 
 
 class _UnfitError(Exception):
-    """A leaf that cannot be computed with: what it is, why it cannot be, and what to give instead."""
+    """A leaf that cannot be computed with.
+
+    Args:
+      given: what it is.
+      why: why it cannot be computed with, and what to give instead.
+    """
+
+    def __init__(self, *, given: str, why: tuple[str, str]) -> None:
+        super().__init__(given)
+        self.given = given
+        self.reason, self.cure = why
 
 
 def own_state(state: State) -> State:
@@ -67,9 +77,8 @@ def own_state(state: State) -> State:
         try:
             host = _computable(leaf)
         except _UnfitError as unfit:
-            given, reason, cure = unfit.args
-            value = f"one whose {_path(state, number)} is {given}"
-            raise LoopArgumentError(name="state", value=value, reason=reason, cure=cure) from None
+            value = f"one whose {_path(state, number)} is {unfit.given}"
+            raise LoopArgumentError(name="state", value=value, reason=unfit.reason, cure=unfit.cure) from None
         if everywhere is not None:
             leaves[number] = jax.device_put(jnp.asarray(host), everywhere)
         elif host is not leaf:
@@ -111,11 +120,35 @@ def own_batch(batch: Any, step: int) -> Any:
         try:
             leaves[number] = _computable(leaf)
         except _UnfitError as unfit:
-            given, reason, cure = unfit.args
             where = _path(batch, number, "it")
-            raise BatchError(step=step, where=where, given=given, reason=reason, cure=cure) from None
+            raise BatchError(step=step, where=where, given=unfit.given, reason=unfit.reason, cure=unfit.cure) from None
         changed = changed or leaves[number] is not leaf
     return _filled(batch, leaves) if changed else batch
+
+
+def explain_batch(batch: Any, error: Exception) -> None:
+    """Raise an error where a step cannot be traced because of its batch; return where nothing is known of that.
+
+    Raises:
+      BatchError: the batch is None, or has lists of numbers in the place of arrays.
+    """
+    if batch is None:
+        reason = "the step asks for something in it"
+        cure = "A function that ends without `return` gives None: let it return the batch."
+        raise BatchError(step=1, where="it", given="None", reason=reason, cure=cure) from error
+    leaves: list[Any] = jax.tree_util.tree_flatten_with_path(batch, is_leaf=_is_list_of_numbers)[0]
+    for path, leaf in leaves:
+        if _is_list_of_numbers(leaf):
+            where = repr(path_string(path)) if path else "it"
+            reason = "JAX takes each of its numbers as an argument of its own, and no array is made of them"
+            cure = "Make arrays: np.asarray(x); lists of several lengths are padded to one first."
+            raise BatchError(step=1, where=where, given="a list of numbers", reason=reason, cure=cure) from error
+
+
+def _is_list_of_numbers(node: Any) -> bool:
+    if not isinstance(node, list) or not node:
+        return False
+    return all(type(it) in _NUMBERS or _is_list_of_numbers(it) for it in cast("list[Any]", node))
 
 
 def has_arrays(batch: Any) -> bool:
@@ -192,9 +225,9 @@ def _computable(leaf: Any) -> Any:
         return _copied(leaf)
     if kind in _NUMBERS:
         if kind is int and not _fits(leaf):
-            raise _UnfitError(f"the number {leaf}", _TOO_LARGE, _WIDER)
+            raise _UnfitError(given=f"the number {leaf}", why=(_TOO_LARGE, _WIDER))
         return leaf
-    raise _UnfitError(_described(leaf), *_why_not(leaf))
+    raise _UnfitError(given=_described(leaf), why=_why_not(leaf))
 
 
 _TOO_LARGE = "JAX computes with integers of 32 bits, which do not hold it"
@@ -211,10 +244,10 @@ def _fits(number: int) -> bool:
 def _copied(leaf: Any) -> Any:
     dtype: Any = leaf.dtype
     if isinstance(leaf, np.ma.MaskedArray):
-        reason = "its mask would be lost"
-        raise _UnfitError("a masked array", reason, "Give the values, `x.filled(0)`, and the mask as two arrays.")
+        why = "its mask would be lost", "Give the values, `x.filled(0)`, and the mask as two arrays."
+        raise _UnfitError(given="a masked array", why=why)
     if not (dtype.kind in "biufc" or jnp.issubdtype(dtype, jnp.number)) or dtype.char in "gG":  # long double
-        raise _UnfitError(f"an array of dtype {dtype}", *_why_not(leaf))
+        raise _UnfitError(given=f"an array of dtype {dtype}", why=_why_not(leaf))
     target: Any = jax.dtypes.canonicalize_dtype(dtype)
     if target == dtype:
         return np.array(leaf, dtype=target, order="C", subok=False)
@@ -224,9 +257,9 @@ def _copied(leaf: Any) -> Any:
     except FloatingPointError:
         reason = f"JAX computes it in {target}, in which values of it are infinite"
         cure = 'Scale it first, or compute with 64 bits: jax.config.update("jax_enable_x64", True).'
-        raise _UnfitError(f"an array of dtype {dtype}", reason, cure) from None
+        raise _UnfitError(given=f"an array of dtype {dtype}", why=(reason, cure)) from None
     if dtype.kind in "iu" and not np.array_equal(found, leaf):
-        raise _UnfitError(f"an array of dtype {dtype} with large numbers", _TOO_LARGE, _WIDER)
+        raise _UnfitError(given=f"an array of dtype {dtype} with large numbers", why=(_TOO_LARGE, _WIDER))
     return found
 
 
