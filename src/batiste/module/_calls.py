@@ -16,6 +16,7 @@ from batiste.core import (
     KeyScheme,
     Scope,
     check_key_scheme,
+    explain_deleted,
     initialise,
     open_scope,
     streams_from,
@@ -126,6 +127,9 @@ class Applier:
         try:
             with capturing(capture):
                 output = function(bound_copy(module, scope), *args, **kwargs)
+        except (RuntimeError, ValueError) as error:  # JAX's for an array that is gone is the one or the other
+            explain_deleted(variables, error)
+            raise
         finally:
             CURRENT.reset(token)
             scope.close()

@@ -111,8 +111,7 @@ def _check_functions(step: Any, state: Any, log: Any, evaluate: Any) -> None:
         cure = "Write the step first: fit(step, state, data)." if backwards else "Give a function (state, batch)."
         reason = "it is no function from a state and a batch to the next state and metrics"
         _refuse("step", step, reason, cure)
-    leaves: list[Any] = jax.tree.leaves(state)
-    if callable(state) and len(leaves) == 1 and leaves[0] is state:
+    if callable(state) and any(leaf is state for leaf in jax.tree.leaves(state)):
         cure = "Write fit(step, state, data): the function, what it changes, and the batches."
         _refuse("state", state, "it is a function, and no tree of arrays", cure)
     for name, function in (("log", log), ("evaluate", evaluate)):

@@ -68,17 +68,18 @@ def by_name(*examples: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     def decorated(method: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(method)
         def called(*args: P.args, **kwargs: P.kwargs) -> T:
-            if len(args) == 1 and all(name in kwargs for name in wanted):
+            given: Any = args
+            if len(given) == 1 and all(name in kwargs for name in wanted):
                 return method(*args, **kwargs)
             missing = [name for name in wanted if name not in kwargs]
             problem = f"was not given {', '.join(f'{name}=' for name in missing)}"
-            if len(args) > 1:
-                problem = f"takes its arguments by name, and was given {len(args) - 1} without"
-            owner: Any = args[0]
-            owner = owner if isinstance(owner, type) else type(owner)
-            call = f"{owner.__name__ if method.__name__ == 'create' else 'state'}.{method.__name__}"
-            example = f"{call}({', '.join(examples)})."
-            raise StateCallError(kind=owner.__name__, method=method.__name__, problem=problem, example=example)
+            if len(given) > 1:
+                problem = f"takes its arguments by name, and was given {len(given) - 1} without"
+            is_class = isinstance(given[0], type)
+            kind = (given[0] if is_class else type(given[0])).__name__
+            owner = kind if is_class else "state"
+            example = f"{owner}.{method.__name__}({', '.join(examples)})."
+            raise StateCallError(kind=kind, method=method.__name__, problem=problem, example=example)
 
         return called
 

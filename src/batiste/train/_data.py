@@ -155,15 +155,14 @@ def _name(function: Any) -> str:
 
 
 def _shown(data: Any) -> str:
-    if data is None:
-        return "None"
+    kind = cast("type[Any]", type(data)).__name__
     if isinstance(data, Mapping):
         names = ", ".join(repr(name) for name in list(cast("Mapping[Any, Any]", data))[:4])
-        return f"a {type(data).__name__} of {names or 'nothing'}"
+        return f"a {kind} of {names or 'nothing'}"
     if isinstance(data, list | tuple):
         shapes = ", ".join(str(it.shape) for it in cast("Sequence[Any]", data))
-        return f"a {type(data).__name__} of arrays of the shapes {shapes}"
-    return f"a {type(data).__name__}"
+        return f"a {kind} of arrays of the shapes {shapes}"
+    return "None" if data is None else f"a {kind}"
 
 
 def _has_position(data: Any) -> bool:

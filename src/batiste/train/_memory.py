@@ -23,7 +23,6 @@ converted a second time.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
@@ -32,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from batiste.core import is_tracer
 from batiste.errors import BatchError, DeletedArrayError, LoopArgumentError
 from batiste.tree import flatten, path_string
 
@@ -64,7 +64,12 @@ def own_state(state: State) -> State:
       DeletedArrayError: an array was used up by an earlier step.
       LoopArgumentError: a leaf is no array and no number, or is one that JAX's dtypes cannot hold.
     """
-    leaves: list[Any] = jax.tree.leaves(state)
+    try:
+        leaves: list[Any] = jax.tree.leaves(state)
+    except (TypeError, ValueError) as error:  # keys of a dict that cannot be put in an order
+        cure = "Give dicts with strings as keys, lists, tuples and classes that are registered with JAX."
+        reason = f"JAX takes no such container ({_first_line(error)})"
+        raise LoopArgumentError(name="state", value=_described(state), reason=reason, cure=cure) from error
     check_there(state, "The state that the loop was given")
     shardings = [leaf.sharding for leaf in leaves if isinstance(leaf, jax.Array)]
     mesh = next((it.mesh for it in shardings if isinstance(it, NamedSharding) and it.num_devices > 1), None)
@@ -107,10 +112,13 @@ def own_batch(batch: Any, step: int) -> Any:
     Raises:
       BatchError: a leaf is none of these, or one that JAX's dtypes cannot hold.
     """
+    if hasattr(batch, "__next__"):
+        reason, cure = _why_not(batch)
+        raise BatchError(step=step, where="it", given=_described(batch), reason=reason, cure=cure)
     try:
         leaves: list[Any] = jax.tree.leaves(batch)
     except (TypeError, ValueError) as error:  # keys of a dict that cannot be put in an order
-        reason = f"JAX takes no such container ({str(error).splitlines()[0]})"
+        reason = f"JAX takes no such container ({_first_line(error)})"
         cure = "Give dicts with strings as keys, lists and tuples of arrays."
         raise BatchError(step=step, where="it", given=_described(batch), reason=reason, cure=cure) from error
     changed = False
@@ -136,7 +144,7 @@ def explain_batch(batch: Any, error: Exception) -> None:
         reason = "the step asks for something in it"
         cure = "A function that ends without `return` gives None: let it return the batch."
         raise BatchError(step=1, where="it", given="None", reason=reason, cure=cure) from error
-    leaves: list[Any] = jax.tree_util.tree_flatten_with_path(batch, is_leaf=_is_list_of_numbers)[0]
+    leaves = cast("Any", jax.tree_util.tree_flatten_with_path)(batch, is_leaf=_is_list_of_numbers)[0]
     for path, leaf in leaves:
         if _is_list_of_numbers(leaf):
             where = repr(path_string(path)) if path else "it"
@@ -187,7 +195,7 @@ def _filled(tree: Any, leaves: list[Any]) -> Any:
 
 
 def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    return isinstance(leaf, jax.Array) and not is_tracer(leaf)
 
 
 def _apart(leaves: list[Any], taken: set[Any]) -> list[Any]:
@@ -220,7 +228,7 @@ def _computable(leaf: Any) -> Any:
     Raises:
       _UnfitError: it is neither, or JAX has no dtype for its values.
     """
-    kind = type(leaf)
+    kind = cast("type[Any]", type(leaf))
     if kind is np.ndarray or isinstance(leaf, np.ndarray | np.generic):
         return _copied(leaf)
     if kind in _NUMBERS:
@@ -248,7 +256,7 @@ def _copied(leaf: Any) -> Any:
         raise _UnfitError(given="a masked array", why=why)
     if not (dtype.kind in "biufc" or jnp.issubdtype(dtype, jnp.number)) or dtype.char in "gG":  # long double
         raise _UnfitError(given=f"an array of dtype {dtype}", why=_why_not(leaf))
-    target: Any = jax.dtypes.canonicalize_dtype(dtype)
+    target: Any = jax.dtypes.canonicalize_dtype(dtype).newbyteorder("=")
     if target == dtype:
         return np.array(leaf, dtype=target, order="C", subok=False)
     try:
@@ -272,6 +280,10 @@ def _described(leaf: Any) -> str:
     return f"a {kind.__name__}" if top in ("builtins", "__main__") else f"a {top}.{kind.__name__}"
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def _why_not(leaf: Any) -> tuple[str, str]:
     """Return why a leaf cannot be computed with, and what to give instead."""
     top = type(leaf).__module__.partition(".")[0]
@@ -282,7 +294,7 @@ def _why_not(leaf: Any) -> tuple[str, str]:
     if top == "tensorflow":
         return "JAX computes with arrays of NumPy and its own", "Let tf.data give them: dataset.as_numpy_iterator()."
     if isinstance(leaf, str | bytes) or getattr(dtype, "kind", "") in ("U", "S", "T"):
-        cure = "Leave texts out, {name: batch[name] for name in (...)}, or give numbers in their place."
+        cure = "Leave texts out, {name: tree[name] for name in (...)}, or give numbers in their place."
         return "JAX computes with numbers only", cure
     if isinstance(leaf, np.ndarray | np.generic):
         if dtype.kind == "O":
@@ -290,8 +302,8 @@ def _why_not(leaf: Any) -> tuple[str, str]:
             return "its entries are objects of Python", cure
         if dtype.names:
             return "JAX has no arrays with fields", "Give a dict: {name: x[name] for name in x.dtype.names}."
-        return "JAX has no such dtype", "Convert it to numbers first: x.astype(np.float32)."
-    if inspect.isgenerator(leaf) or hasattr(leaf, "__next__"):
+        return "JAX has no such dtype", "Convert it to numbers first."
+    if hasattr(leaf, "__next__"):
         return "an iterator is not a batch", "Give the iterator itself as the data, and not a function that returns it."
     if callable(leaf):
         return "JAX computes with numbers only", "Give what it returns, or leave it out."

@@ -61,15 +61,20 @@ def _named(metrics: Any) -> dict[str, Any]:
     """Return metrics by path; None inside of a container is one, since whoever wrote it meant a number."""
     if metrics is None:
         return {}
-    pairs: list[Any] = jax.tree_util.tree_flatten_with_path(metrics, is_leaf=lambda node: node is None)[0]
+    pairs = cast("Any", jax.tree_util.tree_flatten_with_path)(metrics, is_leaf=_is_none)[0]
     return {path_string(path): leaf for path, leaf in pairs}
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
 
 
 def _why_no_number(leaf: Any) -> str:
     """Return why a leaf is no real number; "" where it is one."""
     if leaf is None or isinstance(leaf, str | bytes):
         return f"it is {leaf!r}"
-    shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
+    shape: Any = getattr(leaf, "shape", None)
+    dtype: Any = getattr(leaf, "dtype", None)
     if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic):
         try:
             array = np.asarray(leaf)

@@ -47,7 +47,7 @@ from batiste.train._checks import (
     check_updates,
     explain_failure,
 )
-from batiste.train._memory import apart
+from batiste.train._memory import apart, check_there
 from batiste.train._optimizer import by_value
 
 if TYPE_CHECKING:
@@ -162,8 +162,16 @@ class TrainState(PyTreeNode):
         return {**(chosen if _overwrites(chosen) else {"params": chosen}), **self.collections}
 
     def step_rngs(self) -> dict[str, Key]:
-        """Return the random streams of this step: each key of ``rngs`` with the step counter folded in."""
-        return {name: jax.random.fold_in(key, self.step) for name, key in self.rngs.items()}
+        """Return the random streams of this step: each key of ``rngs`` with the step counter folded in.
+
+        Raises:
+          DeletedArrayError: a step has used up this state.
+        """
+        try:
+            return {name: jax.random.fold_in(key, self.step) for name, key in self.rngs.items()}
+        except (RuntimeError, ValueError) as error:  # JAX's for an array that is gone is the one or the other
+            check_there(self, f"This {type(self).__name__}", error)
+            raise
 
     @by_name("grads=grads")
     def apply_gradients(self, *, grads: PyTree, **kwargs: Any) -> Self:
@@ -182,6 +190,7 @@ class TrainState(PyTreeNode):
           StateCollectionError: ``collections`` names one that the state does not hold, lacks a variable, or has one of
             another shape.
           StateCallError: ``grads`` is missing, or given without its name.
+          DeletedArrayError: a step has used up this state.
         """
         import optax  # pyright: ignore[reportMissingTypeStubs]
 
@@ -201,8 +210,10 @@ class TrainState(PyTreeNode):
             updates, opt_state = self.tx.update(grads_of_params, self.opt_state, params, **kwargs)
             check_updates(kind, params, updates)
             new_params = optax.apply_updates(params, updates)
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
             if not isinstance(error, BatisteError):
+                check_there(self, f"This {kind}", error)
+                check_there(grads, "What was given as grads", error)
                 explain_failure(kind, self.tx, error, self.opt_state, params)
             raise
         check_opt_state(kind, self.opt_state, opt_state)
