@@ -6,8 +6,9 @@ made. They run once per trace; what names the leaves of a tree runs only where a
 
 What a gradient must be: the tree of the parameters, and for each the same shape, real for a real one, and no integer
 for a real or complex one. Another precision is not refused, since gradients in half precision for parameters in single,
-and the other way round, are what mixed precision is. Some transformations want other shapes (one gradient for each
-example, in differential privacy): what refuses gradients of the shapes of the parameters is given what it was given.
+and the other way round, are what mixed precision is. Some transformations want another tree or other shapes: one
+gradient for each example in differential privacy, one for the fast parameters in lookahead. What refuses gradients that
+are like the parameters is given what it was given.
 """
 
 from __future__ import annotations
@@ -193,6 +194,8 @@ def check_gradients(
     given: list[Any] = jax.tree.leaves(grads)
     difference = _structure_difference(params, grads)
     if difference:
+        if not _takes_like(tx, opt_state, params, extra):
+            return
         raise GradientsMismatchError(kind=kind, difference=difference, advice=_advice(params, grads))
     if all(map(_is_fit, leaves, given)):
         return
@@ -235,7 +238,7 @@ def _is_fit(param: Any, grad: Any) -> bool:
 
 
 def _takes_like(tx: Any, opt_state: PyTree, params: PyTree, extra: Mapping[str, Any]) -> bool:
-    """Say whether an optimiser takes gradients of the shapes of the parameters, and gives updates of these shapes."""
+    """Say whether an optimiser takes gradients that are like the parameters, and gives updates of these shapes."""
 
     def update(grads: PyTree, opt_state: PyTree, params: PyTree) -> PyTree:
         return tx.update(grads, opt_state, params, **extra)[0]
@@ -283,13 +286,17 @@ def check_opt_state(kind: str, before: PyTree, after: PyTree) -> None:
     raise OptimizerStateError(kind=kind, difference=difference)
 
 
-def explain_failure(kind: str, tx: Any, error: Exception, opt_state: PyTree, params: PyTree) -> None:
+def explain_failure(kind: str, tx: Any, error: Exception, opt_state: PyTree, params: PyTree, grads: PyTree) -> None:
     """Raise an error of the catalogue where the reason of a failed update is known; return where it is not.
 
     Raises:
+      GradientsMismatchError: the gradients have another structure than the parameters.
       OptimizerArgumentError: the optimiser misses an argument.
       OptimizerStateError: the state of the optimiser is not that of these parameters.
     """
+    difference = _structure_difference(params, grads)
+    if difference:
+        raise GradientsMismatchError(kind=kind, difference=difference, advice=_advice(params, grads)) from error
     found = re.search(r"missing \d+ required [\w-]+ arguments?: (.*)$", str(error))
     names = re.findall(r"'(\w+)'", found[1]) if found else []
     if names and set(names) <= named_arguments(tx.update)[0]:

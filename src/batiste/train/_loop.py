@@ -150,6 +150,7 @@ class Loop(Generic[State]):
         check_next(self._state, owned)
         self._state = owned
         self._lent = self._replaced = True
+        self._tried = None
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         """Go on with the run.
@@ -228,6 +229,7 @@ class Loop(Generic[State]):
             self._unfinished = saved.get("unfinished", False)
 
     def _go_on(self, stop: Stop) -> Iterator[tuple[int, Any]]:
+        self._check_finite()
         batches = self._open_data()
         if self._unfinished:
             self._write_row(stop)
@@ -270,7 +272,7 @@ class Loop(Generic[State]):
 
     def _is_due(self) -> bool:
         """Whether this step is to be saved and is not."""
-        if self._run is None or self.step in (0, self._saved):
+        if self._run is None or self.step == 0 or (self.step == self._saved and not self._replaced):
             return False
         return self.step % self._save_every == 0 or self.step == self._steps
 
@@ -363,6 +365,9 @@ class Loop(Generic[State]):
           NonFiniteMetricError: one has not been finite, now or before.
         """
         self._metrics.read(last)
+        self._check_finite()
+
+    def _check_finite(self) -> None:
         if self._metrics.bad is not None:
             raise non_finite(self._metrics.bad, self.step, self._state, self._run)
 

@@ -214,7 +214,7 @@ class TrainState(PyTreeNode):
             if not isinstance(error, BatisteError):
                 check_there(self, f"This {kind}", error)
                 check_there(grads, "What was given as grads", error)
-                explain_failure(kind, self.tx, error, self.opt_state, params)
+                explain_failure(kind, self.tx, error, self.opt_state, params, grads_of_params)
             raise
         check_opt_state(kind, self.opt_state, opt_state)
         if _overwrites(self.params):
