@@ -89,10 +89,13 @@ def by_forgetting(loop, at):
 
 
 def by_an_error(loop, at, kind=LeftError):
-    with pytest.raises(kind):
+    def body():
         for n, _ in loop:
             if n == at:
                 raise kind
+
+    with pytest.raises(kind):
+        body()
 
 
 def by_ctrl_c(loop, at):
@@ -123,7 +126,7 @@ WAYS = {
 
 
 def promised(at):
-    return [n for n in range(EVERY, at + 1, EVERY)]
+    return list(range(EVERY, at + 1, EVERY))
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +173,15 @@ def test_a_signal_in_a_body_that_is_left(tmp_path):
                 signal.raise_signal(signal.SIGTERM)
                 break
         assert run.steps() == [3]
-        with pytest.raises(LeftError):
+
+        def failing():
             for n, _ in Loop(step, begin(), batch, steps=STEPS, run=run, save_every=100):
                 if n == 5:
                     signal.raise_signal(signal.SIGINT)
                     raise LeftError
+
+        with pytest.raises(LeftError):
+            failing()
         assert run.steps() == [3, 5]
 
         def impatient():
@@ -215,9 +222,9 @@ def test_a_save_that_cannot_be_made_is_told(tmp_path, monkeypatch):
     loop = Loop(step, begin(), batch, steps=STEPS, run=run, save_every=EVERY)
     with pytest.warns(UnsavedStepWarning, match=r"(?s)left after step 4: CheckpointWriteError.*No space left"):
         by_break(loop, 4)
+    evaluating = new_loop(run, 4, "evaluate")
     with pytest.raises(LeftError) as error:
-        by_data = new_loop(run, 4, "evaluate")
-        by_break(by_data, 5)
+        by_break(evaluating, 5)
     assert "No space left" in error.value.__notes__[0]
     with pytest.raises(CheckpointWriteError):  # the due step is tried again, and first of all
         by_break(loop, 5)
@@ -339,7 +346,7 @@ def test_a_metric_that_the_best_is_asked_by_must_be_there(tmp_path):
     options = {"evaluate": lambda state: {"accuracy": state["sum"]}, "evaluate_every": 2}
     with pytest.raises(LoopArgumentError, match=r"but eval/accuracy, loss\.(?s:.*)Did you mean 'eval/accuracy'"):
         best("eval/acuracy", **options)
-    with pytest.raises(LoopArgumentError, match="Did you mean 'eval/accuracy'|begins with 'eval/'"):
+    with pytest.raises(LoopArgumentError, match="Did you mean 'eval/accuracy'"):
         best("accuracy", **options)
     assert best("eval/accuracy", **options).steps()
     assert best("loss").steps()

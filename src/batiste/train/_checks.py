@@ -50,6 +50,7 @@ __all__ = [
     "check_gradients",
     "check_opt_state",
     "check_optimizer",
+    "check_overwritten",
     "check_updates",
     "explain_failure",
 ]
@@ -270,6 +271,18 @@ def check_updates(kind: str, params: PyTree, updates: PyTree) -> None:
         difference=f"The update would give {path!r} of shape {old} the shape {new}.",
         advice=" Average the gradients of several devices or examples first.",
     )
+
+
+def check_overwritten(kind: str, name: str, before: PyTree, given: PyTree) -> None:
+    """Refuse new values of another tree or of other shapes for a collection whose gradients are its values.
+
+    Raises:
+      GradientsMismatchError: they are not those of ``before``.
+    """
+    difference = f"No gradient is given for {name!r}." if given is None else _structure_difference(before, given)
+    if difference:
+        raise GradientsMismatchError(kind=kind, difference=difference, advice="")
+    check_updates(kind, before, given)
 
 
 def check_opt_state(kind: str, before: PyTree, after: PyTree) -> None:

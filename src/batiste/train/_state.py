@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import jax
 import jax.numpy as jnp
 
-from batiste.errors import BatisteError, GradientsMismatchError, StateArgumentError
+from batiste.errors import BatisteError, StateArgumentError
 from batiste.struct import PyTreeNode, field
 from batiste.train._checks import (
     by_name,
@@ -44,6 +44,7 @@ from batiste.train._checks import (
     check_gradients,
     check_opt_state,
     check_optimizer,
+    check_overwritten,
     check_updates,
     explain_failure,
 )
@@ -202,9 +203,9 @@ class TrainState(PyTreeNode):
             check_collections(kind, changes["collections"], self.collections)
             changes["collections"] = {**self.collections, **changes["collections"]}
         params, grads_of_params = _optimised(self.params), _optimised(grads)
-        if _overwrites(self.params) and not _overwrites(grads):
-            difference = f"No gradient is given for {_OVERWRITE!r}."
-            raise GradientsMismatchError(kind=kind, difference=difference, advice="")
+        if _overwrites(self.params):
+            given = grads[_OVERWRITE] if _overwrites(grads) else None
+            check_overwritten(kind, _OVERWRITE, self.params[_OVERWRITE], given)
         check_gradients(kind, self.tx, self.opt_state, params, grads_of_params, kwargs)
         try:
             updates, opt_state = self.tx.update(grads_of_params, self.opt_state, params, **kwargs)
