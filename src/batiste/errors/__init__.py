@@ -214,6 +214,7 @@ from batiste.errors._train import (
     StateCallError,
     StateCollectionError,
     StepResultError,
+    TrainArgumentError,
     UnsavedStepWarning,
 )
 from batiste.errors._tree import (
@@ -423,6 +424,7 @@ __all__ = [
     "StructFieldError",
     "StructOptionError",
     "TiedTensorsError",
+    "TrainArgumentError",
     "TransformTargetError",
     "TransformedMethodReturnValueError",
     "TransformedModuleError",

@@ -6,8 +6,6 @@ a loop whose step, batches, metrics, data or saved run do not fit; arrays that a
 
 from __future__ import annotations
 
-from typing import Any
-
 from batiste.errors._base import BatisteError, BatisteWarning
 
 __all__ = [
@@ -29,6 +27,7 @@ __all__ = [
     "StateCallError",
     "StateCollectionError",
     "StepResultError",
+    "TrainArgumentError",
     "UnsavedStepWarning",
 ]
 
@@ -103,11 +102,16 @@ class LoopArgumentError(BatisteError, TypeError, ValueError):
     """An argument of a training loop cannot work; also a ``TypeError`` and a ``ValueError``."""
 
     code = "train/loop-argument"
-    message = "{owner}'s `{name}` cannot be {value}: {reason}."
+    message = "The loop's `{name}` cannot be {value}: {reason}."
     hint = "{cure}"
 
-    def __init__(self, *, owner: str = "The loop", **context: Any) -> None:
-        super().__init__(owner=owner, **context)
+
+class TrainArgumentError(BatisteError, TypeError, ValueError):
+    """An argument of a function beside the loop cannot work; also a ``TypeError`` and a ``ValueError``."""
+
+    code = "train/argument"
+    message = "The `{name}` of train.{function}() cannot be {value}: {reason}."
+    hint = "{cure}"
 
 
 class BatchError(BatisteError, TypeError):

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, NoReturn, cast
 import jax
 
 from batiste.checkpoint import KeepBest, Manager
-from batiste.errors import LoopArgumentError, nearest
+from batiste.errors import LoopArgumentError, TrainArgumentError, nearest
 from batiste.train._data import check_data
 
-__all__ = ["Checked", "check_best", "check_folder", "check_loop", "check_seconds"]
+__all__ = ["Checked", "check_best", "check_cache", "check_loop"]
 
 
 class Checked(NamedTuple):
@@ -40,6 +40,7 @@ def check_loop(
     evaluate: Any,
     evaluate_every: Any,
     finite: Any,
+    compile_cache: Any,
 ) -> Checked:
     """Return the arguments of a loop as it uses them.
 
@@ -50,6 +51,8 @@ def check_loop(
     check_data(data)
     if not isinstance(finite, bool):
         _refuse("finite", finite, "it is neither True nor False", "Write finite=False to let NaN and infinity pass.")
+    if not isinstance(compile_cache, bool) and not _is_folder(compile_cache):
+        _refuse("compile_cache", compile_cache, "it names no folder", "Give True, False or a path.")
     count = None if steps is None else _whole("steps", steps, 0)
     every = (
         _whole("save_every", save_every, 1),
@@ -84,25 +87,22 @@ def check_best(run: Manager | None, known: Iterable[str] | None, *, evaluates: b
             raise LoopArgumentError(name="run", value=value, reason=reason, cure=cure)
 
 
-def check_folder(owner: str, name: str, folder: Any) -> None:
-    """Refuse what names no folder.
+def _is_folder(value: Any) -> bool:
+    """Say whether a value names a folder: a path, or a text that is not empty."""
+    return isinstance(value, str | os.PathLike) and bool(os.fspath(cast("Any", value)))
+
+
+def check_cache(folder: Any, seconds: Any) -> None:
+    """Refuse what names no folder, and what is no number of seconds; None is a folder of JAX's or the user's.
 
     Raises:
-      LoopArgumentError: it is neither a text nor a path, or an empty text.
+      TrainArgumentError: the one or the other.
     """
-    if not isinstance(folder, str | os.PathLike) or not os.fspath(cast("Any", folder)):
-        _refuse(name, folder, "it names no folder", f"Give a path: {name}='runs/first'.", owner)
-
-
-def check_seconds(owner: str, name: str, seconds: Any) -> None:
-    """Refuse what is no number of seconds.
-
-    Raises:
-      LoopArgumentError: it is no real number from 0 on.
-    """
-    number: Any = getattr(seconds, "item", lambda: seconds)() if getattr(seconds, "shape", ()) == () else None
+    if folder is not None and not _is_folder(folder):
+        _refuse_of("compile_cache", "folder", folder, "it names no folder", "Give a path, or None for the usual one.")
+    number: Any = seconds.item() if getattr(seconds, "shape", None) == () else seconds
     if isinstance(number, bool) or not isinstance(number, int | float) or not number >= 0:
-        _refuse(name, seconds, "it counts seconds", "Give a number from 0 on.", owner)
+        _refuse_of("compile_cache", "min_seconds", seconds, "it counts seconds", "Give a number from 0 on.")
 
 
 def _check_functions(step: Any, state: Any, log: Any, evaluate: Any) -> None:
@@ -139,15 +139,18 @@ def _whole(name: str, value: Any, least: int) -> int:
 def _run(run: Any) -> Manager | None:
     if run is None or isinstance(run, Manager) or hasattr(run, "save_async"):
         return cast("Manager | None", run)
-    if not isinstance(run, str | os.PathLike):
+    if not _is_folder(run):
         cure = 'Give a folder, run="runs/first", or its checkpoints, run=checkpoint.Manager("runs/first", keep=...).'
         _refuse("run", run, "it names no folder for checkpoints", cure)
-    check_folder("The loop", "run", run)
-    return Manager(cast("Any", run))
+    return Manager(run)
 
 
-def _refuse(name: str, value: Any, reason: str, cure: str, owner: str = "The loop") -> NoReturn:
-    raise LoopArgumentError(owner=owner, name=name, value=_shown(value), reason=reason, cure=cure)
+def _refuse(name: str, value: Any, reason: str, cure: str) -> NoReturn:
+    raise LoopArgumentError(name=name, value=_shown(value), reason=reason, cure=cure)
+
+
+def _refuse_of(function: str, name: str, value: Any, reason: str, cure: str) -> NoReturn:
+    raise TrainArgumentError(function=function, name=name, value=_shown(value), reason=reason, cure=cure)
 
 
 def _shown(value: Any) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from batiste.errors import CompileCacheWarning
-from batiste.train._arguments import check_folder, check_seconds
+from batiste.train._arguments import check_cache
 
 __all__ = ["compile_cache", "compile_cache_for_now"]
 
@@ -39,11 +39,9 @@ def compile_cache(folder: str | os.PathLike[str] | None = None, *, min_seconds: 
       The folder, or None where it cannot be written.
 
     Raises:
-      LoopArgumentError: ``folder`` is no path, or ``min_seconds`` no such number.
+      TrainArgumentError: ``folder`` is no path, or ``min_seconds`` no such number.
     """
-    if folder is not None:
-        check_folder("compile_cache()", "folder", folder)
-    check_seconds("compile_cache()", "min_seconds", min_seconds)
+    check_cache(folder, min_seconds)
     config: Any = jax.config
     given: str | None = config.jax_compilation_cache_dir
     if folder is None and given:

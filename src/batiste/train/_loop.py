@@ -33,7 +33,7 @@ from batiste.errors import (
     RunMismatchError,
     UnsavedStepWarning,
 )
-from batiste.train._arguments import check_best, check_folder, check_loop
+from batiste.train._arguments import check_best, check_loop
 from batiste.train._compile_cache import compile_cache_for_now
 from batiste.train._data import Batches
 from batiste.train._memory import apart, check_there, give_up, has_arrays, own_batch, own_state
@@ -110,7 +110,7 @@ class Loop(Generic[State]):
         compile_cache: bool | str | os.PathLike[str] = True,
     ) -> None:
         checked = check_loop(
-            step, state, data, steps, run, save_every, log_every, log, evaluate, evaluate_every, finite
+            step, state, data, steps, run, save_every, log_every, log, evaluate, evaluate_every, finite, compile_cache
         )
         self.step = 0
         self._state = own_state(state)
@@ -375,7 +375,6 @@ class Loop(Generic[State]):
 def _cache_folder(run: Manager | None, option: bool | str | os.PathLike[str]) -> str | os.PathLike[str] | None:
     """Return the folder for compiled programs that a loop is to use; None for whatever JAX does by itself."""
     if not isinstance(option, bool):
-        check_folder("The loop", "compile_cache", option)
         return option
     config: Any = jax.config
     chosen = config.jax_compilation_cache_dir is not None

@@ -308,14 +308,14 @@ def _why_not(leaf: Any) -> tuple[str, str]:
     if top == "tensorflow":
         return "JAX computes with arrays of NumPy and its own", "Let tf.data give them: dataset.as_numpy_iterator()."
     if isinstance(leaf, str | bytes) or getattr(dtype, "kind", "") in ("U", "S", "T"):
-        cure = "Leave texts out, {name: tree[name] for name in (...)}, or give numbers in their place."
+        cure = "Leave texts out, or give numbers in their place."
         return "JAX computes with numbers only", cure
     if isinstance(leaf, np.ndarray | np.generic):
         if dtype.kind == "O":
             cure = "Pad or cut what is of several lengths, and stack it: np.stack(...) has a dtype of numbers."
             return "its entries are objects of Python", cure
         if dtype.names:
-            return "JAX has no arrays with fields", "Give a dict: {name: x[name] for name in x.dtype.names}."
+            return "JAX has no arrays with fields", "Give each field as an array by itself: x['name']."
         return "JAX has no such dtype", "Convert it to numbers first."
     if hasattr(leaf, "__next__"):
         return "an iterator is not a batch", "Give the iterator itself as the data, and not a function that returns it."

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from batiste.errors import LoopArgumentError, MetricError, NonFiniteMetricError
+from batiste.errors import MetricError, NonFiniteMetricError, TrainArgumentError
 from batiste.tree import flatten, path_string
 
 __all__ = ["Metrics", "Row", "Rows", "check_metrics", "evaluation", "log_row", "metric_names", "non_finite", "show"]
@@ -261,7 +261,7 @@ def log_row(row: Row) -> None:
     """Log a row as a line, ``step 100  loss 0.25``: the logger is ``batiste.train``, the level is information.
 
     Raises:
-      LoopArgumentError: it is no row.
+      TrainArgumentError: it is no row.
     """
     logging.getLogger("batiste.train").info("%s", _text(row))
 
@@ -270,7 +270,7 @@ def show(row: Row) -> None:
     """Print a row as a line, with rich where it is installed.
 
     Raises:
-      LoopArgumentError: it is no row.
+      TrainArgumentError: it is no row.
     """
     text = _text(row)
     try:
@@ -288,7 +288,8 @@ def _text(row: Row) -> str:
         numbers = "  ".join(f"{name} {value:.5g}" for name, value in row.items() if name not in _OWN)
         return f"step {row['step']:.0f}  {numbers}"
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise LoopArgumentError(
+        raise TrainArgumentError(
+            function="show",
             name="row",
             value=f"a {type(row).__name__}",
             reason="a row is a dict of numbers by name, of which `step` is one",
