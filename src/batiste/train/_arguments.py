@@ -89,7 +89,7 @@ def check_best(run: Manager | None, known: Iterable[str] | None, *, evaluates: b
 
 def _is_folder(value: Any) -> bool:
     """Say whether a value names a folder: a path, or a text that is not empty."""
-    return isinstance(value, str | os.PathLike) and bool(os.fspath(cast("Any", value)))
+    return isinstance(value, str | os.PathLike) and os.fspath(cast("os.PathLike[str]", value)) != ""
 
 
 def check_cache(folder: Any, seconds: Any) -> None:
