@@ -40,6 +40,7 @@ __all__ = ["apart", "check_there", "explain_batch", "give_up", "has_arrays", "ow
 
 State = TypeVar("State")
 _NUMBERS = (bool, int, float, complex)
+_WIDE = 8  # bytes of a dtype that JAX may not compute in
 _ALIGNED = 64
 _LARGE = 1 << 16  # bytes, from which on to find the place costs less than a second copy
 
@@ -119,7 +120,7 @@ def own_batch(batch: Any, step: int) -> Any:
         reason, cure = _why_not(batch)
         raise BatchError(step=step, where="it", given=_described(batch), reason=reason, cure=cure)
     try:
-        leaves: list[Any] = jax.tree.leaves(batch)
+        leaves, structure = cast("Any", jax.tree).flatten(batch)
     except (TypeError, ValueError) as error:  # keys of a dict that cannot be put in an order
         reason = f"JAX takes no such container ({_first_line(error)})"
         cure = "Give dicts with strings as keys, lists and tuples of arrays."
@@ -134,7 +135,7 @@ def own_batch(batch: Any, step: int) -> Any:
             where = _path(batch, number, "it")
             raise BatchError(step=step, where=where, given=unfit.given, reason=unfit.reason, cure=unfit.cure) from None
         changed = changed or leaves[number] is not leaf
-    return _filled(batch, leaves) if changed else batch
+    return structure.unflatten(leaves) if changed else batch
 
 
 def explain_batch(batch: Any, error: Exception) -> None:
@@ -254,6 +255,8 @@ def _fits(number: int) -> bool:
 
 def _copied(leaf: Any) -> Any:
     dtype: Any = leaf.dtype
+    if type(leaf) is np.ndarray and dtype.kind in "biuf" and dtype.itemsize < _WIDE and dtype.isnative:
+        return _duplicate(leaf, dtype)  # nearly always, and the rest would take longer than a small copy
     if isinstance(leaf, np.ma.MaskedArray):
         why = "its mask would be lost", "Give the values, `x.filled(0)`, and the mask as two arrays."
         raise _UnfitError(given="a masked array", why=why)
