@@ -64,6 +64,11 @@ class Manager:
         """The folder of the run."""
         return self._folder
 
+    @property
+    def keep(self) -> tuple[KeepRule, ...] | None:
+        """The rules for the steps to keep; None where all are kept."""
+        return self._keep
+
     def path(self, step: int) -> Path:
         """Return where a step is saved."""
         return self._folder / str(as_step(step))

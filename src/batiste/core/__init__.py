@@ -22,7 +22,7 @@ from batiste.core._filters import (
 )
 from batiste.core._fingerprint import UNKNOWN, ByIdentity, Fingerprint, Valued, fingerprint, kept
 from batiste.core._frame import Frame, copy_tree
-from batiste.core._functional import apply, init, open_scope
+from batiste.core._functional import apply, explain_deleted, init, open_scope
 from batiste.core._initialise import initialise
 from batiste.core._keys import KeyScheme, LayerName, check_key_scheme, fold_numbers, hash_parts, is_key, streams_from
 from batiste.core._recorder import Drawn, Recorder
@@ -55,6 +55,7 @@ __all__ = [
     "check_key_scheme",
     "copy_tree",
     "current_trace",
+    "explain_deleted",
     "filter_to_set",
     "fingerprint",
     "fold_numbers",

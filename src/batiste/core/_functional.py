@@ -15,15 +15,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from batiste.core._filters import CollectionFilter
 from batiste.core._frame import Frame
 from batiste.core._initialise import initialise
 from batiste.core._keys import KeyScheme, check_key_scheme, streams_from
 from batiste.core._scope import Scope
-from batiste.errors import ApplyScopeInvalidVariablesStructureError, ApplyScopeInvalidVariablesTypeError
+from batiste.core._trace import is_tracer
+from batiste.errors import (
+    ApplyScopeInvalidVariablesStructureError,
+    ApplyScopeInvalidVariablesTypeError,
+    BatisteError,
+    DeletedArrayError,
+)
+from batiste.tree import flatten
 from batiste.typing import Rngs, Variables
 
-__all__ = ["apply", "init", "open_scope"]
+__all__ = ["apply", "explain_deleted", "init", "open_scope"]
 
 
 def open_scope(
@@ -85,11 +94,33 @@ def apply(
         )
         try:
             output = function(scope, *args, **kwargs)
+        except (RuntimeError, ValueError) as error:  # JAX's for an array that is gone is the one or the other
+            explain_deleted(variables, error)
+            raise
         finally:
             scope.close()
         return output if mutable is False else (output, scope.frame.mutable_variables())
 
     return applied
+
+
+def explain_deleted(variables: Variables, error: Exception) -> None:
+    """Raise an error of the catalogue where a call failed because its variables are used up; else return.
+
+    Raises:
+      DeletedArrayError: arrays of the variables were deleted, or used up by a step that was donated them.
+    """
+    text = str(error)
+    if isinstance(error, BatisteError) or not ("deleted" in text or "donated" in text):
+        return
+    gone = [path for path, leaf in flatten(variables).items() if isinstance(leaf, jax.Array) and _is_deleted(leaf)]
+    if gone:
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        raise DeletedArrayError(where="What apply was given", paths=f"{gone[0]!r}{more}") from error
+
+
+def _is_deleted(leaf: Any) -> bool:
+    return not is_tracer(leaf) and leaf.is_deleted()
 
 
 def init(

@@ -1,7 +1,7 @@
 """Errors and warnings of training.
 
 No optimiser, gradients of another tree, arguments that nobody takes, unknown collections; a folder that cannot be used;
-a loop whose step, metrics, data or saved run do not fit.
+a loop whose step, batches, metrics, data or saved run do not fit; arrays that a step has used up.
 """
 
 from __future__ import annotations
@@ -9,20 +9,26 @@ from __future__ import annotations
 from batiste.errors._base import BatisteError, BatisteWarning
 
 __all__ = [
+    "BatchError",
     "CompileCacheWarning",
     "DataExhaustedError",
     "DataPositionError",
     "DataPositionWarning",
+    "DeletedArrayError",
     "GradientsMismatchError",
     "LoopArgumentError",
     "MetricError",
     "NonFiniteMetricError",
     "OptimizerArgumentError",
+    "OptimizerStateError",
     "OptimizerTypeError",
     "RunMismatchError",
     "StateArgumentError",
+    "StateCallError",
     "StateCollectionError",
     "StepResultError",
+    "TrainArgumentError",
+    "UnsavedStepWarning",
 ]
 
 
@@ -30,7 +36,7 @@ class OptimizerTypeError(BatisteError, TypeError):
     """What was given as ``tx`` is no Optax transformation; also a ``TypeError``."""
 
     code = "train/no-optimizer"
-    message = "{kind}.create() was given tx={given}, which is no optimiser: it has no {missing}."
+    message = "{kind}.{method}() was given tx={given}, which is no optimiser: it has no {missing}."
     hint = "Give an Optax transformation, called with its settings: tx=optax.adam(1e-3)."
 
 
@@ -42,12 +48,31 @@ class StateArgumentError(BatisteError, TypeError):
     hint = "{advice}"
 
 
+class StateCallError(BatisteError, TypeError):
+    """A method of a train state lacks an argument, or is given one without its name; also a ``TypeError``."""
+
+    code = "train/call"
+    message = "{kind}.{method}() {problem}."
+    hint = "Write {example}"
+
+
 class OptimizerArgumentError(BatisteError, TypeError):
     """``tx`` needs an argument that ``apply_gradients`` was not given; also a ``TypeError``."""
 
     code = "train/optimizer-argument"
     message = "The optimiser of this {kind} cannot update without {names}."
     hint = "Pass it on: state.apply_gradients(grads=grads, {example})."
+
+
+class OptimizerStateError(BatisteError, ValueError):
+    """The state of the optimiser belongs to other parameters or to another optimiser; also a ``ValueError``."""
+
+    code = "train/optimizer-state"
+    message = "The opt_state of this {kind} is not that of its tx and its params: {difference}"
+    hint = (
+        "Build it of these parameters: state.replace(opt_state=state.tx.init(state.params)). "
+        "A checkpoint of this optimiser and this model has one that fits, too."
+    )
 
 
 class GradientsMismatchError(BatisteError, ValueError):
@@ -65,7 +90,7 @@ class StateCollectionError(BatisteError, ValueError):
     message = "{kind}.apply_gradients(collections=...) was given {given}, but this state holds: {known}."
     hint = (
         "Let apply change what the state holds: mutable=list(state.collections).{nearest} To begin a new collection, "
-        "state.replace(collections=...)."
+        "or one of another form, state.replace(collections=...)."
     )
 
 
@@ -73,12 +98,41 @@ class CompileCacheWarning(BatisteWarning):
     """The folder for compiled programs cannot be written, so that each run compiles its own."""
 
 
-class LoopArgumentError(BatisteError, ValueError):
-    """An argument of a training loop cannot work; also a ``ValueError``."""
+class LoopArgumentError(BatisteError, TypeError, ValueError):
+    """An argument of a training loop cannot work; also a ``TypeError`` and a ``ValueError``."""
 
     code = "train/loop-argument"
     message = "The loop's `{name}` cannot be {value}: {reason}."
     hint = "{cure}"
+
+
+class TrainArgumentError(BatisteError, TypeError, ValueError):
+    """An argument of a function beside the loop cannot work; also a ``TypeError`` and a ``ValueError``."""
+
+    code = "train/argument"
+    message = "The `{name}` of train.{function}() cannot be {value}: {reason}."
+    hint = "{cure}"
+
+
+class BatchError(BatisteError, TypeError):
+    """A batch holds what no compiled step can take; also a ``TypeError``."""
+
+    code = "train/batch"
+    message = "The batch of step {step} cannot go into a step: {where} is {given}, and {reason}."
+    hint = "{cure}"
+
+
+class DeletedArrayError(BatisteError, RuntimeError):
+    """An array is used again after a step has used it up; also a ``RuntimeError``."""
+
+    code = "train/used-up"
+    message = (
+        "{where} has arrays that are no longer there: {paths}. A step took their memory for its result (donated it)."
+    )
+    hint = (
+        "Go on with what that call returned: state = train.fit(step, state, ...). To keep a state, or variables that "
+        "went into one, give a copy: jax.tree.map(jnp.copy, state)."
+    )
 
 
 class StepResultError(BatisteError, TypeError):
@@ -101,8 +155,12 @@ class NonFiniteMetricError(BatisteError, ArithmeticError):
     """A metric of a step is NaN or infinite; also an ``ArithmeticError``."""
 
     code = "train/not-finite"
-    message = "{metric!r} is {value} at step {step}, so training was stopped. Nothing was saved from that step on."
-    hint = "Start again from the last checkpoint with what is to be changed. `finite=False` lets such numbers pass."
+    message = "{metric!r} is {value} at step {step}, so training was stopped. {state}{saved}"
+    hint = (
+        "A rate that is too high, the logarithm of 0 or below, a division by 0 and a batch with NaN are the usual "
+        'reasons; jax.config.update("jax_debug_nans", True) stops at the operation. `finite=False` lets such numbers '
+        "pass."
+    )
 
 
 class DataExhaustedError(BatisteError, ValueError):
@@ -134,3 +192,7 @@ class RunMismatchError(BatisteError, ValueError):
     code = "train/other-run"
     message = "{folder} holds another run: the state of its step {step} does not fit this one.\n{lines}"
     hint = "Give each run a folder of its own, or build the state as it was built for that run."
+
+
+class UnsavedStepWarning(BatisteWarning):
+    """A loop was left at a step that was to be saved, and its save has failed."""

@@ -18,6 +18,7 @@ from batiste.core import (
     Scope,
     check_key_scheme,
     current_trace,
+    explain_deleted,
     fingerprint,
     initialise,
     is_eager,
@@ -137,6 +138,9 @@ class Applier:
         try:
             with capturing(capture):
                 output = function(bound_copy(module, scope), *args, **kwargs)
+        except (RuntimeError, ValueError) as error:  # JAX's for an array that is gone is the one or the other
+            explain_deleted(variables, error)
+            raise
         finally:
             CURRENT.reset(token)
             scope.close()

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 
 from batiste.errors import CompileCacheWarning
+from batiste.train._arguments import check_cache
 
 __all__ = ["compile_cache", "compile_cache_for_now"]
 
@@ -32,11 +33,15 @@ def compile_cache(folder: str | os.PathLike[str] | None = None, *, min_seconds: 
     Args:
       folder: a local folder; by default the folder that JAX was given already (``JAX_COMPILATION_CACHE_DIR``), and else
         ``batiste/xla`` in the user's cache folder (``XDG_CACHE_HOME``, or ``~/.cache``). It is made if need be.
-      min_seconds: programs that compile faster than this are not kept.
+      min_seconds: programs that compile faster than this are not kept; a number from 0 on.
 
     Returns:
       The folder, or None where it cannot be written.
+
+    Raises:
+      TrainArgumentError: ``folder`` is no path, or ``min_seconds`` no such number.
     """
+    check_cache(folder, min_seconds)
     config: Any = jax.config
     given: str | None = config.jax_compilation_cache_dir
     if folder is None and given:
@@ -52,7 +57,7 @@ def compile_cache(folder: str | os.PathLike[str] | None = None, *, min_seconds: 
         text = f"Compiled programs are not kept: {where} cannot be written ({reason}). They are compiled in each run."
         warnings.warn(text, CompileCacheWarning, stacklevel=2)
         return None
-    _use(str(place), min_seconds)
+    _use(str(place), float(min_seconds))
     return place
 
 

@@ -12,8 +12,9 @@ JSON lacks: bytes, tuples, dicts with any keys, arrays.
 from __future__ import annotations
 
 import base64
+import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -21,7 +22,7 @@ import numpy as np
 
 from batiste.errors import DataPositionError, LoopArgumentError
 
-__all__ = ["Batches", "decode", "encode"]
+__all__ = ["Batches", "check_data", "decode", "encode"]
 
 
 class Batches:
@@ -31,10 +32,11 @@ class Batches:
       data: a function from the step to its batch, or anything that can be iterated over.
 
     Raises:
-      LoopArgumentError: it is neither.
+      LoopArgumentError: it is neither, or it holds whole arrays in the place of batches.
     """
 
     def __init__(self, data: Iterable[Any] | Callable[[int], Any]) -> None:
+        check_data(data)
         self._take: Callable[[int], Any]
         self._kind = type(data).__name__
         self._holder: Any = None
@@ -42,13 +44,6 @@ class Batches:
         try:
             iterator: Iterator[Any] = iter(given)
         except TypeError:
-            if not callable(given):
-                raise LoopArgumentError(
-                    name="data",
-                    value=f"a {self._kind}",
-                    reason="it is neither a function nor can it be iterated over",
-                    cure="Give an iterable of batches, or a function from the step to its batch.",
-                ) from None
             self._take = given
             self.resumable = True
         else:
@@ -96,6 +91,78 @@ class Batches:
         except Exception as error:
             reason = f"{type(self._holder).__name__}.set_state() refused the position that was saved ({error})"
             raise DataPositionError(step=step, reason=reason) from error
+
+
+def check_data(data: Any) -> None:
+    """Refuse what gives no batches.
+
+    Raises:
+      LoopArgumentError: it is no iterable and no function of one argument; or it is a text, or whole arrays.
+    """
+    if isinstance(data, str | bytes | Mapping) or _are_whole_arrays(data):
+        if isinstance(data, str | bytes):
+            reason, cure = "its items are letters", "Open what it names, and give an iterable of batches."
+        else:
+            reason = "its items are not batches: arrays beside each other are cut along their first axes"
+            cure = (
+                "Give a function from the step to its batch: lambda n: jax.tree.map(lambda x: x[rows(n)], data), where "
+                "rows(n) are the examples of that step."
+            )
+        raise LoopArgumentError(name="data", value=_shown(data), reason=reason, cure=cure)
+    if isinstance(data, type) and hasattr(data, "__iter__"):
+        cure = f"Make one: {data.__name__}(...)."
+        raise LoopArgumentError(name="data", value=f"the class {data.__name__}", reason="it is no instance", cure=cure)
+    if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        _check_function(data)
+
+
+def _check_function(data: Any) -> None:
+    cure = "Give an iterable of batches, or a function from the step to its batch."
+    if not callable(data):
+        reason = "it is neither a function nor can it be iterated over"
+        raise LoopArgumentError(name="data", value=_shown(data), reason=reason, cure=cure)
+    try:
+        signature = inspect.signature(data)
+    except (TypeError, ValueError):  # one in C that does not tell
+        return
+    reason = cure = ""
+    code: Any = inspect.unwrap(data)
+    if inspect.isgeneratorfunction(code):
+        reason = "it returns an iterator each time it is called"
+        cure = f"Call it, and give the iterator: data={_name(data)}(...)."
+    else:
+        try:
+            signature.bind(0)
+        except TypeError as error:
+            reason = f"it is called with the number of steps done, and takes {signature} ({error})"
+            cure = "Let it take one number: lambda n: ...; if it returns an iterator, call it and give that."
+    if reason:
+        raise LoopArgumentError(name="data", value=f"the function {_name(data)}", reason=reason, cure=cure)
+
+
+def _are_whole_arrays(data: Any) -> bool:
+    """Say whether a list or tuple holds inputs and targets of a whole set of examples, and not batches."""
+    if not isinstance(data, list | tuple) or not 2 <= len(cast("Sequence[Any]", data)) <= 4:
+        return False
+    arrays = list(cast("Sequence[Any]", data))
+    if not all(isinstance(it, np.ndarray | jax.Array) and it.ndim for it in arrays):
+        return False
+    return len({it.shape[0] for it in arrays}) == 1 and len({it.ndim for it in arrays}) > 1
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _shown(data: Any) -> str:
+    kind = cast("type[Any]", type(data)).__name__
+    if isinstance(data, Mapping):
+        names = ", ".join(repr(name) for name in list(cast("Mapping[Any, Any]", data))[:4])
+        return f"a {kind} of {names or 'nothing'}"
+    if isinstance(data, list | tuple):
+        shapes = ", ".join(str(it.shape) for it in cast("Sequence[Any]", data))
+        return f"a {kind} of arrays of the shapes {shapes}"
+    return "None" if data is None else f"a {kind}"
 
 
 def _has_position(data: Any) -> bool:

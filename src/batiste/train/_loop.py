@@ -8,11 +8,14 @@ result has the same bits as that of a run that was not.
 What happens after each step, in order: a row of metrics is written if one is due, with an evaluation if one is due; the
 body of the user's ``for`` runs; the state is saved if that is due, so that what the body did to it is saved too.
 Nothing but these waits for the device, and a row without an evaluation is written only when the next step has begun.
+
+A loop can be left in the middle of this: by ``break`` or an exception in the body, by the data, an evaluation or a
+``log`` that raises, by a signal. A step whose save is due is saved then all the same, and where that fails, an error or
+a warning says so; what cannot be done any more is done when the loop is iterated again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import warnings
@@ -28,11 +31,14 @@ from batiste.errors import (
     LoopArgumentError,
     NonFiniteMetricError,
     RunMismatchError,
+    UnsavedStepWarning,
 )
+from batiste.train._arguments import check_best, check_loop
 from batiste.train._compile_cache import compile_cache_for_now
 from batiste.train._data import Batches
-from batiste.train._metrics import Metrics, Row, Rows, evaluation, log_row
-from batiste.train._step import as_computed, as_given, check_step, compile_step, give_up, is_compiled, placed
+from batiste.train._memory import apart, check_there, give_up, has_arrays, own_batch, own_state
+from batiste.train._metrics import Metrics, Row, Rows, evaluation, log_row, non_finite
+from batiste.train._step import as_given, check_next, check_step, compile_step, explain_failure, is_compiled
 from batiste.train._stop import Stop, stop_signals
 
 if TYPE_CHECKING:
@@ -49,20 +55,26 @@ class Loop(Generic[State]):
     """A training run, step by step: ``for n, metrics in loop`` gives the number of each step and its metrics.
 
     The metrics are on the device; to look at one is to wait for it. ``loop.state`` may be read, and replaced, in the
-    body of the ``for``. Leaving the body early ends nothing: iterating again goes on, and ``save`` saves.
+    body of the ``for``. Leaving the body early ends nothing: a step that is due is saved, iterating again goes on, and
+    ``save`` saves.
 
     Where ``run`` has a checkpoint, the state is the one that was saved. The state that was given is used up in either
-    case: the compiled step writes into its arrays.
+    case: the compiled step writes into its arrays. So it does with each state that the loop hands out; copy what is
+    to outlive a step. Batches stay the caller's: a NumPy array may be filled again for the next one.
 
     Args:
       step: a pure function from a state and a batch to the next state and a tree of scalars. It is compiled, unless it
         is already what ``jax.jit`` returns.
-      state: any pytree; arrays stay on the devices where they are.
-      data: an iterable of batches, or a function from the number of steps done to the next batch.
+      state: any pytree of arrays and numbers; arrays of JAX stay on the devices where they are, and those of NumPy
+        become arrays of JAX in the dtypes that it computes in.
+      data: an iterable of batches, or a function from the number of steps done to the next batch; batches are trees of
+        arrays and numbers.
       steps: how many steps the whole run has, with those done before an interruption; None ends with the data.
-      run: the checkpoints of the run, in whose folder are also its metrics, ``metrics.jsonl``. While it is iterated,
-        SIGTERM and SIGINT end the run after the step at hand, once the state is saved.
-      save_every: how many steps apart checkpoints are; the last step is always saved.
+      run: the checkpoints of the run, in whose folder are also its metrics, ``metrics.jsonl``; a path is the folder,
+        where all checkpoints are kept. While it is iterated, SIGTERM and SIGINT end the run after the step at hand,
+        once the state is saved.
+      save_every: how many steps apart checkpoints are; the last step is always saved. This and the other distances are
+        whole numbers from 1 on.
       log_every: how many steps apart rows of metrics are, each the mean over these steps.
       log: called with each row; ``show`` prints it, and by default it is logged at the level of information.
       evaluate: a function from a state to a tree of scalars, which go into a row as ``eval/...``.
@@ -76,7 +88,8 @@ class Loop(Generic[State]):
       step: how many steps are done.
 
     Raises:
-      LoopArgumentError: an argument cannot work.
+      LoopArgumentError: an argument cannot work, or ``KeepBest`` of ``run`` asks for a metric that there cannot be.
+      DeletedArrayError: the state was used up by an earlier step.
       RunMismatchError: ``run`` has checkpoints of another state.
     """
 
@@ -87,7 +100,7 @@ class Loop(Generic[State]):
         data: Iterable[Batch] | Callable[[int], Batch],
         *,
         steps: int | None = None,
-        run: Manager | None = None,
+        run: Manager | str | os.PathLike[str] | None = None,
         save_every: int = 1000,
         log_every: int = 100,
         log: Callable[[Row], Any] | None = log_row,
@@ -96,34 +109,48 @@ class Loop(Generic[State]):
         finite: bool = True,
         compile_cache: bool | str | os.PathLike[str] = True,
     ) -> None:
-        least = {"steps": (steps or 0, 0), "save_every": (save_every, 1), "log_every": (log_every, 1)}
-        for name, (value, smallest) in {**least, "evaluate_every": (evaluate_every, 1)}.items():
-            if value < smallest:
-                raise LoopArgumentError(
-                    name=name, value=value, reason="it counts steps", cure=f"Give a number from {smallest} on."
-                )
+        checked = check_loop(
+            step, state, data, steps, run, save_every, log_every, log, evaluate, evaluate_every, finite, compile_cache
+        )
         self.step = 0
-        self.state = as_computed(state)
+        self._state = own_state(state)
+        self._lent = True  # whether others may have names for the arrays of the state
         self._given_step = step
         self._data: Iterable[Any] | Callable[[int], Any] = data
         self._batches: Batches | None = None
         self._position: Any = None
-        self._steps = steps
-        self._run = run
-        self._save_every, self._log_every, self._evaluate_every = save_every, log_every, evaluate_every
+        self._steps = checked.steps
+        self._run = checked.run
+        self._save_every, self._log_every, self._evaluate_every = checked.every
         self._evaluate = evaluate
-        self._cache = _cache_folder(run, compile_cache)
+        self._cache = _cache_folder(self._run, compile_cache)
         self._metrics = Metrics(finite=finite)
-        self._rows = Rows(None if run is None else run.folder / "metrics.jsonl", log)
+        self._rows = Rows(None if self._run is None else self._run.folder / "metrics.jsonl", log)
         self._late: int | None = None  # the step of a row that is due and not written
-        self._unfinished = False  # whether a signal has ended the evaluation of this step
+        self._unfinished = False  # whether the evaluation of this step was ended before its end
         self._row: Row = {}  # the latest one
+        self._names: list[str] | None = None  # of the metrics of a step
         self._saved: int | None = None
+        self._tried: int | None = None  # the step that was to be saved last
+        self._replaced = False  # whether the state is another since it was saved
         self._checked = False
-        if run is not None:
-            self._resume(run)
-        self.state = placed(self.state)
-        self._step = compile_step(step, self.state)
+        if self._run is not None:
+            self._resume(self._run)
+        self._step = compile_step(step, self._state)
+
+    @property
+    def state(self) -> State:
+        """The state after ``step`` steps; its arrays live until the next step."""
+        self._lent = True
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        owned = own_state(state)
+        check_next(self._state, owned)
+        self._state = owned
+        self._lent = self._replaced = True
+        self._tried = None
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         """Go on with the run.
@@ -137,16 +164,14 @@ class Loop(Generic[State]):
           KeyboardInterrupt: SIGINT has come; the state is saved, or it has come twice.
           SystemExit: SIGTERM has come, and the state is saved; the status is 143.
         """
-        if self._steps is not None and self.step >= self._steps and not self._unfinished:
+        finished = self._steps is not None and self.step >= self._steps
+        if finished and not self._unfinished and not self._is_due():
             return
         with compile_cache_for_now(self._cache), stop_signals(taken=self._run is not None) as stop:
             try:
                 yield from self._go_on(stop)
-            except KeyboardInterrupt:  # saved already, or in a hurry
-                raise
-            except BaseException:
-                if self._run is not None:
-                    self._run.wait()
+            except BaseException as error:
+                self._leave(error, stop)
                 raise
 
     def save(self) -> None:
@@ -154,15 +179,18 @@ class Loop(Generic[State]):
 
         Raises:
           LoopArgumentError: the loop has no ``run``.
+          DeletedArrayError: the state was used up outside of the loop, by an ``evaluate`` that donates it or the like.
           NonFiniteMetricError: a metric of a step is NaN or infinite; nothing is saved.
+          BatisteError: what a save ended with, this one or the one before.
         """
         if self._run is None:
             cure = 'Give the loop its checkpoints: run=checkpoint.Manager("runs/name").'
             raise LoopArgumentError(name="run", value=None, reason="there is nowhere to save", cure=cure)
-        if self.step in (0, self._saved):
+        if self.step == self._saved and not self._replaced:
             return
+        self._tried = self.step
         self._write_late_row()
-        self._metrics.read(self.step)
+        self._read_metrics(self.step)
         self._rows.flush()
         known = self._row if self._row.get("step") == self.step else {}
         saved = {
@@ -170,22 +198,24 @@ class Loop(Generic[State]):
             "metrics": self._metrics.state(),
             "unfinished": self._unfinished,
         }
+        check_there(self._state, f"The state after step {self.step}")
         self._run.save_async(
             self.step,
-            as_computed(self.state),  # which the body of the ``for`` may have replaced
+            self._state,
             metrics={name: value for name, value in known.items() if name != "step" and math.isfinite(value)},
             metadata={_SAVED_AS: saved},
+            overwrite=self.step == self._saved,
         )
-        self._saved = self.step
+        self._saved, self._replaced = self.step, False
 
     def _resume(self, run: Manager) -> None:
         """Take what the latest checkpoint holds, and remove what came after it."""
         last = run.latest()
         saved: Any = {}
         if last is not None:
-            given = self.state
+            given = self._state
             try:
-                self.state = as_given(run.restore(given, step=last), given)
+                self._state = own_state(as_given(run.restore(given, step=last), given))
             except CheckpointMismatchError as error:
                 raise RunMismatchError(folder=run.folder, step=last, lines=error.context["lines"]) from error
             if not is_compiled(self._given_step):
@@ -199,34 +229,78 @@ class Loop(Generic[State]):
             self._unfinished = saved.get("unfinished", False)
 
     def _go_on(self, stop: Stop) -> Iterator[tuple[int, Any]]:
+        self._check_finite()
         batches = self._open_data()
         if self._unfinished:
             self._write_row(stop)
+        if self._is_due():  # it was left before it could be saved
+            self.save()
         while (self._steps is None or self.step < self._steps) and stop.signal is None:
             try:
                 batch = batches.take(self.step)
             except StopIteration:
                 break
-            if not self._checked:
-                check_step(self._given_step, self.state, batch)
-                self._checked = True
-            self.state, metrics = self._step(self.state, batch)
-            self.step += 1
+            metrics = self._do(own_batch(batch, self.step + 1))
             self._metrics.add(self.step, metrics)
             self._write_late_row()
             if self._evaluates() or self.step == self._steps:
                 self._write_row(stop)
             elif self.step % self._log_every == 0:
                 self._late = self.step
-            try:
-                yield self.step, metrics
-            except GeneratorExit:  # the body was left
-                with contextlib.suppress(NonFiniteMetricError):
-                    self._write_late_row()
-                raise
+            yield self.step, metrics
             if self._run is not None and self.step % self._save_every == 0:
                 self.save()
         self._end(stop)
+
+    def _do(self, batch: Any) -> Any:
+        """Do a step, and return its metrics."""
+        if self._lent and has_arrays(batch):
+            self._state = apart(self._state, batch)
+        if not self._checked:
+            check_there(batch, f"The batch of step {self.step + 1}")
+            self._names = check_step(self._given_step, self._state, batch)
+            check_best(self._run, self._names, evaluates=self._evaluate is not None)
+            self._checked = True
+        try:
+            self._state, metrics = self._step(self._state, batch)
+        except Exception as error:
+            explain_failure(self._state, batch, self.step + 1, error)
+            raise
+        self._lent = False
+        self.step += 1
+        return metrics
+
+    def _is_due(self) -> bool:
+        """Whether this step is to be saved and is not."""
+        if self._run is None or self.step == 0 or (self.step == self._saved and not self._replaced):
+            return False
+        return self.step % self._save_every == 0 or self.step == self._steps
+
+    def _leave(self, error: BaseException, stop: Stop) -> None:
+        """Do what is due when the loop is left by an error, or by the end of its iterator after a ``break``."""
+        if stop.hurried:
+            return
+        problems: list[Exception] = []
+        try:
+            self._write_late_row()
+        except NonFiniteMetricError:
+            pass  # it is not forgotten: whoever reads metrics next is told
+        except Exception as problem:  # noqa: BLE001 - a log that raises must not cost a checkpoint
+            problems.append(problem)
+        try:
+            asked = stop.signal is not None and self._run is not None and self.step > 0
+            if (asked or self._is_due()) and self.step != self._tried:
+                self.save()
+            if self._run is not None:
+                self._run.wait()
+        except Exception as problem:  # noqa: BLE001 - it is told below
+            problems.append(problem)
+        for problem in problems:
+            text = f"When the loop was left after step {self.step}: {type(problem).__name__}: {problem}"
+            if isinstance(error, GeneratorExit):  # Python drops what is raised while an iterator is closed
+                warnings.warn(text, UnsavedStepWarning, stacklevel=4)
+            else:
+                error.add_note(text)
 
     def _end(self, stop: Stop) -> None:
         """Save, and say why the run has ended."""
@@ -234,7 +308,8 @@ class Loop(Generic[State]):
         if stop.signal is None and self._steps is None and self._metrics.any:
             self._write_row(stop)  # of the steps since the last one
         if self._run is not None:
-            self.save()
+            if self.step > 0:
+                self.save()
             self._run.wait()
         stop.leave()
         if self._steps is not None and self.step < self._steps:
@@ -261,24 +336,40 @@ class Loop(Generic[State]):
         return self._evaluate is not None and self.step % self._evaluate_every == 0
 
     def _write_row(self, stop: Stop) -> None:
-        """Write the row of this step, unless a signal ends its evaluation: then it is written on resumption."""
-        self._metrics.read(self.step)
+        """Write the row of this step, unless its evaluation is ended: then it is written when the run goes on."""
+        self._read_metrics(self.step)
         evaluated: Row | None = {}
         if self._evaluate is not None and self._evaluates():
             function, state = self._evaluate, self.state
+            self._unfinished = True
             evaluated = stop.unless_asked(lambda: evaluation(function(state)))
         self._unfinished = evaluated is None
         if evaluated is not None:
             self._row = {"step": self.step, **self._metrics.means(), **evaluated}
             self._rows.write(self._row)
+            if evaluated and self._names is not None:
+                check_best(self._run, [*self._names, *evaluated], evaluates=False)
 
     def _write_late_row(self) -> None:
         """Write the row of an earlier step that is due; its metrics are there, or will be soon."""
         if self._late is not None:
             due, self._late = self._late, None
-            self._metrics.read(due)
+            self._read_metrics(due)
             self._row = {"step": due, **self._metrics.means()}
             self._rows.write(self._row)
+
+    def _read_metrics(self, last: int) -> None:
+        """Wait for the metrics up to a step.
+
+        Raises:
+          NonFiniteMetricError: one has not been finite, now or before.
+        """
+        self._metrics.read(last)
+        self._check_finite()
+
+    def _check_finite(self) -> None:
+        if self._metrics.bad is not None:
+            raise non_finite(self._metrics.bad, self.step, self._state, self._run)
 
 
 def _cache_folder(run: Manager | None, option: bool | str | os.PathLike[str]) -> str | os.PathLike[str] | None:
@@ -296,7 +387,7 @@ def fit(
     data: Iterable[Batch] | Callable[[int], Batch],
     *,
     steps: int | None = None,
-    run: Manager | None = None,
+    run: Manager | str | os.PathLike[str] | None = None,
     save_every: int = 1000,
     log_every: int = 100,
     log: Callable[[Row], Any] | None = log_row,

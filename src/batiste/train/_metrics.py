@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from batiste.errors import MetricError, NonFiniteMetricError
-from batiste.tree import flatten
+from batiste.errors import MetricError, NonFiniteMetricError, TrainArgumentError
+from batiste.tree import flatten, path_string
 
-__all__ = ["Metrics", "Row", "Rows", "check_metrics", "evaluation", "log_row", "show"]
+__all__ = ["Metrics", "Row", "Rows", "check_metrics", "evaluation", "log_row", "metric_names", "non_finite", "show"]
 
 Row: TypeAlias = dict[str, float]
 """A row of metrics: numbers by name, of which ``step`` is always one."""
@@ -45,42 +46,80 @@ def check_metrics(metrics: Any, where: str, prefix: str = "") -> None:
     Raises:
       MetricError: a leaf is no scalar, or has the name of something else in a row.
     """
-    for path, leaf in flatten(metrics).items():
-        shape, dtype = np.shape(leaf), getattr(leaf, "dtype", None) or np.asarray(leaf).dtype
+    for path, leaf in _named(metrics).items():
         if not prefix and (path in _OWN or path.startswith(_EVALUATED)):
             raise MetricError(where=where, path=path, reason="a row has a number of that name already")
-        if shape != ():
-            raise MetricError(where=where, path=path, reason=f"it has the shape {shape} and is no scalar")
-        if not any(jax.numpy.issubdtype(dtype, kind) for kind in (np.integer, np.floating, np.bool_)):
-            raise MetricError(where=where, path=path, reason=f"its dtype is {dtype}")
+        reason = _why_no_number(leaf)
+        if reason:
+            raise MetricError(where=where, path=path, reason=reason)
+
+
+def metric_names(metrics: Any, prefix: str = "") -> list[str]:
+    """Return the names that these metrics have in a row."""
+    return [prefix + (path or "loss") for path in flatten(metrics)]
+
+
+def _named(metrics: Any) -> dict[str, Any]:
+    """Return metrics by path; None inside of a container is one, since whoever wrote it meant a number."""
+    if metrics is None:
+        return {}
+    pairs = cast("Any", jax.tree_util.tree_flatten_with_path)(metrics, is_leaf=_is_none)[0]
+    return {path_string(path): leaf for path, leaf in pairs}
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
+
+
+def _why_no_number(leaf: Any) -> str:
+    """Return why a leaf is no real number; "" where it is one."""
+    if leaf is None or isinstance(leaf, str | bytes):
+        return f"it is {leaf!r}"
+    shape: Any = getattr(leaf, "shape", None)
+    dtype: Any = getattr(leaf, "dtype", None)
+    if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic):
+        try:
+            array = np.asarray(leaf)
+        except Exception as error:  # noqa: BLE001 - lists of unequal length, tensors that want to be detached
+            return f"it is no number ({error})"
+        shape, dtype = array.shape, array.dtype
+    if shape != ():
+        return f"it has the shape {shape} and is no scalar"
+    if not any(jnp.issubdtype(dtype, kind) for kind in (np.integer, np.floating, np.bool_)):
+        return f"its dtype is {dtype}"
+    return ""
 
 
 def _read(trees: Sequence[Any], where: str, prefix: str = "") -> list[Row]:
     """Return what ``where`` has returned, trees of scalars, as numbers by name, after one transfer for all of them."""
+    names: dict[Any, list[str]] = {}  # nearly always one: the paths of one step's metrics are those of the next
+    structures: list[Any] = []
+    for tree in trees:
+        structures.append(cast("Any", jax.tree).structure(tree))
+        if structures[-1] not in names:
+            check_metrics(tree, where, prefix)
+            names[structures[-1]] = metric_names(tree, prefix)
     leaves: list[Any] = jax.tree.leaves(trees)
     for leaf in leaves:
         if isinstance(leaf, jax.Array):
             leaf.copy_to_host_async()
     numbers = iter([np.asarray(leaf) for leaf in leaves])
-    names: dict[Any, list[str]] = {}  # nearly always one: the paths of one step's metrics are those of the next
-    rows: list[Row] = []
-    for tree in trees:
-        structure: Any = cast("Any", jax.tree).structure(tree)
-        if structure not in names:
-            check_metrics(tree, where, prefix)
-            names[structure] = [prefix + (path or "loss") for path in flatten(tree)]
-        rows.append({name: float(next(numbers)) for name in names[structure]})
-    return rows
+    return [{name: float(next(numbers)) for name in names[structure]} for structure in structures]
 
 
 class Metrics:
     """The metrics since the last row: on the device those of the latest steps, and of the others their sums.
 
     Args:
-      finite: whether a number that is not finite is an error.
+      finite: whether a number that is not finite ends the run.
+
+    Attributes:
+      bad: the first number that is not finite, and must be: the step, the name and the value. It stays: a run whose
+        numbers went wrong is not one to go on with, whoever reads them next.
     """
 
     def __init__(self, *, finite: bool) -> None:
+        self.bad: tuple[int, str, float] | None = None
         self._finite = finite
         self._waiting: list[tuple[int, Any]] = []
         self._sums: dict[str, float] = {}
@@ -97,18 +136,14 @@ class Metrics:
         self._waiting.append((step, metrics))
 
     def read(self, last: int) -> None:
-        """Wait for the metrics of all steps up to ``last``, and add them up.
-
-        Raises:
-          NonFiniteMetricError: one is not finite, and must be.
-        """
+        """Wait for the metrics of all steps up to ``last``, and add them up; what is not finite goes to ``bad``."""
         steps = [step for step, _ in self._waiting if step <= last]
         rows = _read([metrics for _, metrics in self._waiting[: len(steps)]], "The step")
         del self._waiting[: len(steps)]
         for step, row in zip(steps, rows, strict=True):
             for name, value in row.items():
-                if self._finite and not math.isfinite(value):
-                    raise NonFiniteMetricError(metric=name, value=value, step=step)
+                if self._finite and self.bad is None and not math.isfinite(value):
+                    self.bad = step, name, value
                 self._add(name, value)
                 self._counts[name] = self._counts.get(name, 0) + 1
 
@@ -143,6 +178,34 @@ class Metrics:
         self._sums = {name: float(row[0]) for name, row in state.items()}
         self._counts = {name: row[1] for name, row in state.items()}
         self._powers = {name: row[2] for name, row in state.items() if len(row) > 2}
+
+
+def non_finite(bad: tuple[int, str, float], now: int, state: Any, run: Any) -> NonFiniteMetricError:
+    """Return the error of a metric that is not finite.
+
+    Args:
+      bad: its step, its name and its value.
+      now: how many steps are done.
+      state: the state after them.
+      run: the checkpoints; None for none.
+    """
+    step, name, value = bad
+    wrong = [path for path, leaf in flatten(state).items() if not _is_finite(leaf)]
+    more = f" and {len(wrong) - 1} more arrays" if len(wrong) > 1 else ""
+    text = f"has NaN or infinity in {wrong[0]!r}{more}" if wrong else "is finite throughout"
+    last = None if run is None else run.latest()
+    kept = "There is no `run` to go back to" if run is None else "Nothing was saved from that step on"
+    kept += "." if last is None else f"; the last checkpoint is that of step {last}."
+    return NonFiniteMetricError(
+        metric=name, value=value, step=step, state=f"The state after step {now} {text}. ", saved=kept
+    )
+
+
+def _is_finite(leaf: Any) -> bool:
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.inexact) or (isinstance(leaf, jax.Array) and leaf.is_deleted()):
+        return True
+    return bool(jnp.isfinite(leaf).all())
 
 
 def evaluation(metrics: Any) -> Row:
@@ -215,22 +278,40 @@ def _step_of(line: bytes) -> float:
 
 
 def log_row(row: Row) -> None:
-    """Log a row as a line, ``step 100  loss 0.25``: the logger is ``batiste.train``, the level is information."""
+    """Log a row as a line, ``step 100  loss 0.25``: the logger is ``batiste.train``, the level is information.
+
+    Raises:
+      TrainArgumentError: it is no row.
+    """
     logging.getLogger("batiste.train").info("%s", _text(row))
 
 
 def show(row: Row) -> None:
-    """Print a row as a line, with rich where it is installed."""
+    """Print a row as a line, with rich where it is installed.
+
+    Raises:
+      TrainArgumentError: it is no row.
+    """
+    text = _text(row)
     try:
         import rich
     except ImportError:
-        print(_text(row), flush=True)  # noqa: T201 - it is asked for
+        print(text, flush=True)  # noqa: T201 - it is asked for
     else:
         console = rich.get_console()
         # A console keeps the colours of the output it was made for; what it writes to now may be a file.
-        console.print(_text(row), markup=False, emoji=False, soft_wrap=True, highlight=console.is_terminal)
+        console.print(text, markup=False, emoji=False, soft_wrap=True, highlight=console.is_terminal)
 
 
 def _text(row: Row) -> str:
-    numbers = "  ".join(f"{name} {value:.5g}" for name, value in row.items() if name not in _OWN)
-    return f"step {row['step']:.0f}  {numbers}"
+    try:
+        numbers = "  ".join(f"{name} {value:.5g}" for name, value in row.items() if name not in _OWN)
+        return f"step {row['step']:.0f}  {numbers}"
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise TrainArgumentError(
+            function="show",
+            name="row",
+            value=f"a {type(row).__name__}",
+            reason="a row is a dict of numbers by name, of which `step` is one",
+            cure="Give it to the loop, which calls it with its rows: train.fit(..., log=train.show).",
+        ) from None

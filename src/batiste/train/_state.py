@@ -34,16 +34,22 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import jax
 import jax.numpy as jnp
 
+from batiste.errors import BatisteError, StateArgumentError
 from batiste.struct import PyTreeNode, field
 from batiste.train._checks import (
+    by_name,
     check_arguments,
     check_collections,
     check_fields,
+    check_gradients,
+    check_opt_state,
     check_optimizer,
-    check_shapes,
+    check_overwritten,
+    check_updates,
     explain_failure,
 )
 from batiste.train._describe import described, described_in_html
+from batiste.train._memory import apart, check_there
 from batiste.train._optimizer import by_value, doubt_if_changed
 
 if TYPE_CHECKING:
@@ -104,25 +110,31 @@ class TrainState(PyTreeNode):
         return described_in_html(self)
 
     @classmethod
+    @by_name("apply_fn=model.apply", 'params=variables["params"]', "tx=optax.adam(1e-3)")
     def create(
         cls, *, apply_fn: Callable[..., Any], params: PyTree, tx: optax.GradientTransformation, **more: Any
     ) -> Self:
         """Return a state at step 0 with a fresh optimiser state.
 
+        No two arrays of it share memory, so that a step may use it up (be donated it): what is given twice is copied.
+
         Args:
-          apply_fn: the model's ``apply``, or any function that the training step calls through the state.
+          apply_fn: the model's ``apply``, or any function that the training step calls through the state; or None.
           params: the parameters.
           tx: an Optax transformation.
           **more: the other fields, by name.
 
         Raises:
           OptimizerTypeError: ``tx`` has no ``init`` and ``update``.
-          StateArgumentError: a name of ``more`` is no field.
+          StateArgumentError: a name of ``more`` is no field, or ``apply_fn`` is no function.
+          StateCallError: an argument is missing, or given without its name.
         """
-        check_optimizer(cls.__name__, tx)
+        check_optimizer(cls.__name__, "create", tx)
+        _check_apply(cls.__name__, apply_fn)
         check_fields(cls.__name__, more, [name for name in cls.__dataclass_fields__ if name not in _MADE])
         tx = by_value(tx)
-        return cls(step=0, apply_fn=apply_fn, params=params, tx=tx, opt_state=tx.init(_optimised(params)), **more)
+        made = cls(step=0, apply_fn=apply_fn, params=params, tx=tx, opt_state=tx.init(_optimised(params)), **more)
+        return apart(made)
 
     @classmethod
     def init(cls, model: _Blueprint, tx: optax.GradientTransformation, rngs: Rngs, *inputs: Any, **kwargs: Any) -> Self:
@@ -137,7 +149,10 @@ class TrainState(PyTreeNode):
 
         Raises:
           OptimizerTypeError: ``tx`` has no ``init`` and ``update``.
+          StateArgumentError: ``model`` is no blueprint.
         """
+        check_optimizer(cls.__name__, "init", tx)
+        _check_model(cls.__name__, model)
         added = cls.__dataclass_fields__.keys() - TrainState.__dataclass_fields__.keys()
         fields = {name: kwargs.pop(name) for name in tuple(kwargs) if name in added}
         collections = dict(model.init(rngs, *inputs, **kwargs))
@@ -158,22 +173,35 @@ class TrainState(PyTreeNode):
         return {**(chosen if _overwrites(chosen) else {"params": chosen}), **self.collections}
 
     def step_rngs(self) -> dict[str, Key]:
-        """Return the random streams of this step: each key of ``rngs`` with the step counter folded in."""
-        return {name: jax.random.fold_in(key, self.step) for name, key in self.rngs.items()}
+        """Return the random streams of this step: each key of ``rngs`` with the step counter folded in.
 
+        Raises:
+          DeletedArrayError: a step has used up this state.
+        """
+        try:
+            return {name: jax.random.fold_in(key, self.step) for name, key in self.rngs.items()}
+        except (RuntimeError, ValueError) as error:  # JAX's for an array that is gone is the one or the other
+            check_there(self, f"This {type(self).__name__}", error)
+            raise
+
+    @by_name("grads=grads")
     def apply_gradients(self, *, grads: PyTree, **kwargs: Any) -> Self:
         """Return the state after one update: new parameters, new optimiser state, one more step.
 
         Args:
-          grads: gradients with the structure of ``params``.
+          grads: gradients with the structure and the shapes of ``params``.
           **kwargs: a name that is a field replaces that field; ``collections`` replaces the collections that it names.
             Any other name is an extra argument of ``tx``, such as ``value=`` for ``optax.contrib.reduce_on_plateau``.
 
         Raises:
           StateArgumentError: a name is neither a field nor an argument that ``tx`` reads.
           OptimizerArgumentError: ``tx`` needs an argument that is not given.
-          GradientsMismatchError: the gradients do not fit the parameters.
-          StateCollectionError: ``collections`` names one that the state does not hold.
+          OptimizerStateError: ``opt_state`` is not that of this optimiser and these parameters.
+          GradientsMismatchError: the gradients do not fit the parameters: another tree, shape or kind of dtype.
+          StateCollectionError: ``collections`` names one that the state does not hold, lacks a variable, or has one of
+            another shape.
+          StateCallError: ``grads`` is missing, or given without its name.
+          DeletedArrayError: a step has used up this state.
         """
         import optax  # pyright: ignore[reportMissingTypeStubs]
 
@@ -186,16 +214,47 @@ class TrainState(PyTreeNode):
             check_collections(kind, changes["collections"], self.collections)
             changes["collections"] = {**self.collections, **changes["collections"]}
         params, grads_of_params = _optimised(self.params), _optimised(grads)
+        if _overwrites(self.params):
+            given = grads[_OVERWRITE] if _overwrites(grads) else None
+            check_overwritten(kind, _OVERWRITE, self.params[_OVERWRITE], given)
+        check_gradients(kind, self.tx, self.opt_state, params, grads_of_params, kwargs)
         try:
             updates, opt_state = self.tx.update(grads_of_params, self.opt_state, params, **kwargs)
+            check_updates(kind, params, updates)
             new_params = optax.apply_updates(params, updates)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            explain_failure(kind, self.tx, error, self.params, grads)
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+            if not isinstance(error, BatisteError):
+                check_there(self, f"This {kind}", error)
+                check_there(grads, "What was given as grads", error)
+                explain_failure(kind, self.tx, error, self.opt_state, params, grads_of_params)
             raise
-        check_shapes(kind, params, new_params)
+        check_opt_state(kind, self.opt_state, opt_state)
         if _overwrites(self.params):
             new_params = {"params": new_params, _OVERWRITE: grads[_OVERWRITE]}
         return self.replace(step=self.step + 1, params=new_params, opt_state=opt_state, **changes)
+
+
+def _check_apply(kind: str, apply_fn: Any) -> None:
+    if hasattr(apply_fn, "apply") and hasattr(apply_fn, "init"):
+        reason = "it is the model, and a state calls its apply"
+        advice = "Give the method: apply_fn=model.apply."
+    elif apply_fn is not None and not callable(apply_fn):
+        reason = f"an object of type {type(apply_fn).__name__} is no function"
+        advice = "Give apply_fn=model.apply, or None where nothing is called through the state."
+    else:
+        return
+    raise StateArgumentError(kind=kind, method="create", name="apply_fn", reason=reason, advice=advice)
+
+
+def _check_model(kind: str, model: Any) -> None:
+    if isinstance(model, type):
+        reason, advice = f"{model.__name__} is a class", f"Make a blueprint of it: {model.__name__}(...)."
+    elif not callable(getattr(model, "init", None)) or not callable(getattr(model, "apply", None)):
+        reason = f"an object of type {type(model).__name__} has no init and apply"
+        advice = f"Write {kind}.init(model, tx, rngs, *inputs); where variables are there already, {kind}.create(...)."
+    else:
+        return
+    raise StateArgumentError(kind=kind, method="init", name="model", reason=reason, advice=advice)
 
 
 def _optimised(tree: PyTree) -> PyTree:

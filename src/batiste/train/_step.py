@@ -1,61 +1,27 @@
 """The step of a run: compiled once, its state donated, and looked at before it runs for the first time.
 
-The compiled step takes the buffers of the state for its result. So no buffer may be in the state twice, and what a
-state of several devices has on no device of its own goes to all of them: each step then finds its arguments where the
-step before has left them, and the first program serves to the end.
+The compiled step takes the memory of the state for its result; who owns what is said in ``_memory.py``. Each step finds
+its arguments where the step before has left them, and the first program serves to the end.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
-from batiste.errors import StepResultError
-from batiste.train._metrics import check_metrics
-from batiste.tree import diff
+from batiste.errors import BatisteError, LoopArgumentError, StepResultError
+from batiste.train._memory import check_there, explain_batch
+from batiste.train._metrics import check_metrics, metric_names
+from batiste.tree import diff, flatten
 
-__all__ = ["as_computed", "as_given", "check_step", "compile_step", "give_up", "is_compiled", "placed"]
+__all__ = ["as_given", "check_next", "check_step", "compile_step", "explain_failure", "is_compiled"]
 
 State = TypeVar("State")
-
-
-def placed(state: State) -> State:
-    """Return the state as the compiled step takes it: no array twice, and all of it on the devices of its mesh."""
-    leaves: list[Any] = jax.tree.leaves(state)
-    shardings = [leaf.sharding for leaf in leaves if isinstance(leaf, jax.Array)]
-    meshes = [it.mesh for it in shardings if isinstance(it, NamedSharding) and it.num_devices > 1]
-    seen: set[int] = set()
-    for number, leaf in enumerate(leaves):
-        if meshes and not (isinstance(leaf, jax.Array) and leaf.committed):
-            leaves[number] = jax.device_put(leaf, NamedSharding(meshes[0], PartitionSpec()), may_alias=False)
-        elif isinstance(leaf, jax.Array) and id(leaf) in seen:
-            leaves[number] = leaf.copy()
-        seen.add(id(leaf))
-    return _filled(state, leaves)
-
-
-def as_computed(state: State) -> State:
-    """Return the state with what NumPy holds and JAX does not (64 bits) as the compiled step takes it and returns it.
-
-    So a checkpoint of the run, whose leaves a step has made, has the dtypes of the state that the run begins with.
-    """
-    leaves: list[Any] = jax.tree.leaves(state)
-    wide = [
-        number
-        for number, leaf in enumerate(leaves)
-        if isinstance(leaf, np.ndarray | np.generic)
-        and leaf.dtype.kind in "iufc"
-        and leaf.dtype.isnative
-        and jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype
-    ]
-    for number in wide:
-        leaves[number] = jnp.asarray(leaves[number])
-    return _filled(state, leaves) if wide else state
 
 
 def as_given(restored: State, given: State) -> State:
@@ -90,7 +56,7 @@ def compile_step(step: Callable[..., Any], state: Any) -> Callable[..., Any]:
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def check_step(step: Callable[..., Any], state: Any, batch: Any) -> None:
+def check_step(step: Callable[..., Any], state: Any, batch: Any) -> list[str] | None:
     """Refuse a step whose result cannot be the next state and metrics; the step is traced, and does not run.
 
     Args:
@@ -98,30 +64,103 @@ def check_step(step: Callable[..., Any], state: Any, batch: Any) -> None:
       state: the state.
       batch: the first batch.
 
+    Returns:
+      The names of the metrics; None where the step was compiled ahead of time and does not say.
+
     Raises:
+      BatchError: the batch is one that this step cannot compute with.
       StepResultError: it returns something else than a pair, or a state with another tree, other shapes or dtypes.
       MetricError: its metrics are not scalars.
     """
     if isinstance(step, jax.stages.Compiled):  # ahead of time: there is no more to ask
-        return
+        return None
     jitted: Any = step if is_compiled(step) else jax.jit(step, donate_argnums=0)  # whose trace the run will use
     name = f"{getattr(step, '__name__', type(step).__name__)}()"
-    result: Any = jitted.eval_shape(state, batch)
+    try:
+        result: Any = jitted.eval_shape(state, batch)
+    except Exception as error:
+        if not isinstance(error, BatisteError):
+            _explain_trace(step, name, state, batch, error)
+        raise
     if not isinstance(result, tuple) or len(cast("tuple[Any, ...]", result)) != 2:
-        raise StepResultError(
-            step=name, problem=f"it returns {_described(result)}, which is no pair of state and metrics"
-        )
+        problem = f"it returns {_described(result)}, which is no pair of state and metrics"
+        raise StepResultError(step=name, problem=problem)
     before: Any = jax.eval_shape(_same, state)
     after = cast("Any", result[0])
+    problem = _difference(before, after)
+    if problem:
+        backwards = not _difference(before, result[1])
+        problem += "\nThe second of the pair is such a state: return (state, metrics)." if backwards else ""
+        raise StepResultError(step=name, problem=f"the state that it returns {problem}")
+    check_metrics(result[1], name)
+    return metric_names(result[1])
+
+
+def check_next(before: Any, after: Any) -> None:
+    """Refuse a state that cannot take the place of the one at hand.
+
+    Raises:
+      LoopArgumentError: it has another tree, other shapes or dtypes.
+    """
+    problem = _difference(jax.eval_shape(_same, before), jax.eval_shape(_same, after))
+    if problem:
+        cure = "Give a state with the tree, the shapes and the dtypes of loop.state, or begin another loop with it."
+        raise LoopArgumentError(name="state", value="replaced in the body", reason=f"the new one {problem}", cure=cure)
+
+
+def explain_failure(state: Any, batch: Any, number: int, error: Exception) -> None:
+    """Raise an error of the catalogue where a step failed because an array was used up; return where it did not.
+
+    Raises:
+      DeletedArrayError: an array of the batch or of the state was deleted before.
+    """
+    text = str(error)
+    if "deleted" in text or "donated" in text:
+        check_there(batch, f"The batch of step {number}", error)
+        check_there(state, f"The state before step {number}", error)
+
+
+def _difference(before: Any, after: Any) -> str:
+    """Say in words what a state has that the one before had not; "" where nothing is."""
     differences = diff(before, after, values=False)
     if differences:
         lines = "".join(f"\n  {entry.path or '(root)'}: {entry.kind}, {entry.detail()}" for entry in differences)
-        raise StepResultError(step=name, problem=f"the state that it returns is another.{lines}")
+        return f"is another.{lines}"
     if jax.tree.structure(before) != jax.tree.structure(after):
-        raise StepResultError(
-            step=name, problem="the state that it returns has other containers, or other values in its static fields"
-        )
-    check_metrics(result[1], name)
+        return "has other containers, or other values in its static fields"
+    return ""
+
+
+def _explain_trace(step: Any, name: str, state: Any, batch: Any, error: Exception) -> None:
+    """Raise an error of the catalogue where the reason of a failed trace is known; return where it is not."""
+    explain_batch(batch, error)
+    try:
+        inspect.signature(step).bind(state, batch)
+    except TypeError as unbound:
+        problem = f"it is called with a state and a batch, and takes {inspect.signature(step)} ({unbound})"
+        raise StepResultError(step=name, problem=problem) from error
+    except ValueError:  # a step that does not tell what it takes
+        pass
+    returned: list[Any] = []
+
+    def recorded(state: Any, batch: Any) -> tuple[()]:
+        returned.append(inspect.unwrap(step)(state, batch))
+        return ()
+
+    try:
+        jax.eval_shape(recorded, state, batch)
+    except Exception:  # noqa: BLE001 - it fails by itself, and the first error says how
+        return
+    result = returned[0]
+    if isinstance(result, tuple) and len(cast("tuple[Any, ...]", result)) == 2:
+        check_metrics(cast("Any", result[1]), name)
+        for path, leaf in flatten(cast("Any", result[0])).items():
+            if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
+                problem = f"its state has {path!r}, which is a {type(leaf).__name__} and no array"
+                raise StepResultError(step=name, problem=problem) from error
+    elif not isinstance(result, jax.Array):
+        problem = f"it returns {_described(result)}, which is no pair of state and metrics"
+        raise StepResultError(step=name, problem=problem) from error
 
 
 def _filled(state: Any, leaves: list[Any]) -> Any:
@@ -133,14 +172,9 @@ def _same(state: Any) -> Any:
     return state
 
 
-def give_up(state: Any) -> None:
-    """Free the arrays of a state that another takes the place of, as the step would have done."""
-    for leaf in jax.tree.leaves(state):
-        if isinstance(leaf, jax.Array) and not leaf.is_deleted():
-            leaf.delete()
-
-
 def _described(result: Any) -> str:
+    if result is None:
+        return "None"
     return (
         f"a tuple of {len(cast('tuple[Any, ...]', result))}" if type(result) is tuple else f"a {type(result).__name__}"
     )

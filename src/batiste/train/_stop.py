@@ -28,10 +28,12 @@ class Stop:
 
     Attributes:
       signal: the first signal that came, or None.
+      hurried: whether Ctrl-C was pressed again after the first signal.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.hurried = False
         self._may_end = False
 
     def note(self, number: int, frame: Any) -> None:
@@ -40,6 +42,7 @@ class Stop:
         if self.signal is not None:
             if number == signal.SIGINT:
                 self.signal = None
+                self.hurried = True
                 raise KeyboardInterrupt
             return
         self.signal = number

@@ -168,7 +168,7 @@ def _dtype(dtype: DTypeLike) -> np.dtype[Any]:
         reason = "no numbers are of that dtype"
     if found is None or number_kind(found) == "none":
         near = _nearest_dtype(dtype) if isinstance(dtype, str) else ""
-        cure = f"{near or _WRITE_OUT}, or give a JAX or NumPy dtype."
+        cure = f"{near} Or give a JAX or NumPy dtype." if near else f"{_WRITE_OUT}, or give a JAX or NumPy dtype."
         raise TreeValueError(argument="dtype", value=repr(dtype), reason=reason, cure=cure)
     return found
 

@@ -11,22 +11,28 @@ import optax
 from batiste import TrainState, nn
 from batiste.checkpoint import Manager
 from batiste.errors import (
+    BatchError,
     CompileCacheWarning,
     DataExhaustedError,
     DataPositionError,
     DataPositionWarning,
+    DeletedArrayError,
     GradientsMismatchError,
     LoopArgumentError,
     MetricError,
     NonFiniteMetricError,
     OptimizerArgumentError,
+    OptimizerStateError,
     OptimizerTypeError,
     RunMismatchError,
     StateArgumentError,
+    StateCallError,
     StateCollectionError,
     StepResultError,
+    TrainArgumentError,
+    UnsavedStepWarning,
 )
-from batiste.train import compile_cache, fit
+from batiste.train import Loop, compile_cache, fit
 from tests.errors.rows import key, raises, x
 
 
@@ -121,3 +127,43 @@ def a_folder_of_another_run():
 
     fit(step, {"w": jnp.ones(2)}, lambda n: 1.0 + n, steps=1, run=Manager("run"))
     fit(step, {"w": jnp.ones(5)}, lambda n: 1.0 + n, steps=2, run=Manager("run"))
+
+
+@raises(BatchError, "The batch of step 1", "'id' is the text 'sample-7'", "Leave texts out")
+def a_text_in_a_batch():
+    fit(lambda state, batch: (state, {"loss": batch["x"]}), {"w": x}, lambda _: {"x": 1.0, "id": "sample-7"}, steps=1)
+
+
+@raises(DeletedArrayError, "What apply was given", "'params/bias' and 1 more", "jax.tree.map(jnp.copy, state)")
+def variables_that_a_step_has_used_up():
+    model = nn.Dense(2)
+    variables = model.init(key, x)
+    fit(lambda state, batch: (state, {"loss": batch}), variables, [1.0])
+    model.apply(variables, x)
+
+
+@raises(OptimizerStateError, "its '0/mu/w' has the shape (5,)", "it is (2, 3)", "state.tx.init(state.params)")
+def the_optimiser_state_of_another_model():
+    tx = optax.adam(0.1)
+    state = TrainState.create(apply_fn=None, params={"w": x}, tx=tx).replace(opt_state=tx.init({"w": jnp.ones(5)}))
+    state.apply_gradients(grads={"w": x})
+
+
+@raises(StateCallError, "TrainState.create() was not given apply_fn=", "apply_fn=model.apply")
+def a_state_without_its_function():
+    TrainState.create(params={"w": x}, tx=optax.sgd(0.1))
+
+
+@raises(UnsavedStepWarning, "When the loop was left after step 2", "'loss' is inf at step 2")
+def a_loop_that_is_left_with_a_loss_that_is_infinite():
+    def divide(state, batch):
+        return state, {"loss": 1 / batch}
+
+    for n, _ in Loop(divide, {"w": jnp.ones(2)}, lambda n: 1.0 - n, run="run", save_every=2):
+        if n == 2:
+            break
+
+
+@raises(TrainArgumentError, "`min_seconds` of train.compile_cache() cannot be -1", "a number from 0 on")
+def a_cache_of_programs_that_took_less_than_no_time():
+    compile_cache("programs", min_seconds=-1)
