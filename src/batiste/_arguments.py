@@ -1,7 +1,7 @@
 """Whether an argument is in its domain: the one place where that is asked, and where it is said.
 
-Each function here takes a value, the name of its argument, and *where*: the path of the layer as a tuple of names, or
-the name of the function that was called. It returns the value as the library uses it, or raises ``ArgumentError``,
+Each function here takes a value, the name of its argument, and *where*: the layer, its path as a tuple of names, or the
+name of the function that was called. It returns the value as the library uses it, or raises ``ArgumentError``,
 whose text names the argument, what was given, what it takes, and the nearest right thing to write.
 
 Whatever can stand for a whole number is one: NumPy's and JAX's integers, and arrays of no axes. A Boolean is none,
@@ -17,13 +17,15 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 from batiste.errors import ArgumentError, nearest
 
 __all__ = [
+    "HasPath",
+    "Where",
     "array",
     "choice",
     "dtype_name",
@@ -36,7 +38,19 @@ __all__ = [
     "whole_numbers",
 ]
 
-Where = str | tuple[str, ...]
+
+class HasPath(Protocol):
+    """A layer: its path is asked for only where something is refused."""
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The names from the root of the model to the layer."""
+        ...
+
+
+Where: TypeAlias = str | tuple[str, ...] | HasPath
+"""Who takes an argument: the name of a function, the path of a layer, or the layer."""
+
 _LONGEST = 60
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -75,6 +89,11 @@ def whole_numbers(
     Raises:
       ArgumentError: it is something else, or there is another number of them.
     """
+    if type(value) is tuple:
+        usual = cast("tuple[Any, ...]", value)
+        fits = count is None or len(usual) == count
+        if fits and all(type(entry) is int and (low is None or entry >= low) for entry in usual):
+            return usual
     if isinstance(value, str | bytes | Mapping) or value is None:
         entries = None
     elif isinstance(value, Sequence):
@@ -82,7 +101,7 @@ def whole_numbers(
     elif _index(value) is not None:
         entries = (value,) * (1 if count is None else count)
     elif getattr(value, "ndim", None) == 1 and not _is_traced(value):
-        entries = tuple(value)
+        entries = tuple(np.asarray(value))  # in a trace, JAX's own entries would be traced
     else:
         entries = None
     if entries is None or (count is not None and len(entries) != count):
@@ -310,7 +329,8 @@ def _whole(low: int | None, high: int | None, *, plural: bool = False) -> str:
 def _refused(value: Any, argument: str, where: Where, expected: str, advice: str, *, part: Any = None) -> ArgumentError:
     """Return the error; the advice is made of what is wrong with the value where none is given."""
     wrong = value if part is None else part
-    at_layer = not isinstance(where, str)
+    where = where if isinstance(where, str | tuple) else where.path
+    at_layer = isinstance(where, tuple)
     if advice:
         pass
     elif isinstance(wrong, float) and wrong.is_integer():

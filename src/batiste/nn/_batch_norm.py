@@ -83,7 +83,7 @@ class BatchNorm(Module):
           ModifyScopeVariableError: the running averages move, and ``batch_stats`` is not mutable.
         """
         use_average = merge_param("use_running_average", self.use_running_average, use_running_average)
-        features = sorted_axes(self.axis, x.ndim, argument="axis", path=self.path)
+        features = sorted_axes(self.axis, x.ndim, argument="axis", layer=self)
         axes = tuple(axis for axis in range(x.ndim) if axis not in features)
         shape = tuple(x.shape[axis] for axis in features)
         aligned = None if mask is None else aligned_mask(mask, x.shape, self.path)

@@ -56,7 +56,7 @@ class Dropout(Module):
             raise DropoutRateError(path=self.path, given=self.rate)
         if self.rate == 1:  # 1 / (1 - rate) would be infinite, and its gradient nan
             return jnp.zeros_like(inputs)
-        shared = sorted_axes(self.broadcast_dims, inputs.ndim, argument="broadcast_dims", path=self.path)
+        shared = sorted_axes(self.broadcast_dims, inputs.ndim, argument="broadcast_dims", layer=self)
         key = self.make_rng(self.rng_collection) if rng is None else rng
         return _drop(inputs, key, float(self.rate), shared)
 

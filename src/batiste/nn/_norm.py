@@ -114,8 +114,8 @@ class LayerNorm(Module):
           AxesError: an axis is out of range or named twice.
           NormMaskShapeError: the mask does not broadcast to the input.
         """
-        axes = sorted_axes(self.reduction_axes, x.ndim, argument="reduction_axes", path=self.path)
-        features = sorted_axes(self.feature_axes, x.ndim, argument="feature_axes", path=self.path)
+        axes = sorted_axes(self.reduction_axes, x.ndim, argument="reduction_axes", layer=self)
+        features = sorted_axes(self.feature_axes, x.ndim, argument="feature_axes", layer=self)
         return _normalized(self, x, mask, Statistics.of(self, x, axes), features)
 
 
@@ -163,8 +163,8 @@ class RMSNorm(Module):
           AxesError: an axis is out of range or named twice.
           NormMaskShapeError: the mask does not broadcast to the input.
         """
-        axes = sorted_axes(self.reduction_axes, x.ndim, argument="reduction_axes", path=self.path)
-        features = sorted_axes(self.feature_axes, x.ndim, argument="feature_axes", path=self.path)
+        axes = sorted_axes(self.reduction_axes, x.ndim, argument="reduction_axes", layer=self)
+        features = sorted_axes(self.feature_axes, x.ndim, argument="feature_axes", layer=self)
         return _normalized(self, x, mask, Statistics.of(self, x, axes, use_mean=False), features)
 
 
@@ -229,7 +229,7 @@ class GroupNorm(Module):
         if self.reduction_axes is None:
             axes = (*range(1, channels), channels)
         else:
-            axes = sorted_axes(self.reduction_axes, x.ndim, argument="reduction_axes", path=self.path)
+            axes = sorted_axes(self.reduction_axes, x.ndim, argument="reduction_axes", layer=self)
         if channels not in axes:
             problem = "statistics are of groups of channels, so that the last axis must be among the axes"
             raise FeatureAxesError(
@@ -293,7 +293,7 @@ class InstanceNorm(Module):
           AxesError: an axis is out of range or named twice.
           NormMaskShapeError: the mask does not broadcast to the input.
         """
-        features = sorted_axes(self.feature_axes, x.ndim, argument="feature_axes", path=self.path)
+        features = sorted_axes(self.feature_axes, x.ndim, argument="feature_axes", layer=self)
         if 0 in features:
             raise FeatureAxesError(
                 path=self.path,

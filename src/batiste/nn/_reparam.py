@@ -69,7 +69,7 @@ class WeightNorm(Module):
             if names and not any(part in name for part in names):
                 return value
             given = () if self.feature_axes is None else self.feature_axes
-            features = sorted_axes(given, value.ndim, argument="feature_axes", path=self.path)
+            features = sorted_axes(given, value.ndim, argument="feature_axes", layer=self)
             shape = tuple(value.shape[axis] for axis in features)
             scale = None
             if self.use_scale:
