@@ -32,6 +32,7 @@ __all__ = [
     "function",
     "mapping",
     "number",
+    "refused",
     "shown",
     "text",
     "whole_number",
@@ -67,9 +68,9 @@ def whole_number(
         return value
     found = _index(value)
     if isinstance(found, int) and not (low is None or found >= low):
-        raise _refused(value, argument, where, _whole(low, high), advice)
+        raise refused(value, argument, where, _whole(low, high), advice)
     if found is None or (isinstance(found, int) and high is not None and found > high):
-        raise _refused(value, argument, where, _whole(low, high), advice)
+        raise refused(value, argument, where, _whole(low, high), advice)
     return found
 
 
@@ -101,16 +102,16 @@ def whole_numbers(
     elif _index(value) is not None:
         entries = (value,) * (1 if count is None else count)
     elif getattr(value, "ndim", None) == 1 and not _is_traced(value):
-        entries = tuple(np.asarray(value))  # in a trace, JAX's own entries would be traced
+        entries = tuple(cast("Any", np.asarray(value)))  # in a trace, JAX's own entries would be traced
     else:
         entries = None
     if entries is None or (count is not None and len(entries) != count):
         few = "" if count is None else f", one or {count}"
-        raise _refused(value, argument, where, f"{_whole(low, None, plural=True)}{few}", advice)
+        raise refused(value, argument, where, f"{_whole(low, None, plural=True)}{few}", advice)
     for entry in entries:
         found = _index(entry)
         if found is None or (isinstance(found, int) and low is not None and found < low):
-            raise _refused(value, argument, where, _whole(low, None, plural=True), advice, part=entry)
+            raise refused(value, argument, where, _whole(low, None, plural=True), advice, part=entry)
     return tuple(whole_number(entry, argument, where, low=low) for entry in entries)
 
 
@@ -151,7 +152,7 @@ def number(
     ends += [f"from {low:g} to {high:g}"] if low is not None and high is not None else []
     ends += [f"of at least {low:g}"] if low is not None and high is None else []
     ends += [f"of at most {high:g}"] if low is None and high is not None else []
-    raise _refused(value, argument, where, " ".join(["a finite number", *ends]), advice)
+    raise refused(value, argument, where, " ".join(["a finite number", *ends]), advice)
 
 
 def choice(value: Any, argument: str, where: Where, known: Collection[Any]) -> Any:
@@ -166,7 +167,7 @@ def choice(value: Any, argument: str, where: Where, known: Collection[Any]) -> A
     expected = "one of " + ", ".join(repr(one) for one in known)
     near = next((word for word in words if isinstance(value, str) and word.lower() == value.lower().strip()), None)
     advice = f"Did you mean {near!r}?" if near else nearest(value, words).strip() if isinstance(value, str) else ""
-    raise _refused(value, argument, where, expected, advice or "Write it exactly so.")
+    raise refused(value, argument, where, expected, advice or "Write it exactly so.")
 
 
 def text(value: Any, argument: str, where: Where, *, what: str = "a text", empty: bool = False) -> str:
@@ -177,7 +178,7 @@ def text(value: Any, argument: str, where: Where, *, what: str = "a text", empty
     """
     if isinstance(value, str) and (value or empty):
         return value
-    raise _refused(value, argument, where, what if empty else f"{what} that is not empty", "")
+    raise refused(value, argument, where, what if empty else f"{what} that is not empty", "")
 
 
 def function(value: _Function, argument: str, where: Where, *, what: str = "a function", advice: str = "") -> _Function:
@@ -190,7 +191,7 @@ def function(value: _Function, argument: str, where: Where, *, what: str = "a fu
         return value
     if not advice and isinstance(value, str):
         advice = f"Give the function and not its name: nn.{value}." if value.isidentifier() else ""
-    raise _refused(value, argument, where, what, advice)
+    raise refused(value, argument, where, what, advice)
 
 
 def mapping(value: Any, argument: str, where: Where, *, what: str, advice: str = "") -> Mapping[Any, Any]:
@@ -201,7 +202,7 @@ def mapping(value: Any, argument: str, where: Where, *, what: str, advice: str =
     """
     if isinstance(value, Mapping):
         return cast("Mapping[Any, Any]", value)
-    raise _refused(value, argument, where, what, advice)
+    raise refused(value, argument, where, what, advice)
 
 
 def array(value: Any, argument: str, where: Where) -> Any:
@@ -239,7 +240,40 @@ def dtype_name(value: Any, argument: str, where: Where, *, inexact: bool = False
         return found
     known = ("bfloat16", "float16", "float32", "float64", "complex64", "int8", "int32", "uint8", "bool")
     near = nearest(value, known).strip() if isinstance(value, str) and found is None else ""
-    raise _refused(value, argument, where, expected, near or "Write jnp.float32, jnp.bfloat16 or the like.")
+    raise refused(value, argument, where, expected, near or "Write jnp.float32, jnp.bfloat16 or the like.")
+
+
+def refused(
+    value: Any, argument: str, where: Where, expected: str, advice: str = "", *, part: Any = None
+) -> ArgumentError:
+    """Return the error, for a domain that no function here has.
+
+    Args:
+      value: what was given.
+      argument: the name of the argument.
+      where: who takes it.
+      expected: what it takes, as in "a whole number, 0 or more".
+      advice: what to write instead; without one it is made of what is wrong with the value.
+      part: the entry of ``value`` that is wrong.
+    """
+    wrong = value if part is None else part
+    where = where if isinstance(where, str | tuple) else where.path
+    at_layer = isinstance(where, tuple)
+    if advice:
+        pass
+    elif isinstance(wrong, float) and wrong.is_integer():
+        advice = f"Write {int(wrong)}; a division of whole numbers is whole with //."
+    elif isinstance(wrong, bool):
+        advice = f"{wrong} is no number; if it is meant for an option, name the option: use_bias={wrong}."
+    elif _is_traced(wrong):
+        advice = "Compute it outside of jit, or mark it static there: static_argnames."
+    elif getattr(wrong, "shape", None):
+        advice = "A layer takes its settings first and the input when it is called: Layer(...)(x)." if at_layer else ""
+    elif isinstance(wrong, str) and _is_numeric(wrong):
+        advice = f"Write it without quotes: {wrong}."
+    return ArgumentError(
+        where=where, argument=argument, given=shown(value), expected=expected, advice=advice or f"Give {expected}."
+    )
 
 
 def shown(value: Any) -> str:
@@ -294,24 +328,24 @@ def _array(value: Any, argument: str, where: Where) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "OUSMm":
             return cast("Any", value)
-        raise _refused(value, argument, where, "an array of numbers", "Turn its entries into numbers first.")
+        raise refused(value, argument, where, "an array of numbers", "Turn its entries into numbers first.")
     if hasattr(value, "__jax_array__"):
         return value
     expected = "an array"
     if isinstance(value, Mapping):
         keys = list(cast("Mapping[Any, Any]", value))[:1]
         advice = f"Give the layer one of its arrays, such as batch[{keys[0]!r}]." if keys else ""
-        raise _refused(value, argument, where, expected, advice)
+        raise refused(value, argument, where, expected, advice)
     if value is None or isinstance(value, str | bytes) or callable(value):
         advice = "A function that ends without `return` gives None." if value is None else ""
-        raise _refused(value, argument, where, expected, advice or "Give numbers, as jnp.array([...]) makes them.")
+        raise refused(value, argument, where, expected, advice or "Give numbers, as jnp.array([...]) makes them.")
     if not _has_traced(value):
         try:
             is_numeric = np.asarray(value).dtype.kind not in "OUSMm"
         except ValueError:  # lists of unequal length
             is_numeric = False
         if not is_numeric:
-            raise _refused(value, argument, where, "an array, or lists of numbers of equal length", "")
+            raise refused(value, argument, where, "an array, or lists of numbers of equal length", "")
     import jax.numpy as jnp
 
     return jnp.asarray(value)
@@ -324,28 +358,6 @@ def _whole(low: int | None, high: int | None, *, plural: bool = False) -> str:
     if low is not None:
         return f"{words}, {'each ' if plural else ''}{low} or more"
     return words if high is None else f"{words}, {high} or less"
-
-
-def _refused(value: Any, argument: str, where: Where, expected: str, advice: str, *, part: Any = None) -> ArgumentError:
-    """Return the error; the advice is made of what is wrong with the value where none is given."""
-    wrong = value if part is None else part
-    where = where if isinstance(where, str | tuple) else where.path
-    at_layer = isinstance(where, tuple)
-    if advice:
-        pass
-    elif isinstance(wrong, float) and wrong.is_integer():
-        advice = f"Write {int(wrong)}; a division of whole numbers is whole with //."
-    elif isinstance(wrong, bool):
-        advice = f"{wrong} is no number; if it is meant for an option, name the option: use_bias={wrong}."
-    elif _is_traced(wrong):
-        advice = "Compute it outside of jit, or mark it static there: static_argnames."
-    elif getattr(wrong, "shape", None):
-        advice = "A layer takes its settings first and the input when it is called: Layer(...)(x)." if at_layer else ""
-    elif isinstance(wrong, str) and _is_numeric(wrong):
-        advice = f"Write it without quotes: {wrong}."
-    return ArgumentError(
-        where=where, argument=argument, given=shown(value), expected=expected, advice=advice or f"Give {expected}."
-    )
 
 
 def _is_numeric(word: str) -> bool:

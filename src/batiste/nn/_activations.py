@@ -38,6 +38,7 @@ from jax.nn import (
 )
 from jax.numpy import tanh
 
+from batiste._arguments import array, number
 from batiste.dtypes import cast
 from batiste.module import Module, compact
 from batiste.nn._initializers import constant
@@ -96,8 +97,14 @@ class PReLU(Module):
 
     @compact
     def __call__(self, inputs: Array) -> Array:
-        """Return ``inputs``, of any shape and floating-point dtype, rectified."""
-        slope = self.param("negative_slope", constant(self.negative_slope_init), (), self.param_dtype)
+        """Return ``inputs``, of any shape and floating-point dtype, rectified.
+
+        Raises:
+          ArgumentError: ``negative_slope_init`` is no number, or the input is no array.
+        """
+        inputs = array(inputs, "inputs", self)
+        first = number(self.negative_slope_init, "negative_slope_init", self)
+        slope = self.param("negative_slope", constant(first), (), self.param_dtype)
         return _rectify(inputs, slope)
 
 

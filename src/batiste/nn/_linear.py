@@ -216,7 +216,7 @@ class Einsum(Module):
 def _contracted_and_batch(layer: DenseGeneral, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the contracted axes and the batch axes."""
     axes = sorted_axes(layer.axis, rank, argument="axis", layer=layer)
-    if layer.batch_dims == ():
+    if isinstance(layer.batch_dims, tuple) and len(layer.batch_dims) == 0:
         return axes, ()
     batch = sorted_axes(layer.batch_dims, rank, argument="batch_dims", layer=layer)
     leading = tuple(range(len(batch)))
