@@ -53,6 +53,7 @@ Where: TypeAlias = str | tuple[str, ...] | HasPath
 """Who takes an argument: the name of a function, the path of a layer, or the layer."""
 
 _LONGEST = 60
+_FUNCTIONS = ("elu", "gelu", "leaky_relu", "relu", "sigmoid", "silu", "softmax", "softplus", "swish", "tanh")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -123,9 +124,10 @@ def number(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    finite: bool = True,
     advice: str = "",
 ) -> Any:
-    """Return a real, finite number: as it is, or as a ``float`` where it is an array of no axes.
+    """Return a real number: as it is, or as a ``float`` where it is an array of no axes.
 
     Args:
       value: the number; NumPy's and JAX's scalars are numbers.
@@ -134,6 +136,7 @@ def number(
       low: the least that it may be; None for no end.
       high: the most that it may be; None for no end.
       above: what it must be greater than.
+      finite: whether infinities are refused; NaN always is.
       advice: what to write instead, where more is known than can be seen from the value.
 
     Raises:
@@ -142,7 +145,7 @@ def number(
     found = value if type(value) is float or type(value) is int else _real(value)
     if (
         found is not None
-        and math.isfinite(found)
+        and (math.isfinite(found) or (not finite and not math.isnan(found)))
         and (low is None or found >= low)
         and (high is None or found <= high)
         and (above is None or found > above)
@@ -152,7 +155,7 @@ def number(
     ends += [f"from {low:g} to {high:g}"] if low is not None and high is not None else []
     ends += [f"of at least {low:g}"] if low is not None and high is None else []
     ends += [f"of at most {high:g}"] if low is None and high is not None else []
-    raise refused(value, argument, where, " ".join(["a finite number", *ends]), advice)
+    raise refused(value, argument, where, " ".join(["a finite number" if finite else "a number", *ends]), advice)
 
 
 def choice(value: Any, argument: str, where: Where, known: Collection[Any]) -> Any:
@@ -190,7 +193,8 @@ def function(value: _Function, argument: str, where: Where, *, what: str = "a fu
     if callable(value):
         return value
     if not advice and isinstance(value, str):
-        advice = f"Give the function and not its name: nn.{value}." if value.isidentifier() else ""
+        shown_as = f", as in nn.{value}" if value in _FUNCTIONS else ""
+        advice = f"Give the function itself and not its name{shown_as}."
     raise refused(value, argument, where, what, advice)
 
 
@@ -261,7 +265,7 @@ def refused(
     at_layer = isinstance(where, tuple)
     if advice:
         pass
-    elif isinstance(wrong, float) and wrong.is_integer():
+    elif isinstance(wrong, float) and wrong.is_integer() and wrong >= 0 and "whole" in expected:
         advice = f"Write {int(wrong)}; a division of whole numbers is whole with //."
     elif isinstance(wrong, bool):
         advice = f"{wrong} is no number; if it is meant for an option, name the option: use_bias={wrong}."

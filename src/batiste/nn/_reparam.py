@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from batiste._arguments import number, whole_number
 from batiste.dtypes import canonicalize_dtype, cast, matched
 from batiste.errors import NonMatrixError
 from batiste.lift import map_variables
@@ -60,8 +61,10 @@ class WeightNorm(Module):
         """Return what the wrapped Module returns for these arguments, with normalised weights.
 
         Raises:
+          ArgumentError: ``epsilon`` or the axes are no numbers.
           AxesError: a variable has no such feature axis.
         """
+        epsilon = number(self.epsilon, "epsilon", self, low=0)
         wanted = self.variable_filter
         names = () if wanted is None else (wanted,) if isinstance(wanted, str) else tuple(wanted)
 
@@ -75,7 +78,7 @@ class WeightNorm(Module):
             if self.use_scale:
                 scale = self.param(f"{name}/scale", self.scale_init, shape, self.param_dtype)
             dtype = np.dtype(canonicalize_dtype(value, scale, dtype=self.dtype))
-            return _scaled_direction(value, scale, features, self.epsilon, dtype)
+            return _scaled_direction(value, scale, features, epsilon, dtype)
 
         return _call_with(self, normalise, args, kwargs, mutable=False)
 
@@ -117,9 +120,12 @@ class SpectralNorm(Module):
           **kwargs: keyword arguments of the wrapped Module.
 
         Raises:
+          ArgumentError: ``n_steps`` is no whole number, or ``epsilon`` no number.
           NonMatrixError: a variable has more than two axes, and ``error_on_non_matrix`` is true.
           ModifyScopeVariableError: ``update_stats`` is true, and the collection is not mutable.
         """
+        epsilon = number(self.epsilon, "epsilon", self, low=0)
+        n_steps = whole_number(self.n_steps, "n_steps", self)
 
         def normalise(name: str, value: Array) -> Array:
             if value.ndim < 2:
@@ -131,7 +137,7 @@ class SpectralNorm(Module):
             u = self.variable(collection, f"{name}/u", jax.random.normal, key, shape, self.param_dtype)
             sigma = self.variable(collection, f"{name}/sigma", ones, None, (), self.param_dtype)
             dtype = None if self.dtype is None else np.dtype(self.dtype)
-            normal, new_u, new_sigma = _divided_by_norm(value, u.value, self.n_steps, self.epsilon, dtype)
+            normal, new_u, new_sigma = _divided_by_norm(value, u.value, n_steps, epsilon, dtype)
             if update_stats:
                 u.value, sigma.value = new_u, new_sigma
             return normal
