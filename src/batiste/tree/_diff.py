@@ -20,11 +20,12 @@ from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 
+from batiste._arguments import number
 from batiste.tree._containers import Node, walk
 from batiste.tree._lazy import NumpyArray, read_box
 from batiste.tree._leaves import dtype_of, is_abstract, is_array, is_key, leaf_text, shape_of
 from batiste.tree._names import Parts, join_path
-from batiste.tree._patterns import Patterns, as_patterns
+from batiste.tree._patterns import Patterns, as_patterns, check_matched
 
 __all__ = ["Diff", "Difference", "diff"]
 
@@ -119,9 +120,17 @@ def diff(
       values: whether values are compared; otherwise lazy leaves are not read.
       rtol: two elements differ where ``|left - right| > atol + rtol * |left|``.
       atol: see ``rtol``.
+
+    Raises:
+      ArgumentError: if a tolerance is no number of at least 0.
+      UnmatchedPatternError: if a pattern matches no path of either tree.
     """
+    rtol, atol = number(rtol, "rtol", "diff", low=0), number(atol, "atol", "diff", low=0)
     compiled = None if patterns is None else as_patterns(patterns)
     first, second = walk(left), walk(right)
+    if compiled is not None:
+        known = dict.fromkeys([*first.leaves, *second.leaves, *first.containers, *second.containers])
+        check_matched(compiled, list(map(join_path, known)), unmatched="error")
     found: dict[Parts, Difference] = {}
     compared = 0
     for parts in dict.fromkeys([*first.leaves, *second.leaves, *first.containers, *second.containers]):

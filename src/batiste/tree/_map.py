@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from batiste._arguments import choice, function, mapping
 from batiste.errors import TreeValueError, UnmatchedPathsError
 from batiste.tree._containers import take_apart
 from batiste.tree._lazy import LazyArray
@@ -41,14 +42,17 @@ def map(  # noqa: A001 - `tree.map` is what JAX calls it too
       unmatched: whether a pattern that matches nothing is an error.
 
     Raises:
+      ArgumentError: if a rule is no function, or ``unmatched`` neither of the two.
       UnmatchedPatternError: if a pattern matches no path.
     """
+    for rule in cast_type("Any", rules).values() if isinstance(rules, Mapping) else (rules,):
+        function(rule, "rules", "map", what="a function of path and leaf, or a mapping from patterns to such functions")
     leaves = flatten(tree)
     if isinstance(rules, Mapping):
         functions = first_match(cast_type("Mapping[PatternLike, LeafFunction]", rules), leaves, unmatched=unmatched)
     else:
         functions = dict.fromkeys(leaves, rules)
-    return _replaced(tree, {path: function(path, leaves[path]) for path, function in functions.items()})
+    return _replaced(tree, {path: new(path, leaves[path]) for path, new in functions.items()})
 
 
 def cast(
@@ -67,10 +71,12 @@ def cast(
       unmatched: whether a pattern that matches nothing is an error.
 
     Raises:
+      ArgumentError: if ``kinds`` or ``unmatched`` is none of the above.
       NotAnArrayError: if a leaf that a rule matches is not an array; the error lists all.
       TreeValueError: if a dtype is none.
       UnmatchedPatternError: if a pattern matches no path.
     """
+    choice(kinds, "kinds", "cast", ("floating", "all"))
     leaves = flatten(tree)
     if isinstance(dtypes, Mapping):
         known = {pattern: _dtype(dtype) for pattern, dtype in dtypes.items()}
@@ -98,9 +104,11 @@ def label(
       unmatched: whether a pattern that matches nothing is an error.
 
     Raises:
+      ArgumentError: if ``rules`` is no mapping, or ``unmatched`` neither of the two.
       UnmatchedPathsError: if no pattern matches a leaf and there is no default; the error lists all such leaves.
       UnmatchedPatternError: if a pattern matches no path; the error names the nearest ones.
     """
+    mapping(rules, "rules", "label", what="a mapping from patterns to labels")
     leaves = flatten(tree)
     labels = first_match(rules, leaves, unmatched=unmatched)
     bare = [path for path in leaves if path not in labels]
