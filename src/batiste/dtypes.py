@@ -99,7 +99,7 @@ def cast(array: ArrayLike, dtype: DTypeLike) -> Array:
         if isinstance(array, jax.Array) and array.dtype == dtype and not array.weak_type:
             return array
         return jnp.asarray(array, dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         dtype_name(dtype, "dtype", "cast")
         raise
 

@@ -260,7 +260,7 @@ class SimpleCell(_VectorCell):
     @nowrap
     def initialize_carry(self, rng: Key, input_shape: tuple[int, ...]) -> Array:
         """Return the first hidden state for inputs of ``input_shape``, ``[batch..., input_features]``."""
-        return self.carry_init(rng, (*input_shape[:-1], _features(self)), self.param_dtype)
+        return _first_state(self, rng, (*input_shape[:-1], _features(self)))
 
 
 class GRUCell(_VectorCell):
@@ -322,7 +322,7 @@ class GRUCell(_VectorCell):
     @nowrap
     def initialize_carry(self, rng: Key, input_shape: tuple[int, ...]) -> Array:
         """Return the first hidden state for inputs of ``input_shape``, ``[batch..., input_features]``."""
-        return self.carry_init(rng, (*input_shape[:-1], _features(self)), self.param_dtype)
+        return _first_state(self, rng, (*input_shape[:-1], _features(self)))
 
 
 class MGUCell(_VectorCell):
@@ -389,7 +389,7 @@ class MGUCell(_VectorCell):
     @nowrap
     def initialize_carry(self, rng: Key, input_shape: tuple[int, ...]) -> Array:
         """Return the first hidden state for inputs of ``input_shape``, ``[batch..., input_features]``."""
-        return self.carry_init(rng, (*input_shape[:-1], _features(self)), self.param_dtype)
+        return _first_state(self, rng, (*input_shape[:-1], _features(self)))
 
 
 class ConvLSTMCell(RNNCellBase):
@@ -514,7 +514,7 @@ def _dense(
         features=_features(cell),
         use_bias=use_bias,
         kernel_init=cell.recurrent_kernel_init if recurrent else cell.kernel_init,
-        bias_init=bias_init or getattr(cell, "bias_init", zeros),
+        bias_init=getattr(cell, "bias_init", zeros) if bias_init is None else bias_init,
         dtype=cell.dtype,
         param_dtype=cell.param_dtype,
         name=name,
@@ -531,7 +531,12 @@ def _lstm_step(cell: Any, c: Array, gates: Sequence[Array]) -> tuple[tuple[Array
 
 def _two_states(cell: Any, rng: Key, shape: Shape) -> tuple[Array, Array]:
     first, second = jax.random.split(rng)
-    return cell.carry_init(first, shape, cell.param_dtype), cell.carry_init(second, shape, cell.param_dtype)
+    return _first_state(cell, first, shape), _first_state(cell, second, shape)
+
+
+def _first_state(cell: Any, rng: Key, shape: Shape) -> Array:
+    draw = function(cell.carry_init, "carry_init", cell if cell.scope is not None else type(cell).__name__)
+    return draw(rng, shape, cell.param_dtype)
 
 
 def _pair(cell: Any, carry: Any) -> tuple[Array, Array]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
-from batiste._arguments import function, whole_number
+from batiste._arguments import function, shown, whole_number
 from batiste.errors import BatchApplyError, SequentialLayersError
 from batiste.module import Module, compact
 from batiste.typing import Array
@@ -33,12 +33,16 @@ class Sequential(Module):
         """Check that ``layers`` is a sequence.
 
         Raises:
-          SequentialLayersError: it is a single layer, a generator or the like.
+          SequentialLayersError: it is a single layer, a generator or the like, or has something that is no layer.
         """
         layers: Any = self.layers
-        if not isinstance(layers, Sequence):
+        if not isinstance(layers, Sequence) or isinstance(layers, str):
             kind = type(layers).__name__
             raise SequentialLayersError(path="Sequential", given=kind, problem="it is no sequence")
+        for each in cast("Sequence[Any]", layers):
+            if not callable(each):
+                problem = "it cannot be called"
+                raise SequentialLayersError(path="Sequential", given=shown(each), problem=problem)
         super().__post_init__()
 
     @compact

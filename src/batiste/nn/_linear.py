@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from batiste._arguments import array, text, whole_number, whole_numbers
+from batiste._arguments import array, function, text, whole_number, whole_numbers
 from batiste.dtypes import canonicalize_dtype, cast, promote_dtype
 from batiste.errors import AxesError, BatchAxesError, EinsumEquationError, InputRankError
 from batiste.module import Module, compact, merge_param
@@ -139,7 +139,7 @@ class DenseGeneral(Module):
         shape = inputs.shape
         batch_shape, axes_shape = tuple(shape[i] for i in batch), tuple(shape[i] for i in axes)
         kept = inputs.ndim - len(axes) - len(batch)
-        kernel_init = self.kernel_init
+        kernel_init = function(self.kernel_init, "kernel_init", self)
         if len(batch) > 0 or len(axes) > 1 or len(features) > 1:
             flat_shape = (math.prod(batch_shape + axes_shape), math.prod(features))
             kernel_init = FlattenedInitializer(kernel_init, flat_shape)
@@ -147,7 +147,7 @@ class DenseGeneral(Module):
         bias = None
         if self.use_bias:
             bias_shape = (*batch_shape, *features)
-            bias_init = self.bias_init
+            bias_init = function(self.bias_init, "bias_init", self)
             if len(bias_shape) > 1:
                 bias_init = FlattenedInitializer(bias_init, (math.prod(bias_shape),))
             bias = self.param("bias", bias_init, bias_shape, self.param_dtype)

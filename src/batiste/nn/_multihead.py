@@ -166,8 +166,8 @@ class MultiHeadDotProductAttention(Module):
         return DenseGeneral(
             features=out_features,
             axis=(-2, -1),
-            kernel_init=self.out_kernel_init or self.kernel_init,
-            bias_init=self.out_bias_init or self.bias_init,
+            kernel_init=self.kernel_init if self.out_kernel_init is None else self.out_kernel_init,
+            bias_init=self.bias_init if self.out_bias_init is None else self.out_bias_init,
             use_bias=self.use_bias,
             dtype=self.dtype,
             param_dtype=self.param_dtype,

@@ -54,7 +54,7 @@ class Statistics(NamedTuple):
     @classmethod
     def of(cls, layer: Any, x: Array, axes: tuple[int, ...], *, use_mean: bool = True) -> Statistics:
         """Return how ``layer`` takes statistics of ``x`` over ``axes``, from the options that all layers here have."""
-        dtype = np.dtype(x.dtype if layer.dtype is None else layer.dtype)
+        dtype = np.dtype(x.dtype if layer.dtype is None else canonicalize_dtype(dtype=layer.dtype, inexact=False))
         groups = layer.axis_index_groups
         return cls(
             axes=axes,

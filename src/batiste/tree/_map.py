@@ -45,13 +45,13 @@ def map(  # noqa: A001 - `tree.map` is what JAX calls it too
       ArgumentError: if a rule is no function, or ``unmatched`` neither of the two.
       UnmatchedPatternError: if a pattern matches no path.
     """
-    for rule in cast_type("Any", rules).values() if isinstance(rules, Mapping) else (rules,):
-        function(rule, "rules", "map", what="a function of path and leaf, or a mapping from patterns to such functions")
     leaves = flatten(tree)
     if isinstance(rules, Mapping):
         functions = first_match(cast_type("Mapping[PatternLike, LeafFunction]", rules), leaves, unmatched=unmatched)
     else:
         functions = dict.fromkeys(leaves, rules)
+    for rule in functions.values():
+        function(rule, "rules", "map", what="a function of path and leaf, or a mapping from patterns to such functions")
     return _replaced(tree, {path: new(path, leaves[path]) for path, new in functions.items()})
 
 

@@ -43,9 +43,9 @@ def split_path(path: str) -> tuple[str, ...]:
     Raises:
       ArgumentError: if it is no text.
     """
-    if not path and text(path, "path", "split_path", what="a path", empty=True) == "":
+    if text(path, "path", "split_path", what="a path", empty=True) == "":
         return ()
-    parts = text(path, "path", "split_path", what="a path").split("/")
+    parts = path.split("/")
     return tuple("" if part == "~" else part.replace("~1", "/").replace("~0", "~") for part in parts)
 
 
