@@ -231,9 +231,8 @@ NEVER_NEGATIVE = Domain((*SCALE.wrong, -1.0))
 FAN_AXES_ONLY = Domain((1.5, True, "1", float("nan"), None, Anything()), integers_of)
 FANS = {"in_axis": FAN_AXES_ONLY, "out_axis": FAN_AXES_ONLY, "batch_axis": FAN_AXES_ONLY, "dtype": OUTSIDE}
 FAN_FACTORIES = (
-    "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "kaiming_normal", "kaiming_uniform", "lecun_normal",
-    "lecun_uniform", "xavier_normal", "xavier_uniform",
-)  # fmt: skip
+    "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "lecun_normal",
+    "lecun_uniform" )  # fmt: skip
 INITIALIZERS = {
     "constant": arguments(
         drawn(nn.initializers.constant), {"value": 1.0}, value=Domain((None, "a", {}, len)), dtype=OUTSIDE
@@ -631,7 +630,6 @@ ELSEWHERE = {
             "lift.jvp",
             "lift.map_variables",
             "lift.named_call",
-            "lift.remat",
             "lift.remat_scan",
             "lift.switch",
             "lift.value_and_grad",
@@ -671,11 +669,11 @@ ELSEWHERE = {
         ("nn.ones", "nn.zeros", "nn.ones_init", "nn.zeros_init", "nn.ConfiguredInitializer"),
         "as jax.nn.initializers has it; what cannot be drawn is an error of the catalogue",
     ),
+    "nn.initializers.Initializer": "a type for annotations",
     "nn.pool": "max_pool, min_pool and avg_pool with an initial value and a function of JAX",
     **dict.fromkeys(
         (
             "nn.Fp8DirectDotGeneralOp",
-            "nn.Fp8DotGeneral",
             "nn.Fp8DotGeneralBase",
             "nn.Fp8DotGeneralOp",
             "nn.Fp8Einsum",
