@@ -107,6 +107,11 @@ def stepped(kind, x, **fields):
     return jax.eval_shape(nn.RNN(kind(**fields)).init_with_output, KEY, x)
 
 
+def updated(kind, x, **fields):
+    """Return the shapes of what a layer makes that is told whether it keeps statistics."""
+    return jax.eval_shape(lambda: kind(**fields).init(KEY, x, update_stats=True))
+
+
 def domain_of(field):
     """Return the domain of a layer's field by its name."""
     if field in FLAGS:
@@ -366,6 +371,16 @@ FUNCTIONS = {
         feature_axes=-1,
         domains={"layer_instance": OUTSIDE, "feature_axes": Domain((1.5, True, "1", 17, (0, 0)), integers_of)},
     ),
+    "SpectralNorm": layer(
+        nn.SpectralNorm,
+        BATCH,
+        call=updated,
+        layer_instance=nn.Dense(3),
+        n_steps=1,
+        epsilon=0.5,
+        domains={"layer_instance": OUTSIDE},
+    ),
+    "ConvLSTMCell": layer(nn.ConvLSTMCell, jnp.ones((2, 3, 6, 6, 4)), call=stepped, features=3, kernel_size=(3, 3)),
     "RNN": layer(
         nn.RNN,
         SEQUENCES,
@@ -662,7 +677,7 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(("nn.MultiHeadAttention", "nn.SelfAttention"), "nn.MultiHeadDotProductAttention under other names"),
     **dict.fromkeys(
-        ("nn.Bidirectional", "nn.RNNBase", "nn.RNNCellBase", "nn.ConvLSTMCell", "nn.SpectralNorm"),
+        ("nn.Bidirectional", "nn.RNNBase", "nn.RNNCellBase"),
         "its arguments are those of the layers within; tests/nn/test_errors.py has its own errors",
     ),
     **dict.fromkeys(

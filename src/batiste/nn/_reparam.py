@@ -125,6 +125,8 @@ class SpectralNorm(Module):
           ModifyScopeVariableError: ``update_stats`` is true, and the collection is not mutable.
         """
         epsilon = number(self.epsilon, "epsilon", self, low=0)
+        kept_in = canonicalize_dtype(dtype=self.param_dtype, inexact=False)
+        dtype = None if self.dtype is None else np.dtype(canonicalize_dtype(dtype=self.dtype, inexact=False))
         n_steps = whole_number(self.n_steps, "n_steps", self)
 
         def normalise(name: str, value: Array) -> Array:
@@ -134,9 +136,8 @@ class SpectralNorm(Module):
                 raise NonMatrixError(path=self.path, name=name, shape=value.shape)
             collection, shape = self.collection_name, (1, value.shape[-1])
             key = None if self.has_variable(collection, f"{name}/u") else self.make_rng("params")
-            u = self.variable(collection, f"{name}/u", jax.random.normal, key, shape, self.param_dtype)
-            sigma = self.variable(collection, f"{name}/sigma", ones, None, (), self.param_dtype)
-            dtype = None if self.dtype is None else np.dtype(self.dtype)
+            u = self.variable(collection, f"{name}/u", jax.random.normal, key, shape, kept_in)
+            sigma = self.variable(collection, f"{name}/sigma", ones, None, (), kept_in)
             normal, new_u, new_sigma = _divided_by_norm(value, u.value, n_steps, epsilon, dtype)
             if update_stats:
                 u.value, sigma.value = new_u, new_sigma

@@ -13,13 +13,6 @@ def the_features_are_a_fraction():
     nn.Dense(16 / 2).init(key, x)
 
 
-@raises(
-    ArgumentError, "/ was given epsilon=", "array of shape (2, 3)", "settings first and the input when it is called"
-)
-def the_input_is_given_to_the_constructor():
-    nn.LayerNorm(x).init(key, x)
-
-
 @raises(ArgumentError, "dtype='flaot32'", "Did you mean 'float32'?")
 def a_dtype_is_misspelt():
     nn.Dense(3, dtype="flaot32").init(key, x)
