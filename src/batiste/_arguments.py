@@ -91,11 +91,16 @@ def whole_numbers(
     Raises:
       ArgumentError: it is something else, or there is another number of them.
     """
+    if type(value) is int and (low is None or value >= low):
+        return (value,) if count is None else (value,) * count
     if type(value) is tuple:
-        usual = cast("tuple[Any, ...]", value)
-        fits = count is None or len(usual) == count
-        if fits and all(type(entry) is int and (low is None or entry >= low) for entry in usual):
-            return usual
+        usual: tuple[Any, ...] = value  # pyright: ignore[reportUnknownVariableType]
+        for entry in usual:
+            if type(entry) is not int or (low is not None and entry < low):
+                break
+        else:
+            if count is None or len(usual) == count:
+                return usual
     if isinstance(value, str | bytes | Mapping) or value is None:
         entries = None
     elif isinstance(value, Sequence):
@@ -164,7 +169,7 @@ def choice(value: Any, argument: str, where: Where, known: Collection[Any]) -> A
     Raises:
       ArgumentError: it is something else; the error names the nearest.
     """
-    if isinstance(value, str | bool | None) and any(value is one or (value == one) for one in known):
+    if (value is None or type(value) is str or type(value) is bool) and value in known:
         return value
     words = [one for one in known if isinstance(one, str)]
     expected = "one of " + ", ".join(repr(one) for one in known)
