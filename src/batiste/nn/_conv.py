@@ -347,7 +347,7 @@ def _check_axes(inputs: Array, size: tuple[int, ...], layer: _Convolution | Conv
     if inputs.ndim < spatial + 1:
         expected = f"at least {spatial + 1} axes, [batch..., {spatial} spatial, channels]"
         raise InputRankError(path=layer.path, shape=shape, expected=expected)
-    if spatial == 1 and inputs.ndim > 3 and not hasattr(layer.kernel_size, "__len__"):
+    if spatial == 1 and size[0] > 1 and inputs.ndim > 3 and not hasattr(layer.kernel_size, "__len__"):
         many = ", ".join([str(size[0])] * (inputs.ndim - 2))
         _warn(
             layer,
