@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from batiste._arguments import dtype_name
 from batiste.errors import InexactDtypeError
 from batiste.typing import Array, ArrayLike, DTypeLike
 
@@ -49,6 +50,7 @@ def canonicalize_dtype(*args: ArrayLike | None, dtype: DTypeLike | None = None, 
       A dtype.
 
     Raises:
+      ArgumentError: ``dtype`` is none.
       InexactDtypeError: ``dtype`` is an integer or Boolean type, and ``inexact`` is true.
     """
     if dtype is None:
@@ -58,8 +60,14 @@ def canonicalize_dtype(*args: ArrayLike | None, dtype: DTypeLike | None = None, 
         if inexact and found not in _INEXACT and not jnp.issubdtype(found, jnp.inexact):
             found = jnp.promote_types(jnp.float32, found)
         return found
-    if inexact and dtype not in _INEXACT and not jnp.issubdtype(dtype, jnp.inexact):
-        raise InexactDtypeError(dtype=jnp.dtype(dtype).name)
+    try:
+        is_usual = dtype in _INEXACT
+    except TypeError:  # what does not hash is no dtype
+        is_usual = False
+    if not is_usual:
+        found = dtype_name(dtype, "dtype", "A layer")
+        if inexact and not jnp.issubdtype(found, jnp.inexact):
+            raise InexactDtypeError(dtype=found.name)
     return dtype
 
 
@@ -82,15 +90,30 @@ def promote_dtype(*args: Any, dtype: DTypeLike | None = None, inexact: bool = Tr
 
 
 def cast(array: ArrayLike, dtype: DTypeLike) -> Array:
-    """Return ``array`` in ``dtype``; it is returned as it is where that holds already."""
-    if isinstance(array, jax.Array) and array.dtype == dtype and not array.weak_type:
-        return array
-    return jnp.asarray(array, dtype)
+    """Return ``array`` in ``dtype``; it is returned as it is where that holds already.
+
+    Raises:
+      ArgumentError: ``dtype`` is none.
+    """
+    try:
+        if isinstance(array, jax.Array) and array.dtype == dtype and not array.weak_type:
+            return array
+        return jnp.asarray(array, dtype)
+    except (TypeError, ValueError):
+        dtype_name(dtype, "dtype", "cast")
+        raise
 
 
 def reduction_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    """Return ``dtype`` if it has at least the digits of float32 (or is complex), else float32."""
-    kind = np.dtype(dtype)
+    """Return ``dtype`` if it has at least the digits of float32 (or is complex), else float32.
+
+    Raises:
+      ArgumentError: ``dtype`` is none.
+    """
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        kind = dtype_name(dtype, "dtype", "reduction_dtype")
     return kind if kind in _WIDE_SET else _FLOAT32
 
 

@@ -13,7 +13,7 @@ from tests.architecture.source import LIBRARY, SourceFile, assigned, exported, i
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_later",),
-    ("errors", "typing", "dtypes", "tree", "struct"),
+    ("errors", "_arguments", "typing", "dtypes", "tree", "struct"),
     ("core",),
     ("module",),
     ("lift",),

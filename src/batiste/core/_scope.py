@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from batiste._arguments import refused
 from batiste.core._boxes import AxisMetadata, unbox
 from batiste.core._filters import CollectionFilter, in_filter
 from batiste.core._frame import Frame, HasEffects, copy_tree
@@ -253,6 +254,7 @@ class Scope:
           The array, or the tree of arrays, that ``init_fn`` makes.
 
         Raises:
+          ArgumentError: if ``init_fn`` is no function.
           ScopeParamNotFoundError: if the variables have no such parameter.
           ScopeParamShapeError: if they have one of another shape than ``init_fn`` makes.
           NameInUseError: if the name is taken.
@@ -260,6 +262,9 @@ class Scope:
         frame = self.frame
         if frame.is_noting or not frame.is_open:
             self.check_open()
+        if not callable(init_fn):
+            advice = f"For a value of its own write param({name!r}, lambda key: value)."
+            raise refused(init_fn, "init_fn", self, f"a function that makes the parameter {name!r}", advice)
         self.reserve(name, "params")
         node = self._node("params")
         value = _MISSING if node is None else node.get(name, _MISSING)
@@ -291,11 +296,15 @@ class Scope:
           **init_kwargs: keyword arguments of ``init_fn``.
 
         Raises:
+          ArgumentError: if ``init_fn`` is no function.
           ScopeCollectionNotFound: if the collection has nothing for this scope and may not change.
           ScopeVariableNotFoundError: if the variable is not there and may not be made.
           NameInUseError: if the name is taken.
         """
         self.check_open()
+        if init_fn is not None and not callable(init_fn):
+            advice = f"For a value of its own write variable({collection!r}, {name!r}, lambda: value)."
+            raise refused(init_fn, "init_fn", self, f"a function that makes the variable {name!r}", advice)
         self.reserve(name, collection)
         if not self.has_variable(collection, name):
             if init_fn is None or not self.frame.is_mutable(collection):

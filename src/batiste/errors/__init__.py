@@ -1,5 +1,9 @@
 """The catalogue: every error of batiste, one class each, with a code, a message and a hint."""
 
+from batiste.errors._arguments import (
+    ArgumentError,
+    AxesWarning,
+)
 from batiste.errors._attention import (
     AttentionEinsumError,
     AttentionFunctionError,
@@ -254,6 +258,7 @@ __all__ = [
     "ApplyModuleInvalidMethodError",
     "ApplyScopeInvalidVariablesStructureError",
     "ApplyScopeInvalidVariablesTypeError",
+    "ArgumentError",
     "ArrayBytesError",
     "AssignSubModuleError",
     "AttentionEinsumError",
@@ -262,6 +267,7 @@ __all__ = [
     "AttentionInputsError",
     "AttentionShapeError",
     "AxesError",
+    "AxesWarning",
     "AxisNamesError",
     "AxisRankError",
     "BackendModeError",

@@ -38,16 +38,16 @@ __all__ = [
 ]
 
 
-class InexactDtypeError(BatisteError):
-    """A computation that needs fractions is asked for in an integer or Boolean dtype."""
+class InexactDtypeError(BatisteError, ValueError):
+    """A computation that needs fractions is asked for in an integer or Boolean dtype; also a ``ValueError``."""
 
     code = "dtypes/not-inexact"
     message = "dtype={dtype} cannot hold fractions, which this computation needs."
     hint = "Give a floating-point or complex dtype such as jnp.float32 or jnp.bfloat16, or leave dtype=None."
 
 
-class LayerError(BatisteError):
-    """The base of the errors of layers and of the functions beside them.
+class LayerError(BatisteError, ValueError):
+    """The base of the errors of layers and of the functions beside them; also a ``ValueError``.
 
     Args:
       path: the names from the root of the model to the layer, or the name of a function.

@@ -13,11 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from batiste._arguments import whole_number
 from batiste.importers._layouts import BIAS, Layout, Misfit, Part, Shapes, matrix, refused
 
 __all__ = ["Attention", "AttentionIn", "AttentionOut", "FusedAttentionIn"]
 
 _ROLES = ("query", "key", "value")
+
+
+def _check_heads(layout: Any) -> None:
+    """Refuse a number of heads that is none, and keep one of any kind as an ``int``."""
+    if layout.heads is not None:
+        object.__setattr__(layout, "heads", whole_number(layout.heads, "heads", type(layout).__name__, low=1))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,6 +38,10 @@ class AttentionIn(Layout):
 
     heads: int | None = None
     transposed: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the number of heads."""
+        _check_heads(self)
 
     def parts(self) -> tuple[Part, ...]:
         """Return kernel and bias."""
@@ -59,6 +70,10 @@ class AttentionOut(Layout):
     heads: int | None = None
     transposed: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the number of heads."""
+        _check_heads(self)
+
     def parts(self) -> tuple[Part, ...]:
         """Return kernel and bias."""
         return (_out_part("weight", "kernel", self.heads, transposed=self.transposed), BIAS)
@@ -77,6 +92,10 @@ class FusedAttentionIn(Layout):
 
     heads: int | None = None
     transposed: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the number of heads."""
+        _check_heads(self)
 
     def parts(self) -> tuple[Part, ...]:
         """Return the three kernels and the three biases."""
@@ -99,6 +118,10 @@ class Attention(Layout):
     """
 
     heads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the number of heads."""
+        _check_heads(self)
 
     def parts(self) -> tuple[Part, ...]:
         """Return the projections to heads, fused or apart, and the one from heads."""

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, cast
 import jax
 import numpy as np
 
+from batiste._arguments import choice
 from batiste.core import is_axis_metadata
 from batiste.errors import UnmatchedRuleError, nearest
 from batiste.importers._layouts import Layout, Misfit
@@ -151,6 +152,7 @@ def think(
     strip: Sequence[str],
 ) -> Plan:
     """Return the plan of an import: the report of ``plan_import`` with its steps."""
+    choice(dtype, "dtype", "from_torch", ("error", "cast", "keep"))
     rules = compile_mapping(mapping)
     state = open_state_dict(source, nested=nested, strip=strip)
     leaves = None if target is None else target_leaves(target)

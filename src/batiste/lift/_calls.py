@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import jax
 
+from batiste._arguments import whole_numbers
 from batiste.core import CollectionFilter
 from batiste.errors import LiftAxisSizeError
 from batiste.lift._axes import AxisSpec, is_array_like, static_args
@@ -203,7 +204,7 @@ def remat_scan(
     Raises:
       LiftAxisSizeError: if there are more or fewer metadata_params than loops.
     """
-    steps = tuple(lengths or ())
+    steps = () if lengths is None else whole_numbers(lengths, "lengths", "remat_scan", low=1)
     told = (metadata_params,) * len(steps) if isinstance(metadata_params, Mapping) else tuple(metadata_params)
     if len(told) != len(steps):
         raise LiftAxisSizeError(

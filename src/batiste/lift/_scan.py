@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 
+from batiste._arguments import whole_number
 from batiste.core import CollectionFilter, intersect_filters, is_filter_empty
 from batiste.errors import ScanBodyError, SharedVariableError
 from batiste.lift._axes import (
@@ -105,6 +106,7 @@ def scan(
       keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
 
     Raises:
+      ArgumentError: if ``length`` or ``unroll`` is no whole number.
       LiftAxisSizeError: if the number of steps is unknown or differs.
       LoopVariableError: if the body makes a variable that is carried.
       ScanBodyError: if the body takes no carry, or does not return a pair.
@@ -117,9 +119,9 @@ def scan(
         dict(split_rngs),
         in_axes,
         out_axes,
-        length,
+        None if length is None else whole_number(length, "length", "scan"),
         reverse,
-        unroll,
+        unroll if isinstance(unroll, bool) else whole_number(unroll, "unroll", "scan", low=1),
         data_transform,
         dict(metadata_params),
         _split_transpose,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from batiste._arguments import whole_number
 from batiste.core import CollectionFilter
 from batiste.errors import SharedVariableError
 from batiste.lift._axes import (
@@ -82,6 +83,7 @@ def vmap(
       keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
 
     Raises:
+      ArgumentError: if ``axis_size`` is no whole number.
       LiftAxisSizeError: if the extent of the axis is unknown or differs.
       SharedVariableError: if entries make or write different values of a variable that they share.
     """
@@ -90,7 +92,7 @@ def vmap(
         dict(split_rngs),
         in_axes,
         out_axes,
-        axis_size,
+        None if axis_size is None else whole_number(axis_size, "axis_size", "vmap"),
         axis_name,
         spmd_axis_name,
         dict(metadata_params),

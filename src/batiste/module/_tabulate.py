@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from batiste._arguments import whole_number
 from batiste.core import CollectionFilter, unbox
 from batiste.module._calls import INIT_MUTABLE
 from batiste.module._context import InterceptorContext, intercept_methods
@@ -74,7 +75,11 @@ def table_of(
       compute_flops: whether operations are counted, by JAX's cost analysis of each module's program. Nothing is
         compiled; the body of a loop counts once.
       compute_vjp_flops: whether those of the gradient are counted.
+
+    Raises:
+      ArgumentError: if ``depth`` is no number of levels.
     """
+    depth = None if depth is None else whole_number(depth, "depth", "tabulate")
     notes: list[tuple[Any, ...]] = []
 
     def note(next_method: Any, inner: Any, keywords: Any, context: InterceptorContext) -> Any:

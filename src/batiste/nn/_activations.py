@@ -42,6 +42,7 @@ from jax.nn import (
 )
 from jax.numpy import tanh
 
+from batiste._arguments import array, number
 from batiste.dtypes import cast
 from batiste.module import Module, compact
 from batiste.nn._initializers import constant
@@ -101,12 +102,19 @@ class PReLU(Module):
 
     @compact
     def __call__(self, inputs: Array) -> Array:
-        """Return ``inputs``, of any shape and floating-point dtype, rectified."""
-        first = self.negative_slope_init
+        """Return ``inputs``, of any shape and floating-point dtype, rectified.
+
+        Raises:
+          ArgumentError: ``negative_slope_init`` is neither a number nor numbers, or the input is no array.
+        """
+        inputs = array(inputs, "inputs", self)
+        first: Any = self.negative_slope_init
         shape: tuple[int, ...] = ()
-        if isinstance(first, Sequence | np.ndarray):
+        if isinstance(first, Sequence | np.ndarray) and not isinstance(first, str):
             first = np.asarray(first)
             shape = first.shape
+        else:
+            first = number(first, "negative_slope_init", self)
         slope = self.param("negative_slope", constant(first), shape, self.param_dtype)
         return _rectify(inputs, slope)
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from batiste._arguments import array, number
 from batiste.dtypes import promote_dtype
 from batiste.errors import AttentionEinsumError, AttentionShapeError, InvalidRngError
 from batiste.module import Module
@@ -66,11 +67,13 @@ def dot_product_attention_weights(
       ``[batch..., heads, queries, keys]``; each row sums to 1 before dropout.
 
     Raises:
+      ArgumentError: the rate is no number from 0 to 1, or an input is no array.
       AttentionShapeError: query and key do not fit.
       AttentionEinsumError: ``einsum`` is given together with ``precision`` or ``einsum_dot_general``.
       InvalidRngError: dropout is on and there is no key for it.
     """
     path = "dot_product_attention_weights" if module is None else module.path
+    query, key = array(query, "query", path), array(key, "key", path)
     query, key = promote_dtype(query, key, dtype=dtype)
     _check_shapes(path, query=query, key=key)
     einsum = _einsum(path, einsum, precision, einsum_dot_general)
@@ -85,7 +88,7 @@ def dot_product_attention_weights(
         weights = weights.astype(dtype)
     if module is not None:
         module.sow("intermediates", "attention_weights", weights)
-    if deterministic or dropout_rate <= 0.0:
+    if deterministic or number(dropout_rate, "dropout_rate", path, low=0, high=1) == 0:
         return weights
     return _drop(weights, dropout_rate, dropout_rng, dtype, path, broadcast=broadcast_dropout)
 
@@ -134,11 +137,13 @@ def dot_product_attention(
       ``[batch..., queries, heads, value_depth]``.
 
     Raises:
+      ArgumentError: the rate is no number from 0 to 1, or an input is no array.
       AttentionShapeError: query, key and value do not fit.
       AttentionEinsumError: one einsum without the other, or einsums together with what they replace.
       InvalidRngError: dropout is on and there is no key for it.
     """
     path = "dot_product_attention" if module is None else module.path
+    query, key, value = array(query, "query", path), array(key, "key", path), array(value, "value", path)
     query, key, value = promote_dtype(query, key, value, dtype=dtype)
     _check_shapes(path, query=query, key=key, value=value)
     if (qk_attn_weights_einsum is None) != (attn_weights_value_einsum is None):

@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from batiste._arguments import array, number
 from batiste.dtypes import canonicalize_dtype, matched
 from batiste.module import Module, compact, merge_param
 from batiste.nn._axes import kept_extents, sorted_axes
@@ -78,12 +79,18 @@ class BatchNorm(Module):
           mask: true where an entry takes part in the statistics; broadcast to the input.
 
         Raises:
+          ArgumentError: ``epsilon``, ``momentum`` or the axes are no numbers, or the input is no array.
           AxesError: an axis is out of range or named twice.
           NormMaskShapeError: the mask does not broadcast to the input.
           ModifyScopeVariableError: the running averages move, and ``batch_stats`` is not mutable.
         """
+        x = array(x, "x", self)
+        epsilon = number(self.epsilon, "epsilon", self, low=0)
+        momentum: Any = self.momentum
+        if not isinstance(momentum, jnp.ndarray):  # a schedule may trace it
+            momentum = number(self.momentum, "momentum", self, low=0, high=1)
         use_average = merge_param("use_running_average", self.use_running_average, use_running_average)
-        features = sorted_axes(self.axis, x.ndim, argument="axis", path=self.path)
+        features = sorted_axes(self.axis, x.ndim, argument="axis", layer=self)
         axes = tuple(axis for axis in range(x.ndim) if axis not in features)
         shape = tuple(x.shape[axis] for axis in features)
         aligned = None if mask is None else aligned_mask(mask, x.shape, self.path)
@@ -95,15 +102,15 @@ class BatchNorm(Module):
         dtype = np.dtype(canonicalize_dtype(x, scale, bias, dtype=self.dtype))
         extents = kept_extents(x.shape, features)
         if use_average:
-            return _apply_averages(x, mean.value, var.value, scale, bias, extents, self.epsilon, dtype)
+            return _apply_averages(x, mean.value, var.value, scale, bias, extents, epsilon, dtype)
         how = Statistics.of(self, x, axes)
         is_initializing = self.is_initializing()
         if is_initializing:
             how = how._replace(axis_name=None)
-        y, batch_mean, batch_var = _apply_statistics(x, aligned, scale, bias, how, extents, self.epsilon, dtype)
+        y, batch_mean, batch_var = _apply_statistics(x, aligned, scale, bias, how, extents, epsilon, dtype)
         if not is_initializing:
-            move = _move_jitted if isinstance(self.momentum, float) else _move
-            mean.value, var.value = move(mean.value, var.value, batch_mean, batch_var, self.momentum)
+            move: Any = _move_jitted if isinstance(momentum, float) else _move
+            mean.value, var.value = move(mean.value, var.value, batch_mean, batch_var, momentum)
         return y
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from batiste._arguments import array, function, whole_number, whole_numbers
 from batiste.dtypes import promote_dtype
 from batiste.errors import CarryShapeError, CellMethodError
 from batiste.module import Module, compact, nowrap
@@ -140,7 +141,7 @@ class LSTMCell(_VectorCell):
     @nowrap
     def initialize_carry(self, rng: Key, input_shape: tuple[int, ...]) -> tuple[Array, Array]:
         """Return the first carry ``(c, h)`` for inputs of ``input_shape``, ``[batch..., input_features]``."""
-        return _two_states(self, rng, (*input_shape[:-1], self.features))
+        return _two_states(self, rng, (*input_shape[:-1], _features(self)))
 
 
 class OptimizedLSTMCell(_VectorCell):
@@ -182,6 +183,7 @@ class OptimizedLSTMCell(_VectorCell):
           The next carry, and the output ``h``, ``[batch..., features]``.
         """
         c, h = _pair(self, carry)
+        inputs = array(inputs, "inputs", self)
         from_h = self._product("h", h, self.recurrent_kernel_init, self.bias_init)
         from_x = self._product("i", inputs, self.kernel_init, None)
         return _lstm_step(self, c, [a + b for a, b in zip(from_h, from_x, strict=True)])
@@ -192,7 +194,7 @@ class OptimizedLSTMCell(_VectorCell):
     ) -> Sequence[Array]:
         """Return the products of ``inputs`` with the kernels of the four gates, each ``[batch..., features]``."""
         parameters = [
-            _GateParameters(self.features, kernel_init, bias_init, self.param_dtype, name=f"{side}{gate}")(
+            _GateParameters(_features(self), kernel_init, bias_init, self.param_dtype, name=f"{side}{gate}")(
                 inputs.shape[-1]
             )
             for gate in "ifgo"
@@ -209,7 +211,7 @@ class OptimizedLSTMCell(_VectorCell):
     @nowrap
     def initialize_carry(self, rng: Key, input_shape: tuple[int, ...]) -> tuple[Array, Array]:
         """Return the first carry ``(c, h)`` for inputs of ``input_shape``, ``[batch..., input_features]``."""
-        return _two_states(self, rng, (*input_shape[:-1], self.features))
+        return _two_states(self, rng, (*input_shape[:-1], _features(self)))
 
 
 class SimpleCell(_VectorCell):
@@ -258,7 +260,7 @@ class SimpleCell(_VectorCell):
     @nowrap
     def initialize_carry(self, rng: Key, input_shape: tuple[int, ...]) -> Array:
         """Return the first hidden state for inputs of ``input_shape``, ``[batch..., input_features]``."""
-        return self.carry_init(rng, (*input_shape[:-1], self.features), self.param_dtype)
+        return _first_state(self, rng, (*input_shape[:-1], _features(self)))
 
 
 class GRUCell(_VectorCell):
@@ -320,7 +322,7 @@ class GRUCell(_VectorCell):
     @nowrap
     def initialize_carry(self, rng: Key, input_shape: tuple[int, ...]) -> Array:
         """Return the first hidden state for inputs of ``input_shape``, ``[batch..., input_features]``."""
-        return self.carry_init(rng, (*input_shape[:-1], self.features), self.param_dtype)
+        return _first_state(self, rng, (*input_shape[:-1], _features(self)))
 
 
 class MGUCell(_VectorCell):
@@ -387,7 +389,7 @@ class MGUCell(_VectorCell):
     @nowrap
     def initialize_carry(self, rng: Key, input_shape: tuple[int, ...]) -> Array:
         """Return the first hidden state for inputs of ``input_shape``, ``[batch..., input_features]``."""
-        return self.carry_init(rng, (*input_shape[:-1], self.features), self.param_dtype)
+        return _first_state(self, rng, (*input_shape[:-1], _features(self)))
 
 
 class ConvLSTMCell(RNNCellBase):
@@ -453,7 +455,7 @@ class ConvLSTMCell(RNNCellBase):
     def _convolution(self, name: str) -> Conv:
         """Return the convolution that makes all four gates."""
         return Conv(
-            features=4 * self.features,
+            features=4 * _features(self),
             kernel_size=self.kernel_size,
             strides=self.strides,
             padding=self.padding,
@@ -466,12 +468,12 @@ class ConvLSTMCell(RNNCellBase):
     @nowrap
     def initialize_carry(self, rng: Key, input_shape: tuple[int, ...]) -> tuple[Array, Array]:
         """Return the first carry ``(c, h)`` for inputs of ``input_shape``, ``[batch..., spatial..., channels]``."""
-        return _two_states(self, rng, (*input_shape[:-1], self.features))
+        return _two_states(self, rng, (*input_shape[:-1], _features(self)))
 
     @property
     def num_feature_axes(self) -> int:
         """How many axes at the end of the inputs of one step are features: the spatial ones and the channels."""
-        return len(self.kernel_size) + 1
+        return len(whole_numbers(self.kernel_size, "kernel_size", type(self).__name__, low=1)) + 1
 
 
 class _GateParameters(Module):
@@ -490,15 +492,29 @@ class _GateParameters(Module):
         return kernel, self.param("bias", self.bias_init, (self.features,), self.param_dtype)
 
 
+def _features(cell: Any) -> int:
+    """Return the size of a cell's state."""
+    return whole_number(cell.features, "features", cell if cell.scope is not None else type(cell).__name__)
+
+
+def _checked_features(cell: Any) -> int:
+    """Return the size of a cell's state, after a look at its functions."""
+    for name in ("gate_fn", "activation_fn"):
+        given = getattr(cell, name, jnp.tanh)
+        if not callable(given):
+            function(given, name, cell)
+    return _features(cell)
+
+
 def _dense(
     cell: Any, name: str, *, recurrent: bool = False, use_bias: bool = True, bias_init: Initializer | None = None
 ) -> Dense:
     """Return one product of a cell: of its inputs, or of its hidden state where ``recurrent``."""
     return Dense(
-        features=cell.features,
+        features=_features(cell),
         use_bias=use_bias,
         kernel_init=cell.recurrent_kernel_init if recurrent else cell.kernel_init,
-        bias_init=bias_init or getattr(cell, "bias_init", zeros),
+        bias_init=getattr(cell, "bias_init", zeros) if bias_init is None else bias_init,
         dtype=cell.dtype,
         param_dtype=cell.param_dtype,
         name=name,
@@ -515,28 +531,35 @@ def _lstm_step(cell: Any, c: Array, gates: Sequence[Array]) -> tuple[tuple[Array
 
 def _two_states(cell: Any, rng: Key, shape: Shape) -> tuple[Array, Array]:
     first, second = jax.random.split(rng)
-    return cell.carry_init(first, shape, cell.param_dtype), cell.carry_init(second, shape, cell.param_dtype)
+    return _first_state(cell, first, shape), _first_state(cell, second, shape)
+
+
+def _first_state(cell: Any, rng: Key, shape: Shape) -> Array:
+    draw = function(cell.carry_init, "carry_init", cell if cell.scope is not None else type(cell).__name__)
+    return draw(rng, shape, cell.param_dtype)
 
 
 def _pair(cell: Any, carry: Any) -> tuple[Array, Array]:
     """Return the carry ``(c, h)`` of a cell with a memory."""
     states: tuple[Any, ...] = tuple(cast("Any", carry)) if isinstance(carry, tuple | list) else ()
-    if [np.shape(state)[-1:] for state in states] != [(cell.features,)] * 2:
+    features = _checked_features(cell)
+    if [np.shape(state)[-1:] for state in states] != [(features,)] * 2:
         raise CarryShapeError(
             path=cell.path,
             given=_describe(carry),
-            expected=f"a pair (c, h) of arrays whose last axis has features={cell.features}",
+            expected=f"a pair (c, h) of arrays whose last axis has features={features}",
         )
     return states[0], states[1]
 
 
 def _single(cell: Any, carry: Any) -> Array:
     """Return the carry of a cell whose output is its whole state."""
-    if isinstance(carry, tuple | list) or np.shape(carry)[-1:] != (cell.features,):
+    features = _checked_features(cell)
+    if isinstance(carry, tuple | list) or np.shape(carry)[-1:] != (features,):
         raise CarryShapeError(
             path=cell.path,
             given=_describe(carry),
-            expected=f"one array whose last axis has features={cell.features}",
+            expected=f"one array whose last axis has features={features}",
         )
     return carry
 

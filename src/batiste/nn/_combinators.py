@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
+from batiste._arguments import function, shown, whole_number
 from batiste.errors import BatchApplyError, SequentialLayersError
 from batiste.module import Module, compact
 from batiste.typing import Array
@@ -32,12 +33,16 @@ class Sequential(Module):
         """Check that ``layers`` is a sequence.
 
         Raises:
-          SequentialLayersError: it is a single layer, a generator or the like.
+          SequentialLayersError: it is a single layer, a generator or the like, or has something that is no layer.
         """
         layers: Any = self.layers
-        if not isinstance(layers, Sequence):
+        if not isinstance(layers, Sequence) or isinstance(layers, str):
             kind = type(layers).__name__
             raise SequentialLayersError(path="Sequential", given=kind, problem="it is no sequence")
+        for each in cast("Sequence[Any]", layers):
+            if not callable(each):
+                problem = "it cannot be called"
+                raise SequentialLayersError(path="Sequential", given=shown(each), problem=problem)
         super().__post_init__()
 
     @compact
@@ -45,7 +50,7 @@ class Sequential(Module):
         """Return what the last layer returns, where the first one is called with these arguments.
 
         Raises:
-          SequentialLayersError: there are no layers.
+          SequentialLayersError: there are no layers, or one cannot be called.
         """
         if not self.layers:
             raise SequentialLayersError(path=self.path, given=self.layers, problem="there is nothing to call")
@@ -69,12 +74,15 @@ class BatchApply:
 
     Args:
       f: a function or a bound Module, of arrays and pytrees of arrays.
-      num_dims: how many axes are merged.
+      num_dims: how many axes are merged, 1 or more.
+
+    Raises:
+      ArgumentError: ``f`` is no function, or ``num_dims`` no such number.
     """
 
     def __init__(self, f: Callable[..., Any], num_dims: int = 2) -> None:
-        self._f = f
-        self.num_dims = num_dims
+        self._f = function(f, "f", "BatchApply", what="a function or a layer")
+        self.num_dims = whole_number(num_dims, "num_dims", "BatchApply", low=1)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what ``f`` returns for the merged arguments, with its first axis split.

@@ -20,6 +20,7 @@ What depends on arrays runs in one jitted function (``_jitted.py``) of arrays an
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -27,8 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from batiste._arguments import array, whole_number, whole_numbers
 from batiste.dtypes import canonicalize_dtype, cast, promote_dtype
 from batiste.errors import (
+    AxesWarning,
     ChannelGroupsError,
     InputRankError,
     KernelMaskShapeError,
@@ -36,7 +39,7 @@ from batiste.errors import (
     UnsupportedOptionError,
 )
 from batiste.module import Module, compact
-from batiste.nn._axes import as_tuple, divisors, per_spatial_axis
+from batiste.nn._axes import divisors, per_spatial_axis
 from batiste.nn._initializers import lecun_normal, zeros
 from batiste.nn._jitted import jitted
 from batiste.nn._linear import PromoteDtype
@@ -122,6 +125,7 @@ class _Convolution(Module):
         """Return ``[batch..., spatial..., features]`` for ``inputs`` ``[batch..., spatial..., channels]``.
 
         Raises:
+          ArgumentError: a size, a step or a width is no whole number, or the input is no array.
           InputRankError: the input has no axis for some spatial axis or for the channels.
           ChannelGroupsError: ``feature_group_count`` does not divide the channels or the features.
           SpatialArgumentError: strides or dilations are not one for each spatial axis.
@@ -129,20 +133,22 @@ class _Convolution(Module):
           KernelMaskShapeError: the mask has another shape than the kernel.
           UnsupportedOptionError: ``ConvLocal`` is given groups.
         """
+        inputs = array(inputs, "inputs", self)
+        features = whole_number(self.features, "features", self)
         geometry = _geometry(self)
         spatial = len(geometry.size)
-        _check_rank(inputs, spatial, self.path)
+        _check_axes(inputs, geometry.size, self)
         channels = inputs.shape[-1]
-        _check_groups(channels, self.features, geometry.groups, self.path)
+        _check_groups(channels, features, geometry.groups, self.path)
         positions: tuple[int, ...] = ()
-        kernel_shape = (*geometry.size, channels // geometry.groups, self.features)
+        kernel_shape = (*geometry.size, channels // geometry.groups, features)
         if self.is_local:
             positions = geometry.output_extents(inputs.shape[-spatial - 1 : -1])
-            kernel_shape = (*positions, math.prod(geometry.size) * channels, self.features)
+            kernel_shape = (*positions, math.prod(geometry.size) * channels, features)
         kernel = self.param("kernel", self.kernel_init, kernel_shape, self.param_dtype)
         if self.mask is not None:
             kernel = _masked(kernel, self.mask, self.path)
-        bias_shape = (*positions, self.features)
+        bias_shape = (*positions, features)
         bias = self.param("bias", self.bias_init, bias_shape, self.param_dtype) if self.use_bias else None
         conv = None if self.is_local else self.conv_general_dilated
         if self.conv_general_dilated_cls is not None and not self.is_local:
@@ -243,25 +249,28 @@ class ConvTranspose(Module):
         """Return ``[batch..., spatial..., features]`` for ``inputs`` ``[batch..., spatial..., channels]``.
 
         Raises:
+          ArgumentError: a size, a step or a width is no whole number, or the input is no array.
           InputRankError: the input has no axis for some spatial axis or for the channels.
           SpatialArgumentError: strides or dilations are not one for each spatial axis.
           PaddingError: the padding is unknown.
           KernelMaskShapeError: the mask has another shape than the kernel.
         """
-        size = as_tuple(self.kernel_size)
-        strides = per_spatial_axis(self.strides, size, argument="strides", path=self.path)
-        dilation = per_spatial_axis(self.kernel_dilation, size, argument="kernel_dilation", path=self.path)
+        inputs = array(inputs, "inputs", self)
+        features = whole_number(self.features, "features", self)
+        size = whole_numbers(self.kernel_size, "kernel_size", self, low=1)
+        strides = per_spatial_axis(self.strides, size, argument="strides", layer=self)
+        dilation = per_spatial_axis(self.kernel_dilation, size, argument="kernel_dilation", layer=self)
         if isinstance(self.padding, str):
             padding = _known_padding(self.padding, ("SAME", "VALID", "CIRCULAR"), self.path)
         else:
-            padding = _explicit_padding(self.padding, size, self.path)
-        _check_rank(inputs, len(size), self.path)
-        channels = (inputs.shape[-1], self.features)
+            padding = _explicit_padding(self.padding, size, self)
+        _check_axes(inputs, size, self)
+        channels = (inputs.shape[-1], features)
         kernel_shape = (*size, *(channels[::-1] if self.transpose_kernel else channels))
         kernel = self.param("kernel", self.kernel_init, kernel_shape, self.param_dtype)
         if self.mask is not None:
             kernel = _masked(kernel, self.mask, self.path)
-        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        bias = self.param("bias", self.bias_init, (features,), self.param_dtype) if self.use_bias else None
         dtype = None
         if self.promote_dtype is promote_dtype:
             dtype = np.dtype(canonicalize_dtype(inputs, kernel, bias, dtype=self.dtype))
@@ -274,18 +283,18 @@ class ConvTranspose(Module):
 def _geometry(layer: _Convolution) -> _Geometry:
     """Return the options of ``layer`` as integers, one for each spatial axis."""
     path = layer.path
-    size = as_tuple(layer.kernel_size)
-    strides = per_spatial_axis(layer.strides, size, argument="strides", path=path)
-    spread = per_spatial_axis(layer.input_dilation, size, argument="input_dilation", path=path)
-    dilation = per_spatial_axis(layer.kernel_dilation, size, argument="kernel_dilation", path=path)
-    groups = layer.feature_group_count
+    size = whole_numbers(layer.kernel_size, "kernel_size", layer, low=1)
+    strides = per_spatial_axis(layer.strides, size, argument="strides", layer=layer)
+    spread = per_spatial_axis(layer.input_dilation, size, argument="input_dilation", layer=layer)
+    dilation = per_spatial_axis(layer.kernel_dilation, size, argument="kernel_dilation", layer=layer)
+    groups = whole_number(layer.feature_group_count, "feature_group_count", layer, low=1)
     if layer.is_local and groups != 1:
         problem = "each position has a kernel of its own, for all channels"
         advice = "Leave feature_group_count=1, or split the channels and use one ConvLocal for each part."
         raise UnsupportedOptionError(
             path=path, argument="feature_group_count", given=groups, problem=problem, advice=advice
         )
-    padding, edges = _padding(layer.padding, size, spread, dilation, path)
+    padding, edges = _padding(layer.padding, size, spread, dilation, layer)
     return _Geometry(size, strides, padding, edges, spread, dilation, groups, layer.is_local, layer.precision)
 
 
@@ -294,11 +303,12 @@ def _padding(
     size: tuple[int, ...],
     spread: tuple[int, ...],
     dilation: tuple[int, ...],
-    path: tuple[str, ...],
+    layer: _Convolution,
 ) -> tuple[str | _Pads, tuple[str, _Pads] | None]:
     """Return the padding of the convolution, and what is put at the edges before it."""
+    path = layer.path
     if not isinstance(given, str):
-        return _explicit_padding(given, size, path), None
+        return _explicit_padding(given, size, layer), None
     name = _known_padding(given, ("SAME", "SAME_LOWER", "VALID", "CAUSAL", "CIRCULAR", "REFLECT"), path)
     if any(step != 1 for step in spread):
         problem = "with input_dilation the widths of a named padding are not defined"
@@ -330,10 +340,31 @@ def _check_groups(channels: int, features: int, groups: int, path: tuple[str, ..
             )
 
 
-def _check_rank(inputs: Array, spatial: int, path: tuple[str, ...]) -> None:
+def _check_axes(inputs: Array, size: tuple[int, ...], layer: _Convolution | ConvTranspose) -> None:
+    """Refuse an input with too few axes, and warn of one that most likely lacks an axis, or has one too many."""
+    spatial = len(size)
+    shape = inputs.shape
     if inputs.ndim < spatial + 1:
         expected = f"at least {spatial + 1} axes, [batch..., {spatial} spatial, channels]"
-        raise InputRankError(path=path, shape=inputs.shape, expected=expected)
+        raise InputRankError(path=layer.path, shape=shape, expected=expected)
+    if spatial == 1 and size[0] > 1 and inputs.ndim > 3 and not hasattr(layer.kernel_size, "__len__"):
+        many = ", ".join([str(size[0])] * (inputs.ndim - 2))
+        _warn(
+            layer,
+            f"has kernel_size={size[0]}, which is one spatial axis, and an input of shape {shape}, which has "
+            f"{inputs.ndim - 1} axes before the channels. Write kernel_size=({many}) for {inputs.ndim - 2} spatial "
+            f"axes, or ({size[0]},) if one is meant",
+        )
+    elif inputs.ndim == spatial + 1 and spatial == 2 and shape[0] != shape[1] == shape[2] > 4:
+        _warn(
+            layer,
+            f"takes the last axis of an input of shape {shape} for {shape[2]} channels, and the first for a spatial "
+            "one. For a batch of images with one channel write x[..., None]; x[None] says that there is no batch",
+        )
+
+
+def _warn(layer: Module, what: str) -> None:
+    warnings.warn(f"/{'/'.join(layer.path)} {what}.", AxesWarning, stacklevel=2)
 
 
 def _masked(kernel: Array, mask: ArrayLike, path: tuple[str, ...]) -> Array:
@@ -352,16 +383,20 @@ def _known_padding(name: str, known: tuple[str, ...], path: tuple[str, ...]) -> 
 
 
 def _explicit_padding(
-    padding: int | Sequence[int | tuple[int, int]], size: tuple[int, ...], path: tuple[str, ...]
+    padding: int | Sequence[int | tuple[int, int]], size: tuple[int, ...], layer: _Convolution | ConvTranspose
 ) -> _Pads:
-    """Return the widths as a pair for each spatial axis."""
-    given = [padding] * len(size) if isinstance(padding, int) else padding
-    pairs = [tuple(entry) if isinstance(entry, Sequence) else (entry, entry) for entry in given]
+    """Return the widths as a pair for each spatial axis; negative ones cut off."""
+    entries: Any = padding
+    if getattr(entries, "ndim", 0) == 0 and not isinstance(padding, Sequence):
+        entries = (padding,) * len(size)
+    given: list[Any] = list(entries)
+    pairs = [whole_numbers(entry, "padding", layer, low=None) for entry in given]
+    pairs = [pair * 2 if not hasattr(entry, "__len__") else pair for pair, entry in zip(pairs, given, strict=True)]
     if len(pairs) == len(size) and all(len(pair) == 2 for pair in pairs):
         return tuple((low, high) for low, high in pairs)  # pyright: ignore[reportReturnType]
     problem = f"the kernel has {len(size)} spatial axes"
     advice = f"Give {len(size)} entries, each an integer or a (low, high) pair."
-    raise PaddingError(path=path, given=padding, problem=problem, advice=advice)
+    raise PaddingError(path=layer.path, given=padding, problem=problem, advice=advice)
 
 
 def _dimension_numbers(rank: int) -> lax.ConvDimensionNumbers:

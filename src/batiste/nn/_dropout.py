@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from batiste._arguments import array, number
 from batiste.errors import DropoutRateError
 from batiste.module import Module, compact, merge_param
 from batiste.nn._axes import sorted_axes
@@ -45,20 +46,25 @@ class Dropout(Module):
           rng: the random key; None draws one from the stream.
 
         Raises:
+          ArgumentError: the rate is no number, or the input is no array.
           DropoutRateError: the rate is no probability.
           AxesError: one of ``broadcast_dims`` is out of range or named twice.
           InvalidRngError: there is no such stream.
         """
         is_still = merge_param("deterministic", self.deterministic, deterministic)
-        if self.rate == 0 or is_still:
+        inputs = array(inputs, "inputs", self)
+        if is_still:
             return inputs
-        if not 0 <= self.rate <= 1:
-            raise DropoutRateError(path=self.path, given=self.rate)
-        if self.rate == 1:  # 1 / (1 - rate) would be infinite, and its gradient nan
+        rate = number(self.rate, "rate", self)
+        if rate == 0:
+            return inputs
+        if not 0 <= rate <= 1:
+            raise DropoutRateError(path=self.path, given=rate)
+        if rate == 1:  # 1 / (1 - rate) would be infinite, and its gradient nan
             return jnp.zeros_like(inputs)
-        shared = sorted_axes(self.broadcast_dims, inputs.ndim, argument="broadcast_dims", path=self.path)
+        shared = sorted_axes(self.broadcast_dims, inputs.ndim, argument="broadcast_dims", layer=self)
         key = self.make_rng(self.rng_collection) if rng is None else rng
-        return _drop(inputs, key, float(self.rate), shared)
+        return _drop(inputs, key, float(rate), shared)
 
 
 @jitted(arrays=2)

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from batiste._arguments import array, whole_number
 from batiste.dtypes import canonicalize_dtype, cast, promote_dtype
 from batiste.errors import EmbeddingIdsError
 from batiste.module import Module
@@ -42,16 +43,23 @@ class Embed(Module):
     promote_dtype: PromoteDtype = promote_dtype
 
     def setup(self) -> None:
-        """Make the table, so that ``attend`` may be called first."""
-        shape = (self.num_embeddings, self.features)
+        """Make the table, so that ``attend`` may be called first.
+
+        Raises:
+          ArgumentError: a size is no whole number.
+        """
+        rows = whole_number(self.num_embeddings, "num_embeddings", self)
+        shape = (rows, whole_number(self.features, "features", self))
         self.embedding = self.param("embedding", self.embedding_init, shape, self.param_dtype)
 
     def __call__(self, inputs: Array) -> Array:
         """Return the vectors ``[batch..., features]`` of the ids ``inputs`` ``[batch...]``.
 
         Raises:
+          ArgumentError: the input is no array.
           EmbeddingIdsError: the ids are no integers.
         """
+        inputs = array(inputs, "inputs", self)
         if not jnp.issubdtype(inputs.dtype, jnp.integer):
             raise EmbeddingIdsError(path=self.path, dtype=jnp.dtype(inputs.dtype).name)
         if self.promote_dtype is promote_dtype:
@@ -66,6 +74,7 @@ class Embed(Module):
         As the last layer of a language model, this shares the table between input and output (Press and Wolf, 2016,
         https://arxiv.org/abs/1608.05859).
         """
+        query = array(query, "query", self)
         query, embedding = self.promote_dtype(query, self.embedding, dtype=self.dtype, inexact=False)
         return jnp.dot(query, embedding.T)
 

@@ -25,8 +25,11 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from batiste._arguments import array, choice, dtype_name, number, refused, whole_number, whole_numbers
 from batiste.core import Fingerprint, fingerprint
+from batiste.errors import ArgumentError
 from batiste.typing import Array, ArrayLike, Axes, DTypeLike, Initializer, Key, Shape
 
 __all__ = [
@@ -55,6 +58,9 @@ __all__ = [
     "zeros_init",
 ]
 
+_OF_ANY_DTYPE = ("ones", "zeros", "constant")
+_OF_ANY_RANK = (*_OF_ANY_DTYPE, "uniform", "normal", "truncated_normal")
+_USUAL_DTYPES = frozenset(map(np.dtype, (jnp.bfloat16, np.float16, np.float32, np.float64)))
 _CONSTANTS = ("ones", "zeros")  # in jax.nn.initializers these are initialisers, and not factories of them
 
 
@@ -83,11 +89,34 @@ class ConfiguredInitializer:
           shape: the extent of each axis.
           dtype: what to draw in; None takes the factory's.
           out_sharding: where the result lies, as ``jax.nn.initializers`` take it.
+
+        Raises:
+          ArgumentError: the shape or the dtype is none, or this initialiser cannot draw in it.
         """
         options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
         if out_sharding is not None:
             options["out_sharding"] = out_sharding
-        return self._draw(key, shape, **options)
+        try:
+            if dtype is not None and dtype not in _USUAL_DTYPES:
+                self._explain(shape, dtype)
+            return self._draw(key, shape, **options)
+        except ArgumentError:
+            raise
+        except (TypeError, ValueError):
+            self._explain(shape, dtype)
+            raise
+
+    def _explain(self, shape: Any, dtype: Any) -> None:
+        """Raise an error of the catalogue where the reason of a failure is known; return where it is not."""
+        where = repr(self)
+        extents = whole_numbers(shape, "shape", where)
+        kind = None if dtype is None else dtype_name(dtype, "dtype", where)
+        if kind is not None and self.factory not in _OF_ANY_DTYPE and not jnp.issubdtype(kind, jnp.inexact):
+            advice = "Keep the parameter in fractions: param_dtype=jnp.float32. zeros, ones and constant fill integers."
+            raise refused(kind.name, "dtype", where, "a floating-point or complex dtype", advice)
+        if self.factory not in _OF_ANY_RANK and len(extents) < 2:
+            advice = "Inputs and outputs are counted along axes of their own; normal or zeros fill any shape."
+            raise refused(extents, "shape", where, "a shape of two axes or more", advice)
 
     @functools.cached_property
     def _draw(self) -> Callable[..., Array]:
@@ -163,17 +192,33 @@ def ones_init() -> ConfiguredInitializer:
 
 
 def constant(value: ArrayLike, dtype: DTypeLike | None = None) -> ConfiguredInitializer:
-    """Return an initialiser that fills with ``value``, which may be an array that broadcasts to the shape."""
+    """Return an initialiser that fills with ``value``, which may be an array that broadcasts to the shape.
+
+    Raises:
+      ArgumentError: it is no number and no array.
+    """
+    if type(value) not in (float, int):
+        array(value, "value", "constant")
     return ConfiguredInitializer("constant", {"value": value, "dtype": dtype})
 
 
 def uniform(scale: float = 1e-2, dtype: DTypeLike | None = None) -> ConfiguredInitializer:
-    """Return an initialiser that draws uniformly from [0, scale)."""
+    """Return an initialiser that draws uniformly from [0, scale).
+
+    Raises:
+      ArgumentError: ``scale`` is no number.
+    """
+    _check_factor(scale, "scale", "uniform")
     return ConfiguredInitializer("uniform", {"scale": scale, "dtype": dtype})
 
 
 def normal(stddev: float = 1e-2, dtype: DTypeLike | None = None) -> ConfiguredInitializer:
-    """Return an initialiser that draws from the normal distribution with mean 0 and the given standard deviation."""
+    """Return an initialiser that draws from the normal distribution with mean 0 and the given standard deviation.
+
+    Raises:
+      ArgumentError: ``stddev`` is no number of at least 0.
+    """
+    _check_factor(stddev, "stddev", "normal", low=0)
     return ConfiguredInitializer("normal", {"stddev": stddev, "dtype": dtype})
 
 
@@ -183,7 +228,14 @@ def truncated_normal(
     """Return an initialiser that draws from a normal distribution cut off at ``lower`` and ``upper``.
 
     The bounds are in units of ``stddev``, which is that of the distribution before it is cut.
+
+    Raises:
+      ArgumentError: ``stddev`` is no number of at least 0, or the bounds are no numbers, the upper above the lower.
     """
+    _check_factor(stddev, "stddev", "truncated_normal", low=0)
+    if not (hasattr(lower, "shape") or hasattr(upper, "shape")):
+        least = number(lower, "lower", "truncated_normal", finite=False)
+        number(upper, "upper", "truncated_normal", above=least, finite=False)
     arguments = {"stddev": stddev, "dtype": dtype, "lower": lower, "upper": upper}
     return ConfiguredInitializer("truncated_normal", arguments)
 
@@ -197,7 +249,15 @@ def variance_scaling(
     batch_axis: Axes = (),
     dtype: DTypeLike | None = None,
 ) -> ConfiguredInitializer:
-    """Return an initialiser of variance ``scale / n``, where ``n`` is the fan that ``mode`` names."""
+    """Return an initialiser of variance ``scale / n``, where ``n`` is the fan that ``mode`` names.
+
+    Raises:
+      ArgumentError: ``scale`` is no number of at least 0, ``mode`` or ``distribution`` is not one of the above, or the
+        axes are no whole numbers.
+    """
+    _check_factor(scale, "scale", "variance_scaling", low=0)
+    choice(mode, "mode", "variance_scaling", ("fan_in", "fan_out", "fan_avg", "fan_geo_avg"))
+    choice(distribution, "distribution", "variance_scaling", ("truncated_normal", "normal", "uniform"))
     arguments = {"scale": scale, "mode": mode, "distribution": distribution}
     return ConfiguredInitializer("variance_scaling", arguments | _fans(in_axis, out_axis, batch_axis, dtype))
 
@@ -255,7 +315,12 @@ def orthogonal(scale: float = 1.0, column_axis: int = -1, dtype: DTypeLike | Non
 
     ``column_axis`` is the axis of the columns; the others together are the rows. If there are more of one than of the
     other, the shorter ones are orthonormal.
+
+    Raises:
+      ArgumentError: ``scale`` is no number, or ``column_axis`` no axis.
     """
+    _check_factor(scale, "scale", "orthogonal")
+    whole_number(column_axis, "column_axis", "orthogonal", low=None)
     return ConfiguredInitializer("orthogonal", {"scale": scale, "column_axis": column_axis, "dtype": dtype})
 
 
@@ -265,11 +330,25 @@ def delta_orthogonal(
     """Return an initialiser of convolution kernels that are orthogonal at their centre, else 0 (Xiao and others, 2018).
 
     The shape is ``[spatial..., inputs, outputs]`` with one to three spatial axes and no more inputs than outputs.
+
+    Raises:
+      ArgumentError: ``scale`` is no number, or ``column_axis`` no axis.
     """
+    _check_factor(scale, "scale", "delta_orthogonal")
+    whole_number(column_axis, "column_axis", "delta_orthogonal", low=None)
     return ConfiguredInitializer("delta_orthogonal", {"scale": scale, "column_axis": column_axis, "dtype": dtype})
 
 
+def _check_factor(value: Any, argument: str, where: str, *, low: float | None = None) -> None:
+    """Refuse a factor that is no number; arrays pass, since JAX broadcasts them, and traced ones may be learned."""
+    if not hasattr(value, "shape") or isinstance(value, np.generic):
+        number(value, argument, where, low=low)
+
+
 def _fans(in_axis: Axes, out_axis: Axes, batch_axis: Axes, dtype: DTypeLike | None) -> dict[str, Any]:
+    for argument, axes in (("in_axis", in_axis), ("out_axis", out_axis), ("batch_axis", batch_axis)):
+        if type(axes) is not int:
+            whole_numbers(axes, argument, "variance_scaling", low=None)
     return {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis, "dtype": dtype}
 
 

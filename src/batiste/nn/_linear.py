@@ -22,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from batiste._arguments import array, function, text, whole_number, whole_numbers
 from batiste.dtypes import canonicalize_dtype, cast, promote_dtype
 from batiste.errors import AxesError, BatchAxesError, EinsumEquationError, InputRankError
 from batiste.module import Module, compact, merge_param
-from batiste.nn._axes import as_tuple, sorted_axes
+from batiste.nn._axes import sorted_axes
 from batiste.nn._initializers import FlattenedInitializer, lecun_normal, zeros
 from batiste.nn._jitted import jitted
 from batiste.typing import Array, DotGeneral, DTypeLike, Initializer, PrecisionLike
@@ -74,14 +75,17 @@ class Dense(Module):
         """Return ``[batch..., features]`` for ``inputs`` ``[batch..., inputs]``.
 
         Raises:
+          ArgumentError: ``features`` is no whole number, or the input is no array.
           InputRankError: the input is a single number.
         """
+        inputs = array(inputs, "inputs", self)
+        features = whole_number(self.features, "features", self)
         if inputs.ndim == 0:
             raise InputRankError(path=self.path, shape=(), expected="at least one axis, [batch..., inputs]")
-        kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
-        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], features), self.param_dtype)
+        bias = self.param("bias", self.bias_init, (features,), self.param_dtype) if self.use_bias else None
         last = inputs.ndim - 1
-        return _product(self, inputs, kernel, bias, (((last,), (0,)), ((), ())), (*(1,) * last, self.features))
+        return _product(self, inputs, kernel, bias, (((last,), (0,)), ((), ())), (*(1,) * last, features))
 
 
 class DenseGeneral(Module):
@@ -125,15 +129,17 @@ class DenseGeneral(Module):
         """Return ``[batch_dims..., kept..., features...]``.
 
         Raises:
+          ArgumentError: ``features`` or axes are no whole numbers, or the input is no array.
           AxesError: an axis is out of range, named twice, or both contracted and a batch axis.
           BatchAxesError: ``batch_dims`` are not the leading axes in order.
         """
+        inputs = array(inputs, "inputs", self)
         axes, batch = _contracted_and_batch(self, inputs.ndim)
-        features = as_tuple(self.features)
+        features = whole_numbers(self.features, "features", self)
         shape = inputs.shape
         batch_shape, axes_shape = tuple(shape[i] for i in batch), tuple(shape[i] for i in axes)
         kept = inputs.ndim - len(axes) - len(batch)
-        kernel_init = self.kernel_init
+        kernel_init = function(self.kernel_init, "kernel_init", self)
         if len(batch) > 0 or len(axes) > 1 or len(features) > 1:
             flat_shape = (math.prod(batch_shape + axes_shape), math.prod(features))
             kernel_init = FlattenedInitializer(kernel_init, flat_shape)
@@ -141,7 +147,7 @@ class DenseGeneral(Module):
         bias = None
         if self.use_bias:
             bias_shape = (*batch_shape, *features)
-            bias_init = self.bias_init
+            bias_init = function(self.bias_init, "bias_init", self)
             if len(bias_shape) > 1:
                 bias_init = FlattenedInitializer(bias_init, (math.prod(bias_shape),))
             bias = self.param("bias", bias_init, bias_shape, self.param_dtype)
@@ -189,11 +195,14 @@ class Einsum(Module):
           einsum_str: the equation, if the constructor was given none.
 
         Raises:
+          ArgumentError: ``shape`` is no sequence of whole numbers, the equation is no text, or the input is no array.
           EinsumEquationError: the equation has not two operands and an output, or does not fit their shapes.
         """
-        equation = merge_param("einsum_str", self.einsum_str, einsum_str).replace(" ", "")
-        shape = tuple(self.shape)
-        bias_shape, bias_extents = _bias_axes(equation, inputs.ndim, shape, self.path)
+        inputs = array(inputs, "inputs", self)
+        equation = text(merge_param("einsum_str", self.einsum_str, einsum_str), "einsum_str", self, what="an equation")
+        equation = equation.replace(" ", "")
+        shape = whole_numbers(self.shape, "shape", self)
+        bias_shape, bias_extents = _bias_axes(equation, inputs.shape, shape, self.path)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = self.param("bias", self.bias_init, bias_shape, self.param_dtype) if self.use_bias else None
         options = (equation, bias_extents, self.precision, self.preferred_element_type)
@@ -206,13 +215,13 @@ class Einsum(Module):
 
 def _contracted_and_batch(layer: DenseGeneral, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the contracted axes and the batch axes."""
-    axes = sorted_axes(layer.axis, rank, argument="axis", path=layer.path)
-    if not layer.batch_dims:
+    axes = sorted_axes(layer.axis, rank, argument="axis", layer=layer)
+    if isinstance(layer.batch_dims, tuple) and len(layer.batch_dims) == 0:
         return axes, ()
-    batch = sorted_axes(layer.batch_dims, rank, argument="batch_dims", path=layer.path)
+    batch = sorted_axes(layer.batch_dims, rank, argument="batch_dims", layer=layer)
     leading = tuple(range(len(batch)))
     if batch != leading:
-        raise BatchAxesError(path=layer.path, given=tuple(layer.batch_dims), expected=leading)
+        raise BatchAxesError(path=layer.path, given=batch, expected=leading)
     if set(batch) & set(axes):
         problem = "one is in batch_dims as well"
         raise AxesError(
@@ -222,7 +231,7 @@ def _contracted_and_batch(layer: DenseGeneral, rank: int) -> tuple[tuple[int, ..
 
 
 def _bias_axes(
-    equation: str, inputs_rank: int, shape: tuple[int, ...], path: tuple[str, ...]
+    equation: str, inputs_shape: tuple[int, ...], shape: tuple[int, ...], path: tuple[str, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the shape of the bias, and the extents it takes to add it to the output."""
     operands, arrow, output = equation.partition("->")
@@ -230,12 +239,25 @@ def _bias_axes(
     if not arrow or len(terms) != 2:
         problem = "it names no output" if not arrow else f"it has {len(terms)} operands in place of two"
         raise EinsumEquationError(path=path, given=equation, problem=problem)
-    labels = [_labels(term, rank) for term, rank in zip(terms, (inputs_rank, len(shape)), strict=True)]
-    for name, found, rank in zip(("input", "kernel"), labels, (inputs_rank, len(shape)), strict=True):
+    ranks = (len(inputs_shape), len(shape))
+    labels = [_labels(term, rank) for term, rank in zip(terms, ranks, strict=True)]
+    for name, found, rank in zip(("input", "kernel"), labels, ranks, strict=True):
         if found is None:
             problem = f"the {name} has {rank} axes"
             raise EinsumEquationError(path=path, given=equation, problem=problem)
     extents = dict(zip(labels[1] or (), shape, strict=True))
+    letters = output.replace("...", "")
+    unknown, twice = sorted(set(letters) - set(operands)), [one for one in letters if letters.count(one) > 1]
+    unequal = [
+        f"the axis {label!r} has {extent} entries in the input and {extents[label]} in the kernel"
+        for label, extent in zip(labels[0] or (), inputs_shape, strict=True)
+        if label in extents and 1 not in (extent, extents[label]) and extent != extents[label]
+    ]
+    if unknown or twice or unequal:
+        problem = f"the output has {', '.join(map(repr, unknown))}, which neither the input nor the kernel has"
+        if not unknown:
+            problem = unequal[0] if unequal else f"the output has {twice[0]!r} twice"
+        raise EinsumEquationError(path=path, given=equation, problem=problem)
     hidden = max(sum(isinstance(label, int) for label in found or ()) for found in labels)
     made = _labels(output, len(output.replace("...", "")) + ("..." in output) * hidden) or ()
     bias_extents = tuple(extents.get(label, 1) for label in made)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from batiste._arguments import array, function, refused, whole_number
 from batiste.errors import MaskRankError
 from batiste.typing import Array, ArrayLike, DTypeLike
 
@@ -42,9 +43,15 @@ def make_attention_mask(
 
     Returns:
       ``[1..., batch..., 1, queries, keys]``, where the 1 before the queries stands for all heads.
+
+    Raises:
+      ArgumentError: an input is no array, ``pairwise_fn`` no function, or ``extra_batch_dims`` no number of axes.
     """
-    mask = pairwise_fn(jnp.expand_dims(query_input, -1), jnp.expand_dims(key_input, -2))
-    return jnp.expand_dims(mask, (*range(extra_batch_dims), -3)).astype(dtype)
+    where = "make_attention_mask"
+    extra = whole_number(extra_batch_dims, "extra_batch_dims", where)
+    query, key = array(query_input, "query_input", where), array(key_input, "key_input", where)
+    mask = function(pairwise_fn, "pairwise_fn", where)(jnp.expand_dims(query, -1), jnp.expand_dims(key, -2))
+    return jnp.expand_dims(mask, (*range(extra), -3)).astype(dtype)
 
 
 def make_causal_mask(x: ArrayLike, extra_batch_dims: int = 0, dtype: DTypeLike = jnp.float32) -> Array:
@@ -57,10 +64,17 @@ def make_causal_mask(x: ArrayLike, extra_batch_dims: int = 0, dtype: DTypeLike =
 
     Returns:
       ``[1..., batch..., 1, length, length]``.
+
+    Raises:
+      ArgumentError: ``x`` is no array with an axis, or ``extra_batch_dims`` no number of axes.
     """
-    *batch, length = np.shape(x)
+    extra = whole_number(extra_batch_dims, "extra_batch_dims", "make_causal_mask")
+    shape = np.shape(array(x, "x", "make_causal_mask"))
+    if not shape:
+        raise refused(x, "x", "make_causal_mask", "an array of the shape [batch..., length]")
+    *batch, length = shape
     query, key = (lax.broadcasted_iota(jnp.int32, (length, length), axis) for axis in (0, 1))
-    return jnp.broadcast_to((query >= key).astype(dtype), (*(1,) * extra_batch_dims, *batch, 1, length, length))
+    return jnp.broadcast_to((query >= key).astype(dtype), (*(1,) * extra, *batch, 1, length, length))
 
 
 def combine_masks(*masks: ArrayLike | None, dtype: DTypeLike = jnp.float32) -> Array | None:
@@ -74,9 +88,10 @@ def combine_masks(*masks: ArrayLike | None, dtype: DTypeLike = jnp.float32) -> A
       Their logical and, or None where no mask is given.
 
     Raises:
+      ArgumentError: a mask is no array.
       MaskRankError: the masks have different numbers of axes.
     """
-    given = [mask for mask in masks if mask is not None]
+    given = [array(mask, "masks", "combine_masks") for mask in masks if mask is not None]
     if not given:
         return None
     if len({np.ndim(mask) for mask in given}) > 1:

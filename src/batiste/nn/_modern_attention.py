@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from batiste._arguments import array, choice, number, whole_number
 from batiste.dtypes import reduction_dtype
 from batiste.errors import (
     AttentionHeadsError,
@@ -30,6 +31,7 @@ from batiste.errors import (
     CacheMaskError,
     CacheShapeError,
     CacheSizeError,
+    InputRankError,
     RotaryShapeError,
     WindowError,
 )
@@ -57,8 +59,12 @@ def rotary_angles(positions: ArrayLike, rotary_dim: int, *, base: float = 10_000
       ``[batch..., length, rotary_dim / 2]`` in radians, float32.
 
     Raises:
+      ArgumentError: ``rotary_dim`` is no whole number, ``base`` no number above 0, or the positions are no array.
       RotaryShapeError: ``rotary_dim`` is odd.
     """
+    positions = array(positions, "positions", "rotary_angles")
+    rotary_dim = whole_number(rotary_dim, "rotary_dim", "rotary_angles")
+    base = number(base, "base", "rotary_angles", above=0)
     if rotary_dim % 2:
         raise RotaryShapeError(shape=(rotary_dim,), problem=f"rotary_dim={rotary_dim} features are no whole pairs")
     speeds = np.float32(base ** (-np.arange(0, rotary_dim, 2) / rotary_dim))
@@ -80,8 +86,12 @@ def apply_rotary(x: Array, angles: Array, *, interleaved: bool = False) -> Array
       An array with the shape and dtype of ``x``.
 
     Raises:
+      ArgumentError: an input is no array.
       RotaryShapeError: the angles do not fit ``x``.
     """
+    x, angles = array(x, "x", "apply_rotary"), array(angles, "angles", "apply_rotary")
+    if x.ndim < 3 or angles.ndim < 2:
+        raise RotaryShapeError(shape=x.shape, problem=f"the angles have shape {angles.shape}")
     pairs = angles.shape[-1]
     if 2 * pairs > x.shape[-1] or angles.ndim not in {2, x.ndim - 1} or angles.shape[-2] != x.shape[-3]:
         raise RotaryShapeError(shape=x.shape, problem=f"the angles have shape {angles.shape}")
@@ -179,6 +189,7 @@ class GroupedQueryAttention(Module):
           ``[batch..., length, out_features]``.
 
         Raises:
+          ArgumentError: a size, ``scale`` or ``rotary_base`` is no number of its kind, or the input is no array.
           AttentionHeadsError: heads or features cannot be shared out evenly.
           WindowError: ``window`` is less than 1, or without ``causal``.
           CacheSizeError: ``decode`` with neither ``max_length`` nor ``window``.
@@ -186,8 +197,18 @@ class GroupedQueryAttention(Module):
           CacheShapeError: another batch than the cache was made for.
           CacheMaskError: a mask with ``decode``.
         """
-        if self.window is not None and (self.window < 1 or not self.causal):
-            raise WindowError(path=self.path, window=self.window, causal=self.causal)
+        inputs = array(inputs, "inputs", self)
+        if inputs.ndim < 2:
+            expected = "at least two axes, [batch..., length, features]"
+            raise InputRankError(path=self.path, shape=inputs.shape, expected=expected)
+        window = None if self.window is None else whole_number(self.window, "window", self, low=None)
+        if window is not None and (window < 1 or not self.causal):
+            raise WindowError(path=self.path, window=window, causal=self.causal)
+        if self.scale is not None:
+            number(self.scale, "scale", self)
+        if self.max_length is not None:
+            whole_number(self.max_length, "max_length", self, low=1)
+        choice(self.implementation, "implementation", self, (None, "xla", "cudnn"))
         heads, kv_heads, head_dim = self._sizes(inputs.shape[-1])
         query = self._dense("query", (heads, head_dim))(inputs)
         key = self._dense("key", (kv_heads, head_dim))(inputs)
@@ -205,26 +226,34 @@ class GroupedQueryAttention(Module):
             positions = jnp.arange(inputs.shape[-2]) + (0 if cache is None else cache.index.value)
         positions = jnp.asarray(positions)
         if self.rotary_base is not None:
-            angles = rotary_angles(positions, self.rotary_dim or head_dim, base=self.rotary_base)
+            turned = head_dim
+            if self.rotary_dim is not None:
+                turned = whole_number(self.rotary_dim, "rotary_dim", self, high=head_dim) or head_dim
+            base = number(self.rotary_base, "rotary_base", self, above=0)
+            angles = rotary_angles(positions, turned, base=base)
             query = apply_rotary(query, angles, interleaved=self.rotary_interleaved)
             key = apply_rotary(key, angles, interleaved=self.rotary_interleaved)
         if cache is not None:
             attended = cache.attend(query, key, value, positions)
         elif given is None:
-            window = None if self.window is None else (self.window - 1, 0)
-            attended = _attend(self, query, key, value, mask, is_causal=self.causal, local_window_size=window)
+            sides = None if window is None else (window - 1, 0)
+            attended = _attend(self, query, key, value, mask, is_causal=self.causal, local_window_size=sides)
         else:
             seen = _sees(self, positions, positions, query.shape[:-3])
             attended = _attend(self, query, key, value, seen if mask is None else seen & (mask != 0))
-        features = self.out_features or inputs.shape[-1]
+        features = inputs.shape[-1]
+        if self.out_features is not None:
+            features = whole_number(self.out_features, "out_features", self) or features
         out_use_bias = self.use_bias if self.out_use_bias is None else self.out_use_bias
         return self._dense("out", features, axis=(-2, -1), use_bias=out_use_bias)(attended)
 
     @nowrap
     def _sizes(self, features: int) -> tuple[int, int, int]:
         """Return the number of query heads, of key and value heads, and the features of each."""
-        heads = self.num_heads
-        kv_heads = self.num_kv_heads or heads
+        heads = whole_number(self.num_heads, "num_heads", self, low=1)
+        kv_heads = heads
+        if self.num_kv_heads is not None:
+            kv_heads = whole_number(self.num_kv_heads, "num_kv_heads", self, low=1)
         if heads % kv_heads:
             raise AttentionHeadsError(
                 path=self.path,
@@ -243,7 +272,9 @@ class GroupedQueryAttention(Module):
                 parts=heads,
                 advice="Set head_dim, or give inputs whose features are a multiple of num_heads.",
             )
-        return heads, kv_heads, self.head_dim or features // heads
+        if self.head_dim is None:
+            return heads, kv_heads, features // heads
+        return heads, kv_heads, whole_number(self.head_dim, "head_dim", self, low=1)
 
     @nowrap
     def _dense(
@@ -270,7 +301,7 @@ def _sees(layer: GroupedQueryAttention, query_positions: Array, key_positions: A
     if layer.causal:
         seen &= key <= query
     if layer.window is not None:
-        seen &= query - key < layer.window
+        seen &= query - key < int(layer.window)
     return jnp.broadcast_to(seen, (*batch, 1, query.shape[-2], key.shape[-1]))
 
 
@@ -305,13 +336,13 @@ class _Cache:
     def __init__(self, layer: GroupedQueryAttention, key: Array, value: Array) -> None:
         if layer.max_length is None and layer.window is None:
             raise CacheSizeError(path=layer.path)
-        sizes = [size for size in (layer.window, layer.max_length) if size is not None]
+        sizes = [int(size) for size in (layer.window, layer.max_length) if size is not None]
         slots = min(sizes)
         *batch, _, heads, depth = key.shape
         shape = (*batch, slots, heads, depth)
         self.layer = layer
         self.slots = slots
-        self.is_ring = slots == layer.window
+        self.is_ring = layer.window is not None and slots == int(layer.window)
         self.key = layer.variable("cache", "cached_key", _full, 0, shape, key.dtype)
         self.value = layer.variable("cache", "cached_value", _full, 0, shape, value.dtype)
         self.position = layer.variable("cache", "cached_position", _full, -1, (*batch, slots), jnp.int32)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from batiste._arguments import array, function, number, whole_number
 from batiste.errors import (
     AttentionFunctionError,
     AttentionHeadsError,
@@ -125,11 +126,17 @@ class MultiHeadDotProductAttention(Module):
           ``[batch..., queries, out_features]``.
 
         Raises:
+          ArgumentError: a number of heads or features, or a rate, is none, or an input is no array.
           AttentionInputsError: values without keys, or ``inputs_kv`` besides one of the two.
           AttentionHeadsError: ``num_heads`` does not divide ``qkv_features``.
           CacheShapeError: with ``decode=True``, the queries are not one token for the batch of the cache.
         """
+        inputs_q = array(inputs_q, "inputs_q", self)
         inputs_k, inputs_v = _keys_and_values(self, inputs_q, inputs_k, inputs_v, inputs_kv)
+        dropout_rate = number(self.dropout_rate, "dropout_rate", self, low=0, high=1)
+        out_features = inputs_q.shape[-1]
+        if self.out_features is not None:
+            out_features = whole_number(self.out_features, "out_features", self) or out_features
         query = _project(self, "query", inputs_q, inputs_q)
         key = _project(self, "key", inputs_k, inputs_q)
         value = _project(self, "value", inputs_v, inputs_q)
@@ -139,14 +146,14 @@ class MultiHeadDotProductAttention(Module):
         if self.decode:
             key, value, mask = _cached(self, query, key, value, mask)
         dropout_is_off = True
-        if self.dropout_rate > 0.0:
+        if dropout_rate > 0.0:
             dropout_is_off = merge_param("deterministic", self.deterministic, deterministic)
             if not dropout_is_off and dropout_rng is None:
                 dropout_rng = self.make_rng("dropout")
         options: dict[str, Any] = {
             "mask": mask,
             "dropout_rng": dropout_rng,
-            "dropout_rate": self.dropout_rate,
+            "dropout_rate": dropout_rate,
             "broadcast_dropout": self.broadcast_dropout,
             "deterministic": dropout_is_off,
             "dtype": self.dtype,
@@ -157,10 +164,10 @@ class MultiHeadDotProductAttention(Module):
         }
         heads = self.attention_fn(query, key, value, **_accepted(self, options, sow_weights=sow_weights))
         return DenseGeneral(
-            features=self.out_features or inputs_q.shape[-1],
+            features=out_features,
             axis=(-2, -1),
-            kernel_init=self.out_kernel_init or self.kernel_init,
-            bias_init=self.out_bias_init or self.bias_init,
+            kernel_init=self.kernel_init if self.out_kernel_init is None else self.out_kernel_init,
+            bias_init=self.bias_init if self.out_bias_init is None else self.out_bias_init,
             use_bias=self.use_bias,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
@@ -230,23 +237,27 @@ def _keys_and_values(
         if inputs_v is not None:
             raise AttentionInputsError(path=layer.path, problem="inputs_v is given without inputs_k")
         inputs_k = inputs_q
-    return inputs_k, inputs_k if inputs_v is None else inputs_v
+    keys: Array = array(inputs_k, "inputs_k", layer)
+    return keys, keys if inputs_v is None else array(inputs_v, "inputs_v", layer)
 
 
 def _project(layer: MultiHeadDotProductAttention, name: str, inputs: Array, inputs_q: Array) -> Array:
     """Return ``inputs`` projected into heads, ``[batch..., length, heads, depth]``."""
-    features = layer.qkv_features or inputs_q.shape[-1]
-    if features % layer.num_heads:
+    features = inputs_q.shape[-1]
+    if layer.qkv_features is not None:
+        features = whole_number(layer.qkv_features, "qkv_features", layer) or features
+    num_heads = whole_number(layer.num_heads, "num_heads", layer, low=1)
+    if features % num_heads:
         raise AttentionHeadsError(
             path=layer.path,
             what="qkv_features",
             size=features,
             by="num_heads",
-            parts=layer.num_heads,
+            parts=num_heads,
             advice="Give qkv_features a multiple of num_heads; without it, it is the features of the queries.",
         )
     return DenseGeneral(
-        features=(layer.num_heads, features // layer.num_heads),
+        features=(num_heads, features // num_heads),
         axis=-1,
         kernel_init=layer.kernel_init,
         bias_init=layer.bias_init,
@@ -296,15 +307,15 @@ def _zeros(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
 
 def _accepted(layer: MultiHeadDotProductAttention, options: dict[str, Any], *, sow_weights: bool) -> dict[str, Any]:
     """Return those options that the layer's ``attention_fn`` names as arguments, and ``module`` to sow with."""
-    function = layer.attention_fn
-    if function is not dot_product_attention:
-        arguments = inspect.signature(function).parameters
+    attend = function(layer.attention_fn, "attention_fn", layer)
+    if attend is not dot_product_attention:
+        arguments = inspect.signature(attend).parameters
         takes_any = any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
         if sow_weights and "module" not in arguments and not takes_any:
             raise AttentionFunctionError(
                 path=layer.path,
                 option="sow_weights=True",
-                function=getattr(function, "__name__", repr(function)),
+                function=getattr(attend, "__name__", repr(attend)),
                 argument="module",
             )
         options = {name: option for name, option in options.items() if name in arguments}

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from batiste._arguments import array, number, whole_number
 from batiste.dtypes import canonicalize_dtype, cast, matched, reduction_dtype
 from batiste.errors import ChannelGroupsError, FeatureAxesError, GroupChoiceError, InputRankError, NormMaskShapeError
 from batiste.module import Module, compact
@@ -53,7 +54,7 @@ class Statistics(NamedTuple):
     @classmethod
     def of(cls, layer: Any, x: Array, axes: tuple[int, ...], *, use_mean: bool = True) -> Statistics:
         """Return how ``layer`` takes statistics of ``x`` over ``axes``, from the options that all layers here have."""
-        dtype = np.dtype(x.dtype if layer.dtype is None else layer.dtype)
+        dtype = np.dtype(x.dtype if layer.dtype is None else canonicalize_dtype(dtype=layer.dtype, inexact=False))
         groups = layer.axis_index_groups
         return cls(
             axes=axes,
@@ -111,11 +112,13 @@ class LayerNorm(Module):
           mask: true where an entry takes part in the statistics; broadcast to the input.
 
         Raises:
+          ArgumentError: ``epsilon`` or the axes are no numbers, or the input is no array.
           AxesError: an axis is out of range or named twice.
           NormMaskShapeError: the mask does not broadcast to the input.
         """
-        axes = sorted_axes(self.reduction_axes, x.ndim, argument="reduction_axes", path=self.path)
-        features = sorted_axes(self.feature_axes, x.ndim, argument="feature_axes", path=self.path)
+        x = array(x, "x", self)
+        axes = sorted_axes(self.reduction_axes, x.ndim, argument="reduction_axes", layer=self)
+        features = sorted_axes(self.feature_axes, x.ndim, argument="feature_axes", layer=self)
         return _normalized(self, x, mask, Statistics.of(self, x, axes), features)
 
 
@@ -160,11 +163,13 @@ class RMSNorm(Module):
           mask: true where an entry takes part in the statistics; broadcast to the input.
 
         Raises:
+          ArgumentError: ``epsilon`` or the axes are no numbers, or the input is no array.
           AxesError: an axis is out of range or named twice.
           NormMaskShapeError: the mask does not broadcast to the input.
         """
-        axes = sorted_axes(self.reduction_axes, x.ndim, argument="reduction_axes", path=self.path)
-        features = sorted_axes(self.feature_axes, x.ndim, argument="feature_axes", path=self.path)
+        x = array(x, "x", self)
+        axes = sorted_axes(self.reduction_axes, x.ndim, argument="reduction_axes", layer=self)
+        features = sorted_axes(self.feature_axes, x.ndim, argument="feature_axes", layer=self)
         return _normalized(self, x, mask, Statistics.of(self, x, axes, use_mean=False), features)
 
 
@@ -217,19 +222,21 @@ class GroupNorm(Module):
           mask: true where an entry takes part in the statistics; broadcast to the input.
 
         Raises:
+          ArgumentError: ``epsilon``, the groups or the axes are no numbers, or the input is no array.
           GroupChoiceError: not exactly one of ``num_groups`` and ``group_size`` is given.
           ChannelGroupsError: the channels cannot be shared out evenly.
           FeatureAxesError: ``reduction_axes`` leaves out the channels.
           AxesError: an axis is out of range or named twice.
           NormMaskShapeError: the mask does not broadcast to the input.
         """
+        x = array(x, "x", self)
         if x.ndim == 0:
             raise InputRankError(path=self.path, shape=x.shape, expected="at least one axis, [..., channels]")
         channels = x.ndim - 1
         if self.reduction_axes is None:
             axes = (*range(1, channels), channels)
         else:
-            axes = sorted_axes(self.reduction_axes, x.ndim, argument="reduction_axes", path=self.path)
+            axes = sorted_axes(self.reduction_axes, x.ndim, argument="reduction_axes", layer=self)
         if channels not in axes:
             problem = "statistics are of groups of channels, so that the last axis must be among the axes"
             raise FeatureAxesError(
@@ -289,11 +296,13 @@ class InstanceNorm(Module):
           mask: true where an entry takes part in the statistics; broadcast to the input.
 
         Raises:
+          ArgumentError: ``epsilon`` or the axes are no numbers, or the input is no array.
           FeatureAxesError: the batch axis is among the feature axes.
           AxesError: an axis is out of range or named twice.
           NormMaskShapeError: the mask does not broadcast to the input.
         """
-        features = sorted_axes(self.feature_axes, x.ndim, argument="feature_axes", path=self.path)
+        x = array(x, "x", self)
+        features = sorted_axes(self.feature_axes, x.ndim, argument="feature_axes", layer=self)
         if 0 in features:
             raise FeatureAxesError(
                 path=self.path,
@@ -384,6 +393,7 @@ def _normalized(
     num_groups: int | None = None,
 ) -> Array:
     """Make the parameters of ``layer``, and return ``x`` normalised with statistics taken as ``how`` says."""
+    epsilon = number(layer.epsilon, "epsilon", layer, low=0)
     aligned = None if mask is None else aligned_mask(mask, x.shape, layer.path)
     shape = tuple(x.shape[axis] for axis in features)
     scale = layer.param("scale", layer.scale_init, shape, layer.param_dtype) if layer.use_scale else None
@@ -391,7 +401,7 @@ def _normalized(
     bias = layer.param("bias", layer.bias_init, shape, layer.param_dtype) if use_bias else None
     dtype = np.dtype(canonicalize_dtype(x, scale, bias, dtype=layer.dtype))
     extents = kept_extents(x.shape, features)
-    return _take_and_apply(x, aligned, scale, bias, how, num_groups, extents, layer.epsilon, dtype)
+    return _take_and_apply(x, aligned, scale, bias, how, num_groups, extents, epsilon, dtype)
 
 
 @jitted(arrays=4)
@@ -429,7 +439,8 @@ def _num_groups(layer: GroupNorm, channels: int) -> int:
     if (num_groups is None) == (group_size is None):
         raise GroupChoiceError(path=layer.path, num_groups=num_groups, group_size=group_size)
     argument, given = ("num_groups", num_groups) if group_size is None else ("group_size", group_size)
-    if given is None or given < 1 or channels % given:
+    given = whole_number(given, argument, layer, low=None)
+    if given < 1 or channels % given:
         raise ChannelGroupsError(
             path=layer.path,
             channels=channels,

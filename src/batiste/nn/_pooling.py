@@ -9,6 +9,7 @@ maximum or a minimum.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -16,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from batiste._arguments import array, whole_numbers
 from batiste.dtypes import matched
-from batiste.errors import PoolingWindowError
+from batiste.errors import AxesWarning, PoolingWindowError
 from batiste.typing import Array, ArrayLike
 
 __all__ = ["avg_pool", "max_pool", "min_pool", "pool"]
@@ -50,8 +52,10 @@ def pool(
       ``[batch..., windows..., channels]``.
 
     Raises:
+      ArgumentError: an extent, a step or a width is no whole number, or the input is no array.
       PoolingWindowError: window, strides or padding do not fit the input or one another.
     """
+    inputs, window_shape = array(inputs, "inputs", "pool"), _window(window_shape)
     window, steps, pads = _checked(inputs, window_shape, strides, padding)
     if inputs.ndim > len(window_shape) + 1:
         return lax.reduce_window(inputs, init, reduce_fn, window, steps, pads)
@@ -79,8 +83,10 @@ def avg_pool(
       ``[batch..., windows..., channels]``.
 
     Raises:
+      ArgumentError: an extent, a step or a width is no whole number, or the input is no array.
       PoolingWindowError: window, strides or padding do not fit the input or one another.
     """
+    inputs, window_shape = array(inputs, "inputs", "avg_pool"), _window(window_shape)
     total = pool(inputs, 0.0, lax.add, window_shape, strides, padding)
     if count_include_pad:
         return total / math.prod(window_shape)
@@ -107,6 +113,7 @@ def max_pool(
       ``[batch..., windows..., channels]``.
 
     Raises:
+      ArgumentError: an extent, a step or a width is no whole number, or the input is no array.
       PoolingWindowError: window, strides or padding do not fit the input or one another.
     """
     return pool(inputs, -np.inf, lax.max, window_shape, strides, padding)
@@ -130,31 +137,40 @@ def min_pool(
       ``[batch..., windows..., channels]``.
 
     Raises:
+      ArgumentError: an extent, a step or a width is no whole number, or the input is no array.
       PoolingWindowError: window, strides or padding do not fit the input or one another.
     """
     return pool(inputs, np.inf, lax.min, window_shape, strides, padding)
 
 
-def _checked(
-    inputs: Array, window_shape: Any, strides: Any, padding: Any
-) -> tuple[tuple[int, ...], tuple[int, ...], str | tuple[tuple[int, int], ...]]:
-    """Return window, strides and padding for every axis, of which there is at least one before the spatial axes."""
-    if not hasattr(window_shape, "__len__"):
+def _window(window_shape: Any) -> tuple[int, ...]:
+    """Return the window's extents."""
+    if not hasattr(window_shape, "__len__") or getattr(window_shape, "ndim", 1) == 0:
         advice = "Give one extent for each spatial axis: (2, 2) for images."
         raise PoolingWindowError(
             path="pool", argument="window_shape", given=window_shape, problem="it is no sequence", advice=advice
         )
+    return whole_numbers(window_shape, "window_shape", "pool", low=1)
+
+
+def _checked(
+    inputs: Array, window_shape: tuple[int, ...], strides: Any, padding: Any
+) -> tuple[tuple[int, ...], tuple[int, ...], str | tuple[tuple[int, int], ...]]:
+    """Return window, strides and padding for every axis, of which there is at least one before the spatial axes."""
     spatial = len(window_shape)
     if inputs.ndim < spatial + 1:
         raise PoolingWindowError(
             path="pool",
             argument="window_shape",
-            given=tuple(window_shape),
+            given=window_shape,
             problem=f"the input has shape {inputs.shape}",
             advice=f"Give an input with {spatial} spatial axes and one of channels at the end.",
         )
     before = max(1, inputs.ndim - spatial - 1)
-    steps = _per_axis("strides", (1,) * spatial if strides is None else strides, spatial)
+    steps = (1,) * spatial
+    if strides is not None:
+        steps = whole_numbers(_per_axis("strides", strides, spatial), "strides", "pool", low=1)
+    _warn_of_batch(inputs.shape, window_shape, steps)
     window = (*(1,) * before, *window_shape, 1)
     steps = (*(1,) * before, *steps, 1)
     if isinstance(padding, str):
@@ -170,7 +186,25 @@ def _checked(
         raise PoolingWindowError(
             path="pool", argument="padding", given=padding, problem="these are no pairs", advice=advice
         )
+    pairs = [whole_numbers(tuple(pair), "padding", "pool", low=None) for pair in pairs]
     return window, steps, (*((0, 0),) * before, *((low, high) for low, high in pairs), (0, 0))
+
+
+def _warn_of_batch(shape: tuple[int, ...], window: tuple[int, ...], steps: tuple[int, ...]) -> None:
+    """Warn where the first axis, which the window moves along, is most likely a batch: the others are square."""
+    spatial = shape[:-1]
+    if len(spatial) != len(window) or len(window) < 2 or (window[0] == 1 and steps[0] == 1):
+        return
+    if len(window) == 2:
+        is_likely = shape[0] != shape[1] == shape[2] > 4
+        cure = "For a batch of images with one channel write x[..., None]"
+    else:
+        is_likely = spatial[0] != spatial[1] and len(set(spatial[1:])) == 1
+        cure = f"For a batch write a window of {len(window) - 1}"
+    if is_likely:
+        text = f"A window of shape {window} moves along the first axis of an input of shape {shape}, as if it were "
+        text += f"spatial. {cure}; x[None] says that there is no batch."
+        warnings.warn(text, AxesWarning, stacklevel=4)
 
 
 def _per_axis(argument: str, given: Any, spatial: int) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from batiste._arguments import array, whole_number
 from batiste.core import CollectionFilter
 from batiste.errors import NotACellError, SequenceShapeError
 from batiste.lift import scan
@@ -111,9 +112,12 @@ class RNN(Module):
           the last real step and the outputs. For a sequence of length 0 that is the initial carry.
 
         Raises:
+          ArgumentError: ``unroll`` is no whole number from 1 on, or the input is no array.
           NotACellError: ``cell`` is no recurrent cell.
           SequenceShapeError: the inputs have no time axis, or the lengths are not one for each sequence.
         """
+        inputs = array(inputs, "inputs", self)
+        unroll = self.unroll if isinstance(self.unroll, bool) else whole_number(self.unroll, "unroll", self, low=1)
         return_carry = self.return_carry if return_carry is None else return_carry
         time_major = self.time_major if time_major is None else time_major
         reverse = self.reverse if reverse is None else reverse
@@ -140,7 +144,7 @@ class RNN(Module):
             split_rngs=self.split_rngs,
             in_axes=time_axis,
             out_axes=(0, time_axis) if keep_carries else time_axis,
-            unroll=self.unroll,
+            unroll=unroll,
         )
         carry, outputs = run(self.cell, initial_carry, inputs)
         if return_carry and seq_lengths is not None:
@@ -262,7 +266,12 @@ def flip_sequences(inputs: Array, seq_lengths: ArrayLike | None, num_batch_dims:
 
     Returns:
       An array of the same shape.
+
+    Raises:
+      ArgumentError: ``num_batch_dims`` is no number of axes that leaves one for time, or the input is no array.
     """
+    inputs = array(inputs, "inputs", "flip_sequences")
+    num_batch_dims = whole_number(num_batch_dims, "num_batch_dims", "flip_sequences", high=max(inputs.ndim - 1, 0))
     time_axis = 0 if time_major else num_batch_dims
     if seq_lengths is None:
         return jnp.flip(inputs, axis=time_axis)

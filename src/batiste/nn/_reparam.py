@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from batiste._arguments import number, whole_number
 from batiste.dtypes import canonicalize_dtype, cast, matched
 from batiste.errors import NonMatrixError
 from batiste.lift import map_variables
@@ -60,8 +61,10 @@ class WeightNorm(Module):
         """Return what the wrapped Module returns for these arguments, with normalised weights.
 
         Raises:
+          ArgumentError: ``epsilon`` or the axes are no numbers.
           AxesError: a variable has no such feature axis.
         """
+        epsilon = number(self.epsilon, "epsilon", self, low=0)
         wanted = self.variable_filter
         names = () if wanted is None else (wanted,) if isinstance(wanted, str) else tuple(wanted)
 
@@ -69,13 +72,13 @@ class WeightNorm(Module):
             if names and not any(part in name for part in names):
                 return value
             given = () if self.feature_axes is None else self.feature_axes
-            features = sorted_axes(given, value.ndim, argument="feature_axes", path=self.path)
+            features = sorted_axes(given, value.ndim, argument="feature_axes", layer=self)
             shape = tuple(value.shape[axis] for axis in features)
             scale = None
             if self.use_scale:
                 scale = self.param(f"{name}/scale", self.scale_init, shape, self.param_dtype)
             dtype = np.dtype(canonicalize_dtype(value, scale, dtype=self.dtype))
-            return _scaled_direction(value, scale, features, self.epsilon, dtype)
+            return _scaled_direction(value, scale, features, epsilon, dtype)
 
         return _call_with(self, normalise, args, kwargs, mutable=False)
 
@@ -117,9 +120,16 @@ class SpectralNorm(Module):
           **kwargs: keyword arguments of the wrapped Module.
 
         Raises:
+          ArgumentError: ``n_steps`` is no whole number, or ``epsilon`` no number.
           NonMatrixError: a variable has more than two axes, and ``error_on_non_matrix`` is true.
           ModifyScopeVariableError: ``update_stats`` is true, and the collection is not mutable.
         """
+        epsilon = number(self.epsilon, "epsilon", self, low=0)
+        kept_in = self.param_dtype
+        if kept_in is not None:
+            kept_in = canonicalize_dtype(dtype=kept_in, inexact=False)
+        dtype = None if self.dtype is None else np.dtype(canonicalize_dtype(dtype=self.dtype, inexact=False))
+        n_steps = whole_number(self.n_steps, "n_steps", self)
 
         def normalise(name: str, value: Array) -> Array:
             if value.ndim < 2:
@@ -128,10 +138,9 @@ class SpectralNorm(Module):
                 raise NonMatrixError(path=self.path, name=name, shape=value.shape)
             collection, shape = self.collection_name, (1, value.shape[-1])
             key = None if self.has_variable(collection, f"{name}/u") else self.make_rng("params")
-            u = self.variable(collection, f"{name}/u", jax.random.normal, key, shape, self.param_dtype)
-            sigma = self.variable(collection, f"{name}/sigma", ones, None, (), self.param_dtype)
-            dtype = None if self.dtype is None else np.dtype(self.dtype)
-            normal, new_u, new_sigma = _divided_by_norm(value, u.value, self.n_steps, self.epsilon, dtype)
+            u = self.variable(collection, f"{name}/u", jax.random.normal, key, shape, kept_in)
+            sigma = self.variable(collection, f"{name}/sigma", ones, None, (), kept_in)
+            normal, new_u, new_sigma = _divided_by_norm(value, u.value, n_steps, epsilon, dtype)
             if update_stats:
                 u.value, sigma.value = new_u, new_sigma
             return normal

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 import jax
 import jax.numpy as jnp
 
+from batiste._arguments import mapping, whole_number
 from batiste.core import Frame, LayerName, Scope, add_axis, remove_axis, stack, unstack
 from batiste.errors import (
     NameInUseError,
@@ -86,7 +87,8 @@ class Repeat(Module):
         """Take the blocks over from the module that is being run, and find the pattern.
 
         Raises:
-          RepeatBlockError: if there is no block, or a block is no Module, or ``n`` or ``run`` is none of the above.
+          ArgumentError: if ``n``, ``fields`` or ``unroll`` is none of the above.
+          RepeatBlockError: if there is no block, a block is no Module, or ``n`` or ``run`` is none of the above.
         """
         values = self.__dict__
         given: Any = self.block
@@ -95,10 +97,14 @@ class Repeat(Module):
         if self.n is None:
             period = _period(blocks)
             values["n"], blocks = len(blocks) // period if period else 0, blocks[:period]
-        if not blocks or not isinstance(self.n, int) or self.n < 1:
+        values["n"] = whole_number(self.n, "n", "Repeat", low=None)
+        if not blocks or values["n"] < 1:
             raise RepeatBlockError(path="Repeat", problem=f"it is given {len(blocks)} blocks and n={self.n!r}")
         if self.run not in ("scan", "loop"):
             raise RepeatBlockError(path="Repeat", problem=f"run={self.run!r} is neither 'scan' nor 'loop'")
+        values["unroll"] = whole_number(self.unroll, "unroll", "Repeat", low=1)
+        if self.fields is not None:
+            mapping(self.fields, "fields", "Repeat", what="a mapping from fields of the block to entries")
         values["block"] = blocks if len(blocks) > 1 else next(iter(blocks))
         super().__post_init__()
 

@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeAlias, cast
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from batiste._arguments import choice, refused
 from batiste.core import is_axis_metadata, unbox
 from batiste.errors import PartitionRulesError, ShadowedRuleError, UnboxedLeavesError, UnmatchedPathsError
 from batiste.shard._boxes import Partitioned, get_partition_spec
@@ -59,6 +60,7 @@ def specs(
       indivisible: whether an axis that the mesh does not cut into equal parts is an error, or is not split.
 
     Raises:
+      ArgumentError: if ``default`` is no spec, or ``unmatched`` or ``indivisible`` none of the above.
       IndivisibleAxisError: if the mesh does not cut an axis into equal parts.
       PartitionRulesError: if the rules are not a mapping from patterns to specs.
       PartitionSpecError: if a spec has more entries than its leaf has axes, or uses a mesh axis twice.
@@ -68,6 +70,9 @@ def specs(
       UnmatchedPathsError: if no rule matches a leaf and there is no default.
       UnmatchedPatternError: if a pattern matches no path.
     """
+    choice(indivisible, "indivisible", "specs", ("error", "replicate"))
+    if default is not None and not isinstance(cast("Any", default), PartitionSpec):
+        raise refused(default, "default", "specs", "a jax.P")
     found, treedef = _flatten(tree, is_axis_metadata)
     leaves = dict(found)
     if rules is None:

@@ -13,6 +13,7 @@ import dataclasses
 import math
 from typing import Any
 
+from batiste._arguments import whole_number
 from batiste.errors import TreeValueError
 from batiste.tree._leaves import check_arrays, nbytes_of, shape_of
 from batiste.tree._paths import flatten
@@ -37,7 +38,7 @@ class Total:
 
 
 def count(tree: Any, patterns: Patterns | None = None) -> int:
-    """Return the number of elements in the leaves, or in those that match one of the patterns.
+    """Return the number of elements in the leaves, or in those that match one of the patterns, which may be none.
 
     Raises:
       NotAnArrayError: if a leaf is not an array; the error lists all.
@@ -46,7 +47,7 @@ def count(tree: Any, patterns: Patterns | None = None) -> int:
 
 
 def bytes(tree: Any, patterns: Patterns | None = None) -> int:  # noqa: A001 - `tree.bytes` beside `tree.count`
-    """Return the number of bytes of the leaves, or of those that match one of the patterns.
+    """Return the number of bytes of the leaves, or of those that match one of the patterns, which may be none.
 
     Raises:
       NotAnArrayError: if a leaf is not an array; the error lists all.
@@ -66,6 +67,7 @@ def totals(tree: Any, depth: int = 1, patterns: Patterns | None = None) -> dict[
       NotAnArrayError: if a leaf is not an array; the error lists all.
       TreeValueError: if ``depth`` is negative.
     """
+    depth = whole_number(depth, "depth", "totals", low=None)
     if depth < 0:
         raise TreeValueError(argument="depth", value=depth, reason="there is no such level", cure="Levels begin at 0.")
     groups: dict[str, dict[str, Any]] = {}

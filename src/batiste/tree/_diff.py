@@ -27,13 +27,13 @@ from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 
-from batiste.errors import TreeValueError
+from batiste._arguments import number
 from batiste.tree._containers import Node, walk
 from batiste.tree._conversion import number_kind
 from batiste.tree._lazy import NumpyArray, read_box
 from batiste.tree._leaves import dtype_of, is_abstract, is_array, is_key, leaf_text, shape_of
 from batiste.tree._names import Parts, join_path
-from batiste.tree._patterns import Patterns, as_patterns
+from batiste.tree._patterns import Patterns, as_patterns, check_matched
 
 __all__ = ["Diff", "Difference", "diff"]
 
@@ -131,14 +131,15 @@ def diff(
       atol: see ``rtol``.
 
     Raises:
-      TreeValueError: if a tolerance is negative, NaN or infinite.
+      ArgumentError: if a tolerance is no finite number of at least 0.
+      UnmatchedPatternError: if a pattern matches no path of either tree.
     """
-    for argument, value in (("rtol", rtol), ("atol", atol)):
-        if not 0 <= value < math.inf:
-            reason, cure = "a tolerance is a finite number and not negative", "0 means that nothing may differ."
-            raise TreeValueError(argument=argument, value=repr(value), reason=reason, cure=cure)
+    rtol, atol = number(rtol, "rtol", "diff", low=0), number(atol, "atol", "diff", low=0)
     compiled = None if patterns is None else as_patterns(patterns)
     first, second = walk(left), walk(right)
+    if compiled is not None:
+        known = dict.fromkeys([*first.leaves, *second.leaves, *first.containers, *second.containers])
+        check_matched(compiled, list(map(join_path, known)), unmatched="error")
     found: dict[Parts, Difference] = {}
     compared = 0
     for parts in dict.fromkeys([*first.leaves, *second.leaves, *first.containers, *second.containers]):

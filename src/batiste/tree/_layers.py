@@ -23,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from batiste._arguments import function as checked_function
+from batiste._arguments import text, whole_number
 from batiste.errors import (
     LayerNameTakenError,
     MissingLayersError,
@@ -63,6 +65,7 @@ def stack_layers(tree: Any, name: str, *, within: Patterns = "**") -> Any:
       UnequalLayersError: if layers of a group differ in paths, shapes, dtypes or containers; the error lists each leaf.
       LayerNameTakenError: if there is something else at ``name`` beside the layers.
     """
+    text(name, "name", "stack_layers", what="the name that the layers share")
     walked = walk(tree)
     atoms = _atoms(walked)
     numbered, parents = re.compile(re.escape(name) + "_(0|[1-9][0-9]{0,8})"), as_patterns(within)
@@ -108,6 +111,8 @@ def unstack_layers(tree: Any, name: str, *, within: Patterns = "**", layers: int
       UnequalLayersError: if leaves of a group have leading axes of different lengths, or none; the error lists them.
       LayerNameTakenError: if there is something else at ``name_0``, ``name_1``, ...
     """
+    text(name, "name", "unstack_layers", what="the name that the layers share")
+    layers = None if layers is None else whole_number(layers, "layers", "unstack_layers", low=1)
     walked = walk(tree)
     atoms = _atoms(walked)
     wanted, parents = re.compile(re.escape(name)), as_patterns(within)
@@ -150,7 +155,13 @@ def by_layer(function: Callable[[Any], Any], name: str, *, within: Patterns = "*
     Returns:
       A function of the stacked tree. It raises ``UnequalLayersError`` if ``function`` says of a leaf one thing in one
       layer and another in the next; the error lists each such leaf. It raises ``NoLayersError`` if there are no layers.
+
+    Raises:
+      ArgumentError: if ``function`` is none, or ``name`` or ``within`` no text.
     """
+    checked_function(function, "function", "by_layer")
+    text(name, "name", "by_layer", what="the name that the layers share")
+    as_patterns(within)
 
     def of_stacked(tree: Any) -> Any:
         leaves: list[Any] = jax.tree.leaves(tree)

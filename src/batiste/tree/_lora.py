@@ -27,12 +27,13 @@ import functools
 import math
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from batiste._arguments import dtype_name, number, whole_number
 from batiste.errors import AdapterMismatchError, AdapterTargetError, AmbiguousKernelError, TreeValueError
 from batiste.tree._containers import take_apart
 from batiste.tree._conversion import cast_loss, number_kind
@@ -76,11 +77,20 @@ def lora_init(
       ``"alpha": [layers...]`` where it was given, in the place of each kernel.
 
     Raises:
+      ArgumentError: if ``rank``, ``alpha``, ``inputs`` or ``stacked`` is no number of its kind, or ``dtype`` none.
       UnmatchedPatternError: if a pattern matches no path.
       AdapterTargetError: if a leaf is not a floating array of at least two axes; the error lists all.
       AmbiguousKernelError: if a kernel has more than two axes and ``inputs`` does not say how to split them.
       TreeValueError: if the rank is not positive, or no adapter can be of the dtype.
     """
+    rank = whole_number(rank, "rank", "lora_init", low=None)
+    if alpha is not None:
+        number(alpha, "alpha", "lora_init")
+    kept = None if dtype is None else dtype_name(dtype, "dtype", "lora_init", inexact=True)
+    for argument, given in (("inputs", inputs), ("stacked", stacked)):
+        for axes in cast("Any", given).values() if isinstance(given, Mapping) else (given,):
+            if axes is not None:
+                whole_number(axes, argument, "lora_init", low=1 if argument == "inputs" else 0)
     if rank < 1:
         raise TreeValueError(argument="rank", value=rank, reason="it must be positive", cure="Give a small number: 8.")
     leaves = flatten(params)
@@ -90,7 +100,7 @@ def lora_init(
     splits = _splits(chosen, inputs, stacked)
     adapters: dict[str, Any] = {}
     for path, split in splits.items():
-        kind = _adapter_dtype(chosen[path], dtype)
+        kind = _adapter_dtype(chosen[path], kept)
         own_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
         deviation = 1 / math.sqrt(max(1, math.prod(split.inputs)))
         draws = np.dtype(np.float32) if kind.itemsize == 1 else kind  # of eight bits there are few different ones

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from batiste._arguments import choice, function, mapping
 from batiste.errors import CastLossError, TreeValueError, UnmatchedPathsError, nearest
 from batiste.tree._containers import take_apart
 from batiste.tree._conversion import cast_loss, converted, number_kind
@@ -74,6 +75,7 @@ def map(  # noqa: A001 - `tree.map` is what JAX calls it too
       unmatched: whether a pattern that matches nothing is an error.
 
     Raises:
+      ArgumentError: if a rule is no function, or ``unmatched`` neither of the two.
       UnmatchedPatternError: if a pattern matches no path.
     """
     leaves = flatten(tree)
@@ -81,7 +83,9 @@ def map(  # noqa: A001 - `tree.map` is what JAX calls it too
         functions = first_match(cast_type("Mapping[PatternLike, LeafFunction]", rules), leaves, unmatched=unmatched)
     else:
         functions = dict.fromkeys(leaves, rules)
-    return _replaced(tree, {path: function(path, leaves[path]) for path, function in functions.items()})
+    for rule in functions.values():
+        function(rule, "rules", "map", what="a function of path and leaf, or a mapping from patterns to such functions")
+    return _replaced(tree, {path: new(path, leaves[path]) for path, new in functions.items()})
 
 
 def cast(
@@ -106,10 +110,12 @@ def cast(
 
     Raises:
       CastLossError: if a leaf would lose more than precision; the error lists all. Of a lazy leaf, when it is read.
+      ArgumentError: if ``kinds`` or ``unmatched`` is none of the above.
       NotAnArrayError: if a leaf that a rule matches is not an array; the error lists all.
       TreeValueError: if a dtype is none, or none of numbers, or JAX holds it only with ``jax_enable_x64``.
       UnmatchedPatternError: if a pattern matches no path.
     """
+    choice(kinds, "kinds", "cast", ("floating", "all"))
     leaves = flatten(tree)
     if isinstance(dtypes, Mapping):
         known = {pattern: _dtype(dtype) for pattern, dtype in dtypes.items()}
@@ -139,9 +145,11 @@ def label(
       unmatched: whether a pattern that matches nothing is an error.
 
     Raises:
+      ArgumentError: if ``rules`` is no mapping, or ``unmatched`` neither of the two.
       UnmatchedPathsError: if no pattern matches a leaf and there is no default; the error lists all such leaves.
       UnmatchedPatternError: if a pattern matches no path; the error names the nearest ones.
     """
+    mapping(rules, "rules", "label", what="a mapping from patterns to labels")
     leaves = flatten(tree)
     labels = first_match(rules, leaves, unmatched=unmatched)
     bare = [path for path in leaves if path not in labels]

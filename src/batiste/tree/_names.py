@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
+from batiste._arguments import text
+
 __all__ = ["Parts", "join_path", "part_name", "path_string", "split_path"]
 
 Parts: TypeAlias = tuple[str, ...]
@@ -21,15 +23,30 @@ Parts: TypeAlias = tuple[str, ...]
 
 
 def join_path(parts: Iterable[str]) -> str:
-    """Return the path with these names for its levels; the inverse of ``split_path``."""
-    return "/".join(part.replace("~", "~0").replace("/", "~1") or "~" for part in parts)
+    """Return the path with these names for its levels; the inverse of ``split_path``.
+
+    Raises:
+      ArgumentError: if a name is no text.
+    """
+    names = tuple(parts)
+    try:
+        return "/".join(name.replace("~", "~0").replace("/", "~1") or "~" for name in names)
+    except (AttributeError, TypeError):
+        for name in names:
+            text(name, "parts", "join_path", what="names", empty=True)
+        raise
 
 
 def split_path(path: str) -> tuple[str, ...]:
-    """Return the names of the levels of a path; the inverse of ``join_path``."""
-    if not path:
+    """Return the names of the levels of a path; the inverse of ``join_path``.
+
+    Raises:
+      ArgumentError: if it is no text.
+    """
+    if text(path, "path", "split_path", what="a path", empty=True) == "":
         return ()
-    return tuple("" if part == "~" else part.replace("~1", "/").replace("~0", "~") for part in path.split("/"))
+    parts = path.split("/")
+    return tuple("" if part == "~" else part.replace("~1", "/").replace("~0", "~") for part in parts)
 
 
 def path_string(key_path: Iterable[Any]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from batiste._arguments import mapping, text
 from batiste.errors import DuplicatePathError, PathNotFoundError, nearest
 from batiste.tree._containers import key_paths, open_container, rebuild, walk
 from batiste.tree._names import path_string, split_path
@@ -58,8 +59,10 @@ def unflatten(leaves: Mapping[str, Any], *, like: Any = None) -> Any:
       like: a tree whose containers are taken where they fit: integer keys, tuples, named tuples, other mappings.
 
     Raises:
+      ArgumentError: if ``leaves`` is no mapping from paths to leaves.
       PathConflictError: if a leaf has other leaves beneath it.
     """
+    mapping(leaves, "leaves", "unflatten", what="a mapping from paths to leaves")
     sources = [] if like is None else [walk(like).containers]
     return rebuild({split_path(path): leaf for path, leaf in leaves.items()}, *sources)
 
@@ -73,8 +76,10 @@ def get(tree: Any, path: str, *, default: Any = _ABSENT) -> Any:
       default: returned where there is nothing at that path.
 
     Raises:
+      ArgumentError: if the path is no text.
       PathNotFoundError: if there is nothing at that path and no default.
     """
+    text(path, "path", "get", what="a path", empty=True)
     node = tree
     done: list[str] = []
     for part in split_path(path):

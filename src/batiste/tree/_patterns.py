@@ -23,8 +23,9 @@ import difflib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
+from batiste._arguments import choice, refused
 from batiste.errors import PatternSyntaxError, UnmatchedPatternError
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "nearest_paths",
 ]
 
+_A_PATTERN = "a glob, such as 'encoder/**', or a regular expression, re.compile(...)"
 _MAX_ALTERNATIVES = 4096
 _LEVELS = "[^/]+(?:/[^/]+)*"
 _Value = TypeVar("_Value")
@@ -98,13 +100,18 @@ def compile_pattern(pattern: PatternLike) -> Pattern:
     """Return the pattern in compiled form.
 
     Raises:
+      ArgumentError: if it is no text and no regular expression of texts.
       PatternSyntaxError: if a glob is not well formed.
     """
     if isinstance(pattern, Pattern):
         return pattern
     if isinstance(pattern, re.Pattern):
+        if not isinstance(cast("Any", pattern).pattern, str):
+            raise refused(pattern.pattern, "pattern", "A search by path", _A_PATTERN)
         names = tuple(sorted(pattern.groupindex, key=pattern.groupindex.__getitem__))
         return Pattern(pattern.pattern, (pattern,), pattern.groups, names)
+    if not isinstance(cast("Any", pattern), str):
+        raise refused(pattern, "pattern", "A search by path", _A_PATTERN)
     parser = _Parser(pattern)
     tokens = parser.parse()
     alternatives = tuple(re.compile(_expression(flat, pattern)) for flat in _expand(tokens, pattern))
@@ -112,9 +119,16 @@ def compile_pattern(pattern: PatternLike) -> Pattern:
 
 
 def as_patterns(patterns: Patterns) -> tuple[Pattern, ...]:
-    """Return one pattern or several, compiled."""
+    """Return one pattern or several, compiled.
+
+    Raises:
+      ArgumentError: if they are neither.
+      PatternSyntaxError: if a glob is not well formed.
+    """
     if isinstance(patterns, str | re.Pattern | Pattern):
         return (compile_pattern(patterns),)
+    if isinstance(patterns, Mapping | bytes) or not isinstance(cast("Any", patterns), Iterable):
+        raise refused(patterns, "patterns", "A search by path", f"{_A_PATTERN}, or several")
     return tuple(compile_pattern(pattern) for pattern in patterns)
 
 
@@ -140,7 +154,7 @@ def first_match(
 
 def check_matched(patterns: Iterable[Pattern], paths: Sequence[str], *, unmatched: Unmatched) -> None:
     """Raise if a pattern matches none of the paths, unless ``unmatched`` is ``"ignore"``."""
-    if unmatched == "ignore":
+    if choice(unmatched, "unmatched", "A search by path", ("error", "ignore")) == "ignore":
         return
     idle = [pattern for pattern in patterns if not any(map(pattern.matches, paths))]
     if idle:
@@ -162,8 +176,29 @@ def nearest_paths(pattern: str, paths: Sequence[str], count: int = 3) -> list[st
 def _near_text(pattern: str, paths: Sequence[str]) -> str:
     if not paths:
         return " (the tree has no leaves)"
+    meant = _meant(pattern, paths)
+    if meant:
+        return f" ({meant})"
     near = nearest_paths(pattern, paths)
     return f" (nearest: {', '.join(near)})" if near else f" (the first path is {paths[0]})"
+
+
+def _meant(pattern: str, paths: Sequence[str]) -> str:
+    """Say how a pattern is written that was meant as one level for many, without its beginning, or as a regex."""
+    deeper = re.sub(r"(?<![^/])\*(?![^/])", "**", pattern)
+    wholes = f"**/{pattern}"
+    for wider, why in ((deeper, "`*` is one level, `**` any number"), (wholes, "a pattern matches whole paths")):
+        try:
+            found = wider != pattern and any(map(compile_pattern(wider).matches, paths))
+        except PatternSyntaxError:
+            found = False
+        if found:
+            return f"{why}: write {wider!r}"
+    try:
+        found = any(map(re.compile(pattern).search, paths))
+    except re.error:
+        return ""
+    return f"a text is a glob: for a regular expression write re.compile({pattern!r})" if found else ""
 
 
 class _Token(NamedTuple):

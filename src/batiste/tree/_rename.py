@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from batiste._arguments import mapping, text
 from batiste.errors import RenameCollisionError, RenameTemplateError
 from batiste.tree._containers import Containers, rebuild, walk
 from batiste.tree._names import Parts, join_path, split_path
@@ -35,12 +36,17 @@ def rename(tree: Any, rules: Mapping[PatternLike, str], *, unmatched: Unmatched 
       unmatched: whether a pattern that matches nothing is an error.
 
     Raises:
+      ArgumentError: if ``rules`` is no mapping of patterns to texts, or ``unmatched`` neither of the two.
       UnmatchedPatternError: if a pattern matches no path.
       RenameTemplateError: if a new path refers to a wildcard that its pattern does not have.
       RenameCollisionError: if several leaves would have one path, or one beneath another; the error lists all.
     """
+    mapping(rules, "rules", "rename", what="a mapping from patterns to new paths")
     walked = walk(tree)
-    compiled = [(compile_pattern(pattern), template) for pattern, template in rules.items()]
+    compiled = [
+        (compile_pattern(pattern), text(template, f"rules[{str(pattern)!r}]", "rename", what="a new path", empty=True))
+        for pattern, template in rules.items()
+    ]
     for pattern, template in compiled:
         _check_template(template, pattern)
     targets = {path: _new_path(path, compiled) for path in map(join_path, walked.leaves)}

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from batiste._arguments import choice, mapping
 from batiste.errors import MergeConflictError, UnmatchedPathsError
 from batiste.tree._containers import rebuild, walk
 from batiste.tree._names import Parts, join_path
@@ -24,7 +25,13 @@ __all__ = ["exclude", "merge", "partition", "paths", "select"]
 
 
 def paths(tree: Any, patterns: Patterns | None = None) -> list[str]:
-    """Return the path of every leaf, or of those that match one of the patterns, in JAX's order."""
+    """Return the path of every leaf, or of those that match one of the patterns, in JAX's order.
+
+    Which paths match is a question here, so that none is an answer; ``select`` makes an error of it.
+
+    Raises:
+      ArgumentError: if a pattern is none.
+    """
     known = list(flatten(tree))
     if patterns is None:
         return known
@@ -72,9 +79,11 @@ def partition(tree: Any, groups: Mapping[str, Patterns], *, unmatched: Unmatched
       A part for each group, in the same order; a group that got no leaf is an empty dict.
 
     Raises:
+      ArgumentError: if ``groups`` is no mapping, or ``unmatched`` neither of the two.
       UnmatchedPatternError: if a pattern matches no path.
       UnmatchedPathsError: if a leaf belongs to no group; the error lists all such leaves.
     """
+    mapping(groups, "groups", "partition", what="a mapping from names to patterns")
     walked = walk(tree)
     names = {join_path(parts): parts for parts in walked.leaves}
     compiled = {name: as_patterns(patterns) for name, patterns in groups.items()}
@@ -104,8 +113,10 @@ def merge(*trees: Any, overwrite: Literal["error", "first", "last"] = "error", l
       like: a tree whose containers are taken where they fit, such as the one that the trees are parts of.
 
     Raises:
+      ArgumentError: if ``overwrite`` is none of the three.
       MergeConflictError: if trees overlap and ``overwrite`` is ``"error"``; the error names every path.
     """
+    choice(overwrite, "overwrite", "merge", ("error", "first", "last"))
     walked = [walk(tree) for tree in trees]
     table = _Table()
     for number, part in enumerate(walked):
