@@ -28,11 +28,12 @@ from batiste.core._keys import KeyScheme, LayerName, check_key_scheme, fold_numb
 from batiste.core._recorder import Drawn, Recorder
 from batiste.core._scope import Scope, Start, Streams
 from batiste.core._stacking import stack, unstack
-from batiste.core._trace import current_trace, has_tracer, is_tracer
+from batiste.core._trace import CONCRETIZATION_ERRORS, current_trace, has_tracer, is_tracer
 from batiste.core._variable import Variable
 
 __all__ = [
     "AxisMetadata",
+    "CONCRETIZATION_ERRORS",
     "CollectionFilter",
     "DenyList",
     "Drawn",

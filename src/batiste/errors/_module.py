@@ -17,6 +17,7 @@ __all__ = [
     "InvalidInstanceModuleError",
     "InvalidParentError",
     "MergeParamError",
+    "ModuleListError",
     "ReservedModuleAttributeError",
     "SetAttributeFrozenModuleError",
     "SetAttributeInModuleSetupError",
@@ -159,3 +160,11 @@ class UnknownModuleAttributeError(BatisteError, AttributeError):
     code = "module/unknown-attribute"
     message = "{path} has no attribute {name!r}.{nearest}"
     hint = "{advice}"
+
+
+class ModuleListError(BatisteError, AttributeError):
+    """A list that a module holds is to be changed; it has become a tuple when it was assigned."""
+
+    code = "module/list-changed"
+    message = "{path} calls self.{call}, but lists that are assigned to a module become tuples, and do not change."
+    hint = "Make the list first and assign it whole: {name} = []; {name}.append(layer); self.{name} = {name}."

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from batiste.core import Fingerprint, fingerprint
 from batiste.errors import CallCompactUnboundModuleError, LiftedMethodError, TransformTargetError, nearest
-from batiste.module import Blueprint, compact, wrap_method_once
+from batiste.module import Blueprint, compact, run_noted, wrap_method_once
 
 __all__ = ["Methods", "Run", "lifted"]
 
@@ -153,6 +153,10 @@ def _lifted_method(base: type, method: Callable[..., Any], run: Run, options: An
     def call(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
         if self.scope is None:
             raise CallCompactUnboundModuleError(path=type(self).__name__, method=method.__name__)
+        return run_noted(self, lift, method.__name__, args, kwargs)
+
+    @functools.wraps(method)
+    def lift(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
         return run(options, body, (self, *args), kwargs)
 
     return _as_method(call)

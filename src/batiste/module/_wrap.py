@@ -22,8 +22,9 @@ from batiste.errors import (
 )
 from batiste.module._blueprint import Blueprint, ModuleState
 from batiste.module._context import CURRENT, WATCH, watched
+from batiste.module._notes import explain
 
-__all__ = ["compact", "compact_name_scope", "nowrap", "wrap_class", "wrap_method_once"]
+__all__ = ["compact", "compact_name_scope", "nowrap", "run_noted", "wrap_class", "wrap_method_once"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -116,6 +117,10 @@ def _run_plain(self: Blueprint, function: Callable[..., Any], name: str, args: A
     token = CURRENT.set(self)
     try:
         return _run(self, function, name, args, kwargs)
+    except Exception as error:
+        if (own := explain(error, self, function, name, args, kwargs)) is not None:
+            raise own from error
+        raise
     finally:
         CURRENT.reset(token)
 
@@ -136,6 +141,10 @@ def _run_compact(self: Blueprint, function: Callable[..., Any], name: str, args:
         if WATCH.get() is None and not scope.frame.is_tracing:  # as `_run` does, one call sooner
             return function(self, *args, **kwargs)
         return _run(self, function, name, args, kwargs)
+    except Exception as error:
+        if (own := explain(error, self, function, name, args, kwargs)) is not None:
+            raise own from error
+        raise
     finally:
         CURRENT.reset(token)
         if is_outermost:
@@ -163,9 +172,26 @@ def _run_setup(self: Blueprint, function: Callable[..., Any], name: str, args: A
         state.in_setup, state.cursors = True, {}
     try:
         return _run(self, function, name, args, kwargs)
+    except Exception as error:
+        if (own := explain(error, self, function, name, args, kwargs)) is not None:
+            raise own from error
+        raise
     finally:
         CURRENT.reset(token)
         state.in_setup, state.cursors = held
+
+
+def run_noted(self: Blueprint, call: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
+    """Return ``call(self, *args, **kwargs)``; an exception that leaves it gets the module's note.
+
+    For methods that are none of the kinds above, and run a method in their own way.
+    """
+    try:
+        return call(self, *args, **kwargs)
+    except Exception as error:
+        if (own := explain(error, self, call, name, args, kwargs)) is not None:
+            raise own from error
+        raise
 
 
 def _run(module: Blueprint, function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
@@ -211,6 +237,11 @@ class _Property:
             return self._inner.__get__(instance, owner)
         except AttributeError as error:
             raise DescriptorAttributeError(path=type(instance).__name__, reason=error) from error
+        except Exception as error:
+            name = getattr(getattr(self._inner, "fget", None), "__name__", type(self._inner).__name__)
+            if (own := explain(error, instance, None, name, (), {})) is not None:
+                raise own from error
+            raise
         finally:
             CURRENT.reset(token)
 
