@@ -37,7 +37,7 @@ class BatisteError(Exception):
     hint: ClassVar[str] = ""
 
     def __init__(self, **context: Any) -> None:
-        super().__init__()
+        Exception.__init__(self)  # a class that is also of another kind may have a base that takes arguments
         self.context = context
 
     def __str__(self) -> str:
@@ -49,7 +49,8 @@ class BatisteError(Exception):
         return f"{type(self).__name__}({str(self)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.context)
+        notes = getattr(self, "__notes__", None)
+        return (_rebuild, (type(self), self.context), *([{"__notes__": notes}] if notes else []))
 
 
 class BatisteWarning(UserWarning):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
+
 from batiste.errors._base import BatisteError
 
 __all__ = [
     "ApplyModuleInvalidMethodError",
     "AssignSubModuleError",
+    "BlueprintAsArrayError",
     "CallCompactUnboundModuleError",
     "CallSetupUnboundModuleError",
     "CallShareScopeOnUnboundModuleError",
@@ -16,11 +21,14 @@ __all__ = [
     "IncorrectPostInitOverrideError",
     "InvalidInstanceModuleError",
     "InvalidParentError",
+    "LayerInputError",
     "MergeParamError",
     "ModuleListError",
+    "PerturbationError",
     "ReservedModuleAttributeError",
     "SetAttributeFrozenModuleError",
     "SetAttributeInModuleSetupError",
+    "TracedFlagError",
     "UnknownModuleAttributeError",
     "VariableOutsideSetupError",
 ]
@@ -47,7 +55,7 @@ class CallCompactUnboundModuleError(BatisteError):
 
     code = "module/call-unbound"
     message = "{path}.{method} is called on a blueprint, which has no variables to work with."
-    hint = "Write variables = model.init(key, x), then model.apply(variables, x)."
+    hint = "{advice}"
 
 
 class CallUnboundModuleError(BatisteError, ValueError):
@@ -115,11 +123,11 @@ class ApplyModuleInvalidMethodError(BatisteError):
 
 
 class IncorrectPostInitOverrideError(BatisteError):
-    """``__post_init__`` does not call its base."""
+    """``__post_init__``, or a constructor of the user's own, does not call its base."""
 
     code = "module/post-init"
-    message = "{path}.__post_init__ does not call super().__post_init__(), so the module was never made whole."
-    hint = "End it with super().__post_init__(), after the fields have their values."
+    message = "{path}.{method} does not call super().{method}(), so the module was never made whole."
+    hint = "{advice}"
 
 
 class DescriptorAttributeError(BatisteError):
@@ -150,8 +158,8 @@ class MergeParamError(BatisteError, ValueError):
     """An option is given twice, or not at all, where it must be given once."""
 
     code = "module/merge-param"
-    message = "The option {name!r} must be given once, to the constructor or to the call; it is given {how}."
-    hint = "Write {name}= in one of the two places."
+    message = "{path}: the option {name!r} must be given once, to the constructor or to the call; it is given {how}."
+    hint = "{advice}"
 
 
 class UnknownModuleAttributeError(BatisteError, AttributeError):
@@ -168,3 +176,48 @@ class ModuleListError(BatisteError, AttributeError):
     code = "module/list-changed"
     message = "{path} calls self.{call}, but lists that are assigned to a module become tuples, and do not change."
     hint = "Make the list first and assign it whole: {name} = []; {name}.append(layer); self.{name} = {name}."
+
+
+class LayerInputError(BatisteError, TypeError):
+    """A layer is given its input where it is made, so an array becomes its first field."""
+
+    code = "module/input-as-field"
+    message = "{path}: {kind} was given {given} as its field {name}: {annotation}. A layer is made first, then called."
+    hint = "Write {kind}(...)(x), with the layer's options in the first pair of brackets and the input in the second."
+
+
+class BlueprintAsArrayError(BatisteError, ValueError):
+    """JAX is given a module where an array belongs.
+
+    It is no ``TypeError``, because JAX would put an error of its own in the place of one.
+    """
+
+    code = "module/as-array"
+    message = "JAX was given the module {path} where an array belongs; a module describes a computation and holds none."
+    hint = (
+        "If its result was meant, call it: {kind}(...)(x). As an argument of jax.jit a module is static: "
+        "jax.jit(function, static_argnums=0), or jax.jit(model.apply)(variables, x)."
+    )
+
+
+class TracedFlagError(BatisteError, jax.errors.TracerBoolConversionError):
+    """A layer has to decide in Python by a flag or a number that JAX traces; also JAX's own error."""
+
+    code = "module/traced-flag"
+    message = "{path} decides in Python by {names}, but was given a traced array for it ({given}), without a value."
+    hint = (
+        "Give a Python value. Where it comes from an argument of jax.jit, make that argument static: "
+        "static_argnames=['train'] with its name; of nn.remat or nn.jit with static_argnums (the module is 0)."
+    )
+
+    def __init__(self, **context: Any) -> None:
+        super().__init__(**context)
+        self.args = (str(self),)  # jax.checkpoint reads the text there
+
+
+class PerturbationError(BatisteError, ValueError, TypeError):
+    """A perturbation is not there, or has another shape than the value that it is added to."""
+
+    code = "module/perturbation"
+    message = "{path} cannot perturb {name!r} with the collection {collection!r}: {problem}."
+    hint = "Take the collection from init for inputs of these shapes: model.init(key, x)[{collection!r}]."

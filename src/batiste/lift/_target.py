@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from batiste.core import Fingerprint, fingerprint
-from batiste.errors import CallCompactUnboundModuleError, LiftedMethodError, TransformTargetError, nearest
-from batiste.module import Blueprint, compact, run_noted, wrap_method_once
+from batiste.errors import LiftedMethodError, TransformTargetError, nearest
+from batiste.module import Blueprint, compact, run_noted, unbound_call, wrap_method_once
 
 __all__ = ["Methods", "Run", "lifted"]
 
@@ -152,7 +152,7 @@ def _lifted_method(base: type, method: Callable[..., Any], run: Run, options: An
     @functools.wraps(method)
     def call(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
         if self.scope is None:
-            raise CallCompactUnboundModuleError(path=type(self).__name__, method=method.__name__)
+            raise unbound_call(self, method.__name__)
         return run_noted(self, lift, method.__name__, args, kwargs)
 
     @functools.wraps(method)

@@ -6,6 +6,7 @@ from batiste.module._calls import INIT_MUTABLE, Applier, bound_copy
 from batiste.module._context import InterceptorContext, current_module, intercept_methods
 from batiste.module._fields import blueprint_fields
 from batiste.module._functional import apply, init, init_with_output, merge_param, share_scope
+from batiste.module._mistakes import unbound_call
 from batiste.module._module import Module
 from batiste.module._tabulate import tabulate
 from batiste.module._wrap import compact, compact_name_scope, nowrap, run_noted, wrap_method_once
@@ -33,5 +34,6 @@ __all__ = [
     "run_noted",
     "share_scope",
     "tabulate",
+    "unbound_call",
     "wrap_method_once",
 ]

@@ -18,13 +18,19 @@ import jax
 
 from batiste.module._blueprint import Blueprint
 
-__all__ = ["adopt", "has_modules", "map_modules", "may_hold_modules"]
+__all__ = ["adopt", "has_modules", "map_modules", "may_hold_modules", "wants_a_look"]
 
 
 @functools.lru_cache(maxsize=4096)
 def may_hold_modules(kind: type) -> bool:
     """Return whether values of a class are modules, containers or dataclasses, in which modules can be."""
     return dataclasses.is_dataclass(kind) or issubclass(kind, Blueprint | tuple | list | Mapping)
+
+
+@functools.lru_cache(maxsize=4096)
+def wants_a_look(kind: type) -> bool:
+    """Return whether a value of a class in a field may hold modules, or is an array, which may be a mistake."""
+    return may_hold_modules(kind) or issubclass(kind, jax.Array | jax.core.Tracer)
 
 
 def has_modules(value: Any) -> bool:

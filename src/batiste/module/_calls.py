@@ -21,10 +21,11 @@ from batiste.core import (
     streams_from,
     union_filters,
 )
-from batiste.errors import ApplyModuleInvalidMethodError, IncorrectPostInitOverrideError, InvalidInstanceModuleError
+from batiste.errors import ApplyModuleInvalidMethodError, InvalidInstanceModuleError
 from batiste.module._blueprint import Blueprint
 from batiste.module._context import CURRENT, CaptureFilter, capturing
 from batiste.module._fields import value_of
+from batiste.module._mistakes import incomplete
 from batiste.typing import Rngs, Variables
 
 __all__ = ["INIT_MUTABLE", "Applier", "bound_copy", "init_with", "only_call"]
@@ -45,7 +46,7 @@ def bound_copy(module: Blueprint, scope: Scope) -> Any:
       IncorrectPostInitOverrideError: if the blueprint was never made whole.
     """
     if "_state" not in module.__dict__:
-        raise IncorrectPostInitOverrideError(path=type(module).__name__)
+        raise incomplete(module)
     copied: Any = object.__new__(type(module))
     values = copied.__dict__
     values.update(module.__dict__)

@@ -27,11 +27,12 @@ from batiste.errors import (
     UnknownModuleAttributeError,
     nearest,
 )
-from batiste.module._adopt import adopt, map_modules, may_hold_modules
+from batiste.module._adopt import adopt, map_modules, may_hold_modules, wants_a_look
 from batiste.module._blueprint import UNSPECIFIED, Blueprint, ModuleState, Unspecified
 from batiste.module._calls import INIT_MUTABLE, Applier, bound_copy, init_with
 from batiste.module._context import CURRENT, CaptureFilter, InterceptorContext, intercept_methods
 from batiste.module._fields import blueprint_fields, class_defaults, compared_values, describe, make_dataclass, value_of
+from batiste.module._mistakes import as_array, refuse_array_field
 from batiste.module._tabulate import tabulate
 from batiste.module._variables import VariableAccess, holder_text, where
 from batiste.module._wrap import compact, wrap_class
@@ -129,7 +130,10 @@ class Module(VariableAccess):
         values = self.__dict__
         for name, default in self.adoptable_fields_:
             value = values.get(name)
-            if value is not default and may_hold_modules(cast("Any", type(value))):
+            if value is not default and wants_a_look(cast("Any", type(value))):
+                if not may_hold_modules(cast("Any", type(value))):
+                    refuse_array_field(self, name, value)
+                    continue
                 adopted = adopt(self, name, value)
                 if adopted is not value:
                     values[name] = adopted
@@ -204,6 +208,8 @@ class Module(VariableAccess):
                 self._set_up()
                 if name in self.__dict__:
                     return self.__dict__[name]
+            if name == "__jax_array__":  # JAX asks this of all that is no array, right before it refuses it
+                raise as_array(self)
             known = [n for n in dir(type(self)) if not n.startswith("_")] + [n for n in self.__dict__ if n[0] != "_"]
             bound = "Attributes that setup defines are there only in init, apply and bind."
             raise UnknownModuleAttributeError(

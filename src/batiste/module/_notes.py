@@ -17,8 +17,10 @@ from collections.abc import Iterator, Mapping
 from types import CodeType, TracebackType
 from typing import Any, cast
 
+import jax
+
 from batiste.core import CONCRETIZATION_ERRORS, is_tracer
-from batiste.errors import BatisteError, ModuleListError
+from batiste.errors import BatisteError, ModuleListError, TracedFlagError
 from batiste.module._blueprint import Blueprint
 from batiste.module._variables import where
 
@@ -31,6 +33,8 @@ _LONGEST = 60  # characters of one value
 _OWN = ("parent", "name")
 _WRAPPERS = "batiste.module._wrap"
 _NOTING = frozenset({"_run_plain", "_run_compact", "_run_setup", "run_noted", "__get__"})
+_LAYERS = "batiste.nn."
+_CLASSES = re.compile(r"'(?:[\w.<>]+\.)?(\w+)'")
 _LIST_METHODS = frozenset({"append", "extend", "insert", "remove", "pop", "clear", "reverse", "sort"})
 _LIST_ERRORS = re.compile(r"'tuple' object does not support item|can only concatenate tuple \(not \"list\"\)")
 
@@ -59,7 +63,7 @@ def explain(
         return None
     for note in held:  # of an earlier time that the same object was raised
         notes.remove(note)
-    own = _certain(error, module)
+    own = _certain(error, module, function, args, kwargs)
     (own or error).add_note(_text(own or error, module, function, name, args, kwargs))
     return own
 
@@ -165,7 +169,14 @@ def _hint(error: BaseException, module: Blueprint, named: list[tuple[str, str, A
     if isinstance(error, BatisteError):
         return ""
     if isinstance(error, CONCRETIZATION_ERRORS):
-        return _hint_of_values(named)
+        return _hint_of_values([*named, *_fields(module)])
+    if "incompatible shapes" in str(error) and any(name == "carry" for name, _, _ in named):
+        return (
+            "The carry and the inputs of a cell have the same batch axes. Under nn.scan, in_axes is the axis of time: "
+            "1 for inputs [batch, time, features]."
+        )
+    if isinstance(error, TypeError) and (kind := _module_in(str(error), module)):
+        return f"{kind} is a layer, and was not called: write {kind}(...)(x)."
     if isinstance(error, TypeError) and _LIST_ERRORS.search(str(error)):
         names = [n for n, value in module.__dict__.items() if isinstance(value, tuple) and n in module._state.assigned]
         if names:
@@ -176,22 +187,50 @@ def _hint(error: BaseException, module: Blueprint, named: list[tuple[str, str, A
     return ""
 
 
+def _module_in(text: str, module: Blueprint) -> str:
+    """Return the class of a submodule that an error of Python or JAX about a value of the wrong type names, or ""."""
+    named = _CLASSES.findall(text)
+    children = {type(child).__name__ for child in module._state.children.values() if isinstance(child, Blueprint)}
+    return next((kind for kind in named if kind in children), "")
+
+
 def _hint_of_values(named: list[tuple[str, str, Any]]) -> str:
-    flags = [name for name, _, value in named if name and is_tracer(value) and not value.shape]
+    flags = _traced(named)
     if not flags:
         return (
             "The value of an array is not known while JAX traces: choose between values with jnp.where(condition, a, "
             "b), between computations with nn.cond or jax.lax.cond."
         )
-    names = ", ".join(map(repr, flags))
     return (
-        f"{names}: a traced array here. What Python looks at must be static: jax.jit(..., static_argnames={flags!r}), "
-        "static_argnums=... of nn.remat and nn.jit (the module counts as 0), or functools.partial with a Python value."
+        f"Here {_listed(flags)} is a traced array. What Python looks at must be static: jax.jit(..., "
+        f"static_argnames={_listed(flags)}), and for nn.remat and nn.jit static_argnums, which count the module as 0."
     )
 
 
-def _certain(error: Exception, module: Blueprint) -> BatisteError | None:
-    """Return the error of the catalogue for a mistake that Python's own error is certain of."""
+def _traced(named: list[tuple[str, str, Any]]) -> dict[str, Any]:
+    """Return the arguments that are traced and have no axes: those by which a program would decide."""
+    return {name: value for name, _, value in named if name and is_tracer(value) and not value.shape}
+
+
+def _fields(module: Blueprint) -> Iterator[tuple[str, str, Any]]:
+    """Yield the fields of a module as ``_named`` yields arguments."""
+    for name in module.blueprint_names_:
+        yield name, "", module.__dict__.get(name)
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    """Return names as an argument ``static_argnames`` has them."""
+    return repr(next(iter(names))) if len(names) == 1 else repr(tuple(names))
+
+
+def _certain(error: Exception, module: Blueprint, function: Any, args: Any, kwargs: Any) -> BatisteError | None:
+    """Return the error of the catalogue for a mistake that the error of Python or JAX is certain of."""
+    if isinstance(error, jax.errors.TracerBoolConversionError) and not isinstance(error, TracedFlagError):
+        if not type(module).__module__.startswith(_LAYERS):
+            return None
+        flags = _traced([*_named(function, args, kwargs), *_fields(module)])
+        given = ", ".join(shape_text(flag) for flag in flags.values())
+        return TracedFlagError(path=where(module), names=_listed(flags), given=given) if flags else None
     if not (isinstance(error, AttributeError) and isinstance(error.obj, tuple) and error.name in _LIST_METHODS):
         return None
     held = error.obj

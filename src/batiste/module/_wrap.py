@@ -15,13 +15,12 @@ from typing import Any, TypeVar, cast
 import jax
 
 from batiste.errors import (
-    CallCompactUnboundModuleError,
     CallSetupUnboundModuleError,
     DescriptorAttributeError,
-    IncorrectPostInitOverrideError,
 )
 from batiste.module._blueprint import Blueprint, ModuleState
 from batiste.module._context import CURRENT, WATCH, watched
+from batiste.module._mistakes import incomplete, unbound_call
 from batiste.module._notes import explain
 
 __all__ = ["compact", "compact_name_scope", "nowrap", "run_noted", "wrap_class", "wrap_method_once"]
@@ -129,7 +128,7 @@ def _run_compact(self: Blueprint, function: Callable[..., Any], name: str, args:
     state = _state_of(self)
     scope = self.scope
     if scope is None:
-        raise CallCompactUnboundModuleError(path=type(self).__name__, method=name)
+        raise unbound_call(self, name)
     if not state.is_set_up and not state.in_setup:
         self._set_up()
     is_outermost = not state.in_compact  # a compact method may call that of its base class
@@ -156,7 +155,7 @@ def _run_compact(self: Blueprint, function: Callable[..., Any], name: str, args:
 def _run_name_scope(self: Blueprint, function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
     state = _state_of(self)
     if self.scope is None:
-        raise CallCompactUnboundModuleError(path=type(self).__name__, method=name)
+        raise unbound_call(self, name)
     if not state.is_set_up and not state.in_setup:
         self._set_up()
     return self._name_scope(name, function)(*args, **kwargs)
@@ -212,7 +211,7 @@ def _state_of(module: Blueprint) -> ModuleState:
     try:
         return module._state
     except AttributeError:
-        raise IncorrectPostInitOverrideError(path=type(module).__name__) from None
+        raise incomplete(module) from None
 
 
 class _Property:
