@@ -23,7 +23,7 @@ from batiste.core._filters import (
 from batiste.core._fingerprint import Fingerprint, fingerprint
 from batiste.core._frame import Frame, copy_tree
 from batiste.core._functional import apply, init, open_scope
-from batiste.core._initialise import initialise
+from batiste.core._initialise import depth_in_library, initialise
 from batiste.core._keys import KeyScheme, LayerName, check_key_scheme, fold_numbers, hash_parts, is_key, streams_from
 from batiste.core._recorder import Drawn, Recorder
 from batiste.core._scope import Scope, Start, Streams
@@ -51,6 +51,7 @@ __all__ = [
     "check_key_scheme",
     "copy_tree",
     "current_trace",
+    "depth_in_library",
     "filter_to_set",
     "fingerprint",
     "fold_numbers",

@@ -35,7 +35,7 @@ class InvalidRngError(BatisteError):
 
     code = "core/invalid-rng"
     message = "{path} has no random key to draw from: {problem}.{nearest}"
-    hint = "Give one key per stream: rngs={{'params': jax.random.key(0), 'dropout': jax.random.key(1)}}."
+    hint = "{advice}"
 
 
 class UnknownKeySchemeError(BatisteError):
@@ -119,10 +119,7 @@ class ModifyScopeVariableError(BatisteError):
 
     code = "core/immutable-collection"
     message = "{path} writes {name!r} in the collection {collection!r}, which is not mutable in this call ({mutable})."
-    hint = (
-        "Let the call change it and take the new state: "
-        "y, new_state = model.apply(variables, ..., mutable=[{collection!r}])."
-    )
+    hint = "{advice}"
 
 
 class ApplyScopeInvalidVariablesTypeError(BatisteError):

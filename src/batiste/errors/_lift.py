@@ -11,6 +11,7 @@ __all__ = [
     "LoopVariableError",
     "MixedCallsError",
     "ScanBodyError",
+    "ScanCarryError",
     "SeveralScopesError",
     "SharedVariableError",
     "TransformTargetError",
@@ -86,6 +87,14 @@ class ScanBodyError(BatisteError, TypeError):
     code = "lift/scan-body"
     message = "The body of scan over {path} {problem}; it takes (module, carry, *inputs) and returns (carry, outputs)."
     hint = "Let it return `carry, None` where there are no outputs, and call it with a carry: scan(Block)()(x, None)."
+
+
+class ScanCarryError(BatisteError, TypeError):
+    """The body of a scan returns another carry than it was given, so the next step cannot take it."""
+
+    code = "lift/scan-carry"
+    message = "The body of scan over {path} was given a carry {expected} and returns {given}."
+    hint = "Let the body keep the shapes and dtypes of its carry; put what changes them before or after the scan."
 
 
 class SeveralScopesError(BatisteError, NotImplementedError):

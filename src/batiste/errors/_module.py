@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 
-from batiste.errors._base import BatisteError
+from batiste.errors._base import BatisteError, BatisteWarning
 
 __all__ = [
+    "AdoptedNameWarning",
     "ApplyModuleInvalidMethodError",
     "AssignSubModuleError",
     "BlueprintAsArrayError",
@@ -17,18 +18,23 @@ __all__ = [
     "CallShareScopeOnUnboundModuleError",
     "CallUnbindOnUnboundModuleError",
     "CallUnboundModuleError",
+    "CollectionNameWarning",
     "DescriptorAttributeError",
+    "ExtraArgumentsError",
     "IncorrectPostInitOverrideError",
     "InvalidInstanceModuleError",
     "InvalidParentError",
     "LayerInputError",
     "MergeParamError",
+    "MissingFieldsError",
     "ModuleListError",
+    "ModuleResultWarning",
     "PerturbationError",
     "ReservedModuleAttributeError",
     "SetAttributeFrozenModuleError",
     "SetAttributeInModuleSetupError",
     "TracedFlagError",
+    "UnknownFieldError",
     "UnknownModuleAttributeError",
     "VariableOutsideSetupError",
 ]
@@ -178,6 +184,30 @@ class ModuleListError(BatisteError, AttributeError):
     hint = "Make the list first and assign it whole: {name} = []; {name}.append(layer); self.{name} = {name}."
 
 
+class UnknownFieldError(BatisteError, TypeError):
+    """The constructor of a module is given an argument by a name that none of its fields has."""
+
+    code = "module/unknown-field"
+    message = "{path} has no field {name!r}.{nearest}"
+    hint = "Its fields are: {fields}. What belongs to a call goes there: {path}(...)(x, {name}=...)."
+
+
+class ExtraArgumentsError(BatisteError, TypeError):
+    """The constructor of a module is given more arguments by position than it has fields for."""
+
+    code = "module/extra-arguments"
+    message = "{path} takes {count} arguments by position ({fields}), and was given {given}."
+    hint = "Put several layers into one list, {path}([a, b]); give name= and parent= by name, and inputs to the call."
+
+
+class MissingFieldsError(BatisteError, TypeError):
+    """The constructor of a module is not given fields that have no default."""
+
+    code = "module/missing-fields"
+    message = "{path} was not given {missing}, which it needs; there is no default."
+    hint = "Write {path}({example})."
+
+
 class LayerInputError(BatisteError, TypeError):
     """A layer is given its input where it is made, so an array becomes its first field."""
 
@@ -221,3 +251,15 @@ class PerturbationError(BatisteError, ValueError, TypeError):
     code = "module/perturbation"
     message = "{path} cannot perturb {name!r} with the collection {collection!r}: {problem}."
     hint = "Take the collection from init for inputs of these shapes: model.init(key, x)[{collection!r}]."
+
+
+class AdoptedNameWarning(BatisteWarning):
+    """The name of a submodule that is passed in has no effect."""
+
+
+class CollectionNameWarning(BatisteWarning):
+    """A collection in ``mutable=`` is most likely misspelt: nothing made it."""
+
+
+class ModuleResultWarning(BatisteWarning):
+    """A model returns a module in the place of the module's result."""

@@ -18,9 +18,11 @@ __all__ = [
     "DropoutRateError",
     "EinsumEquationError",
     "EmbeddingIdsError",
+    "EmbeddingRangeError",
     "FeatureAxesError",
     "GroupChoiceError",
     "InexactDtypeError",
+    "InputDtypeError",
     "InputRankError",
     "KernelMaskShapeError",
     "LayerError",
@@ -67,6 +69,14 @@ class InputRankError(LayerError):
     code = "nn/input-rank"
     message = "{path} was given an input of shape {shape}, but needs {expected}."
     hint = "Add the axes that are missing: x[None] adds one in front, x[..., None] one behind."
+
+
+class InputDtypeError(LayerError, TypeError):
+    """An input has a dtype that the layer cannot compute in."""
+
+    code = "nn/input-dtype"
+    message = "{path} was given an input of dtype {dtype}, but needs {expected}."
+    hint = "Convert it, x.astype(jnp.float32), or apply the layer after the embedding of the integers."
 
 
 class AxesError(LayerError):
@@ -163,6 +173,14 @@ class EmbeddingIdsError(LayerError):
     code = "nn/embedding-ids"
     message = "{path} looks up rows by integer ids, but was given {dtype}."
     hint = "Convert them, x.astype(jnp.int32); to multiply vectors with the table, call attend."
+
+
+class EmbeddingRangeError(LayerError, FloatingPointError):
+    """An id is out of the range of an embedding, while JAX looks for nan; also JAX's error for that."""
+
+    code = "nn/embedding-range"
+    message = "{path} looks up the id {given}, but has {rows} rows, for ids from 0 to {rows} - 1."
+    hint = "Set num_embeddings to the largest id and one more, or clip the ids: jnp.clip(x, 0, {rows} - 1)."
 
 
 class NonMatrixError(LayerError):

@@ -29,7 +29,9 @@ class CarryShapeError(LayerError):
 
     code = "recurrent/carry-shape"
     message = "{path} is given a carry of {given}; it works on {expected}."
-    hint = "Start with carry = cell.initialize_carry(key, inputs.shape)."
+    hint = (
+        "Call it as cell(carry, inputs), the carry first. Start with carry = cell.initialize_carry(key, inputs.shape)."
+    )
 
 
 class SequenceShapeError(LayerError):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from batiste.errors import DropoutRateError
+from batiste.errors import DropoutRateError, InputDtypeError
 from batiste.module import Module, compact, merge_param
 from batiste.nn._axes import sorted_axes
 from batiste.nn._jitted import jitted
@@ -47,6 +47,7 @@ class Dropout(Module):
         Raises:
           DropoutRateError: the rate is no probability.
           AxesError: one of ``broadcast_dims`` is out of range or named twice.
+          InputDtypeError: the inputs are integers.
           InvalidRngError: there is no such stream.
         """
         is_still = merge_param("deterministic", self.deterministic, deterministic)
@@ -58,7 +59,12 @@ class Dropout(Module):
             return jnp.zeros_like(inputs)
         shared = sorted_axes(self.broadcast_dims, inputs.ndim, argument="broadcast_dims", path=self.path)
         key = self.make_rng(self.rng_collection) if rng is None else rng
-        return _drop(inputs, key, float(self.rate), shared)
+        try:
+            return _drop(inputs, key, float(self.rate), shared)
+        except TypeError as error:
+            if jnp.issubdtype(inputs.dtype, jnp.inexact):
+                raise
+            raise InputDtypeError(path=self.path, dtype=inputs.dtype, expected="a float or complex one") from error
 
 
 @jitted(arrays=2)
