@@ -24,6 +24,7 @@ class TransformTargetError(BatisteError, TypeError):
     """A lifted transform is given something that is neither a Module class nor a function."""
 
     code = "lift/target"
+    flax_arguments = ("target",)
     message = "{transform} lifts a Module class or a function whose first argument is a module; it was given {given}."
     hint = (
         "Lift the class, {transform}(Dense, ...)(features), or a function, "
@@ -47,7 +48,7 @@ class TransformedMethodReturnValueError(BatisteError, TypeError):
     hint = "Return arrays; make a module that is used afterwards outside of the transform, and pass it in."
 
 
-class MixedCallsError(BatisteError):
+class MixedCallsError(BatisteError, ValueError):
     """Modules of different ``init`` or ``apply`` calls are lifted together."""
 
     code = "lift/mixed-calls"
@@ -55,7 +56,7 @@ class MixedCallsError(BatisteError):
     hint = "Pass modules of one call; give variables of the other call as arrays."
 
 
-class LiftAxisSizeError(BatisteError, ValueError):
+class LiftAxisSizeError(BatisteError, ValueError, IndexError):
     """The extent of the lifted axis is unknown, or differs between inputs."""
 
     code = "lift/axis-size"
@@ -63,7 +64,7 @@ class LiftAxisSizeError(BatisteError, ValueError):
     hint = "{advice}"
 
 
-class LiftedMethodError(BatisteError, TypeError):
+class LiftedMethodError(BatisteError, TypeError, AttributeError):
     """A method that is to be lifted does not exist, or gets an option that the transform does not take."""
 
     code = "lift/method"
@@ -73,7 +74,7 @@ class LiftedMethodError(BatisteError, TypeError):
     )
 
 
-class LoopVariableError(BatisteError):
+class LoopVariableError(BatisteError, TypeError):
     """The body of a loop makes a variable that the loop would have to carry from its beginning."""
 
     code = "lift/loop-variable"
@@ -113,7 +114,7 @@ class SharedVariableError(BatisteError, ValueError):
     hint = "Give it an axis ({options}), or do not split the random stream that it is drawn from."
 
 
-class BranchVariablesError(BatisteError):
+class BranchVariablesError(BatisteError, TypeError):
     """The branches of a conditional make different variables."""
 
     code = "lift/branches"

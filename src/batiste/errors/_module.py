@@ -44,6 +44,7 @@ class AssignSubModuleError(BatisteError):
     """A submodule is made in a method that is neither compact nor ``setup``."""
 
     code = "module/submodule-outside-setup"
+    flax_arguments = ("cls",)
     message = "{child} is made in {path} within a method that is neither setup nor marked @nn.compact."
     hint = "Make it in setup (self.layer = {child}(...)), or mark the method with @nn.compact."
 
@@ -60,6 +61,7 @@ class CallCompactUnboundModuleError(BatisteError):
     """A compact method is called on a module that has no variables."""
 
     code = "module/call-unbound"
+    flax_arguments = ()
     message = "{path}.{method} is called on a blueprint, which has no variables to work with."
     hint = "{advice}"
 
@@ -76,6 +78,7 @@ class CallSetupUnboundModuleError(BatisteError):
     """``setup`` is called by hand on a module that has no variables."""
 
     code = "module/setup-unbound"
+    flax_arguments = ()
     message = "{path}.setup() is called on a blueprint, which has no variables to set up."
     hint = "setup runs by itself: call model.init, model.apply, or model.bind(variables) and then its submodules."
 
@@ -84,6 +87,7 @@ class CallUnbindOnUnboundModuleError(BatisteError):
     """``unbind`` is called on a module that is not bound."""
 
     code = "module/unbind-unbound"
+    flax_arguments = ()
     message = "{path}.unbind() is called on a module that is not bound."
     hint = "Bind it first, model.bind(variables), or use the blueprint as it is."
 
@@ -92,6 +96,7 @@ class CallShareScopeOnUnboundModuleError(BatisteError):
     """``share_scope`` is given a module that is not bound."""
 
     code = "module/share-scope-unbound"
+    flax_arguments = ()
     message = "share_scope is given {path}, which is not bound."
     hint = "Call it inside of setup, on self and on a submodule that setup has assigned or that is a field."
 
@@ -100,6 +105,7 @@ class SetAttributeInModuleSetupError(BatisteError):
     """``setup`` assigns to a field of the dataclass."""
 
     code = "module/set-field-in-setup"
+    flax_arguments = ()
     message = "setup of {path} assigns the field {name!r}, which belongs to the blueprint."
     hint = "Give the value another attribute name: self.{name}_ = ..."
 
@@ -108,6 +114,7 @@ class SetAttributeFrozenModuleError(BatisteError):
     """An attribute is assigned after construction or ``setup``."""
 
     code = "module/frozen"
+    flax_arguments = ("module_cls", "attr_name", "attr_val")
     message = "The attribute {name!r} of {path} is assigned {when}; modules do not change while they run."
     hint = "{advice}"
 
@@ -116,6 +123,7 @@ class ReservedModuleAttributeError(BatisteError):
     """A class defines an attribute that modules need for themselves."""
 
     code = "module/reserved-attribute"
+    flax_arguments = ("annotations",)
     message = "{path} defines {names}, which every module has already."
     hint = "Choose another name; parent, name and scope are given by batiste."
 
@@ -124,6 +132,7 @@ class ApplyModuleInvalidMethodError(BatisteError):
     """``method=`` is neither a method's name nor a function."""
 
     code = "module/invalid-method"
+    flax_arguments = ("method",)
     message = "{path} cannot run method={given!r}: that is neither a function nor a method's name."
     hint = "Give a name, method='encode', or a function of the module, method=Model.encode."
 
@@ -132,6 +141,7 @@ class IncorrectPostInitOverrideError(BatisteError):
     """``__post_init__``, or a constructor of the user's own, does not call its base."""
 
     code = "module/post-init"
+    flax_arguments = ()
     message = "{path}.{method} does not call super().{method}(), so the module was never made whole."
     hint = "{advice}"
 
@@ -140,6 +150,7 @@ class DescriptorAttributeError(BatisteError):
     """A property of a module fails because it reads an attribute that is not there."""
 
     code = "module/property"
+    flax_arguments = ()
     message = "A property of {path} reads an attribute that is not there: {reason}"
     hint = "What setup defines is there only in init, apply and bind."
 
@@ -148,6 +159,7 @@ class InvalidInstanceModuleError(BatisteError):
     """``init`` or ``apply`` is called on the class instead of an instance."""
 
     code = "module/not-an-instance"
+    flax_arguments = ()
     message = "{call} is called on {given}, which is no instance of a Module."
     hint = "Make the blueprint first: model = Model(...); model.{call}(...)."
 

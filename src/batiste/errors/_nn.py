@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 
-class InexactDtypeError(BatisteError):
+class InexactDtypeError(BatisteError, ValueError):
     """A computation that needs fractions is asked for in an integer or Boolean dtype."""
 
     code = "dtypes/not-inexact"
@@ -48,8 +48,10 @@ class InexactDtypeError(BatisteError):
     hint = "Give a floating-point or complex dtype such as jnp.float32 or jnp.bfloat16, or leave dtype=None."
 
 
-class LayerError(BatisteError):
-    """The base of the errors of layers and of the functions beside them.
+class LayerError(BatisteError, ValueError):
+    """The base of the errors of layers and of the functions beside them; each is also a ``ValueError``.
+
+    Some are of another built-in kind, too: the one that Flax Linen, JAX or Python raise for the same mistake.
 
     Args:
       path: the names from the root of the model to the layer, or the name of a function.
@@ -63,7 +65,7 @@ class LayerError(BatisteError):
         super().__init__(path=path if isinstance(path, str) else "/" + "/".join(path), **context)
 
 
-class InputRankError(LayerError):
+class InputRankError(LayerError, IndexError):
     """An input has too few axes."""
 
     code = "nn/input-rank"
@@ -79,7 +81,7 @@ class InputDtypeError(LayerError, TypeError):
     hint = "Convert it, x.astype(jnp.float32), or apply the layer after the embedding of the integers."
 
 
-class AxesError(LayerError):
+class AxesError(LayerError, IndexError):
     """An axis is out of range or named twice."""
 
     code = "nn/axes"
@@ -127,7 +129,7 @@ class SpatialArgumentError(LayerError):
     hint = "Give one integer for all spatial axes, or one for each of the {spatial}."
 
 
-class PaddingError(LayerError):
+class PaddingError(LayerError, RuntimeError):
     """A padding is unknown, or does not fit the other options."""
 
     code = "nn/padding"
@@ -151,7 +153,7 @@ class NormMaskShapeError(LayerError):
     hint = "Give a mask with the input's shape, or with extent 1 along the axes that share it: mask[..., None]."
 
 
-class UnsupportedOptionError(LayerError):
+class UnsupportedOptionError(LayerError, NotImplementedError):
     """A layer is asked for something that it cannot do."""
 
     code = "nn/unsupported-option"
@@ -215,7 +217,7 @@ class BatchApplyError(LayerError):
     hint = "{advice}"
 
 
-class PoolingWindowError(LayerError):
+class PoolingWindowError(LayerError, AssertionError):
     """A pooling window, its strides or its padding do not fit the input."""
 
     code = "nn/pooling-window"

@@ -16,7 +16,7 @@ class CellMethodError(BatisteError, NotImplementedError):
     hint = "Write it in the class: {advice}"
 
 
-class NotACellError(LayerError):
+class NotACellError(LayerError, TypeError, AttributeError):
     """``RNN`` is given something else than a recurrent cell."""
 
     code = "recurrent/not-a-cell"
@@ -34,7 +34,7 @@ class CarryShapeError(LayerError):
     )
 
 
-class SequenceShapeError(LayerError):
+class SequenceShapeError(LayerError, IndexError):
     """A sequence, or its lengths, have a shape that the recurrent layer cannot run over."""
 
     code = "recurrent/sequence-shape"

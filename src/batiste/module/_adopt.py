@@ -21,6 +21,7 @@ import jax
 from batiste.core import Scope, depth_in_library
 from batiste.errors import AdoptedNameWarning
 from batiste.module._blueprint import Blueprint
+from batiste.module._mistakes import refuse_array_field
 
 __all__ = ["adopt", "has_modules", "map_modules", "may_hold_modules", "wants_a_look"]
 
@@ -93,8 +94,13 @@ def adopt(owner: Blueprint, name: str, value: Any) -> Any:
       owner: a bound module.
       name: the attribute that holds the value; the submodules are named after it.
       value: a module, or nested containers with modules.
+
+    Raises:
+      LayerInputError: if an array stands in the first field of a layer, which takes a number.
     """
     if not may_hold_modules(cast("Any", type(value))):
+        if wants_a_look(cast("Any", type(value))):
+            refuse_array_field(owner, name, value)
         return value
     waiting: list[Blueprint] = []
 

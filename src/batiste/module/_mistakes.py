@@ -10,17 +10,20 @@ from __future__ import annotations
 from typing import Any, cast
 
 from batiste.errors import (
+    BatisteError,
     BlueprintAsArrayError,
     CallCompactUnboundModuleError,
     IncorrectPostInitOverrideError,
     LayerInputError,
+    UnknownModuleAttributeError,
+    nearest,
 )
 from batiste.module._blueprint import Blueprint
 from batiste.module._context import CURRENT
 from batiste.module._notes import shape_text
 from batiste.module._variables import where
 
-__all__ = ["as_array", "incomplete", "refuse_array_field", "unbound_call"]
+__all__ = ["incomplete", "missing_attribute", "refuse_array_field", "unbound_call"]
 
 _GENERATED = "<string>"  # where the constructors that dataclasses and batiste write come from
 _WHOLE = frozenset({"int", "bool", "str"})
@@ -73,11 +76,23 @@ def incomplete(module: Any) -> IncorrectPostInitOverrideError:
     return IncorrectPostInitOverrideError(path=kind.__name__, method="__post_init__", advice=advice)
 
 
-def as_array(module: Blueprint) -> BlueprintAsArrayError:
-    """Return the error for a module that JAX is given in the place of an array."""
+def missing_attribute(module: Blueprint, name: str) -> BatisteError:
+    """Return the error for an attribute that a module does not have.
+
+    What JAX asks of all that is no array, right before it refuses it, tells that it was given a module as an array.
+    """
     kind = type(module).__name__
     path = kind if module.scope is None else where(module)
-    return BlueprintAsArrayError(path=path, kind=kind)
+    if name == "__jax_array__":
+        return BlueprintAsArrayError(path=path, kind=kind)
+    known = [n for n in (*dir(type(module)), *module.__dict__) if not n.startswith("_")]
+    bound = "Attributes that setup defines are there only in init, apply and bind."
+    return UnknownModuleAttributeError(
+        path=path,
+        name=name,
+        nearest=nearest(name, known),
+        advice=bound if module.scope is None else f"Define it as a field, or in setup: self.{name} = ...",
+    )
 
 
 def refuse_array_field(module: Blueprint, name: str, value: Any) -> None:

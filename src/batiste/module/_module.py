@@ -24,15 +24,13 @@ from batiste.errors import (
     NameInUseError,
     SetAttributeFrozenModuleError,
     SetAttributeInModuleSetupError,
-    UnknownModuleAttributeError,
-    nearest,
 )
-from batiste.module._adopt import adopt, map_modules, may_hold_modules, wants_a_look
+from batiste.module._adopt import adopt, map_modules, wants_a_look
 from batiste.module._blueprint import UNSPECIFIED, Blueprint, ModuleState, Unspecified
 from batiste.module._calls import INIT_MUTABLE, Applier, bound_copy, init_with
 from batiste.module._context import CURRENT, CaptureFilter, InterceptorContext, intercept_methods
 from batiste.module._fields import blueprint_fields, class_defaults, compared_values, describe, make_dataclass, value_of
-from batiste.module._mistakes import as_array, refuse_array_field
+from batiste.module._mistakes import missing_attribute
 from batiste.module._tabulate import tabulate
 from batiste.module._variables import VariableAccess, holder_text, where
 from batiste.module._wrap import compact, wrap_class
@@ -131,9 +129,6 @@ class Module(VariableAccess):
         for name, default in self.adoptable_fields_:
             value = values.get(name)
             if value is not default and wants_a_look(cast("Any", type(value))):
-                if not may_hold_modules(cast("Any", type(value))):
-                    refuse_array_field(self, name, value)
-                    continue
                 adopted = adopt(self, name, value)
                 if adopted is not value:
                     values[name] = adopted
@@ -177,7 +172,9 @@ class Module(VariableAccess):
 
     def __setattr__(self, name: str, value: Any) -> None:
         state: ModuleState | None = self.__dict__.get("_state")
-        if state is None or not (state.is_attached or state.in_setup):
+        if name == "__orig_class__":  # `typing` notes Model[int] on what Model[int](...) has made
+            object.__setattr__(self, name, value)
+        elif state is None or not (state.is_attached or state.in_setup):
             if "_value" in self.__dict__:
                 raise SetAttributeFrozenModuleError(
                     path=type(self).__name__,
@@ -208,16 +205,7 @@ class Module(VariableAccess):
                 self._set_up()
                 if name in self.__dict__:
                     return self.__dict__[name]
-            if name == "__jax_array__":  # JAX asks this of all that is no array, right before it refuses it
-                raise as_array(self)
-            known = [n for n in dir(type(self)) if not n.startswith("_")] + [n for n in self.__dict__ if n[0] != "_"]
-            bound = "Attributes that setup defines are there only in init, apply and bind."
-            raise UnknownModuleAttributeError(
-                path=type(self).__name__ if self.scope is None else where(self),
-                name=name,
-                nearest=nearest(name, known),
-                advice=bound if self.scope is None else f"Define it as a field, or in setup: self.{name} = ...",
-            )
+            raise missing_attribute(self, name)
 
     def __dir__(self) -> list[str]:
         state: ModuleState | None = self.__dict__.get("_state")
