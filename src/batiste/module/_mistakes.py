@@ -102,7 +102,7 @@ def refuse_array_field(module: Blueprint, name: str, value: Any) -> None:
       LayerInputError: then the layer was given its input where it is made.
     """
     kind = cast("Any", type(module))
-    if module.blueprint_names_[0] != name or not getattr(value, "ndim", 0):
+    if module.blueprint_names_[:1] != (name,) or not getattr(value, "ndim", 0):
         return
     told: Any = kind.__dataclass_fields__[name].type
     annotation = told if isinstance(told, str) else getattr(told, "__name__", "")

@@ -69,12 +69,19 @@ def explain(
 
 
 def _came_through_module(traceback: TracebackType | None) -> bool:
-    """Return whether an exception has left another module's method before: the frame that is noting comes first."""
+    """Return whether an exception has left another module's method before: the frame that is noting comes first.
+
+    An object that is raised once more still has the frames of the first time; those were not called from here.
+    """
     inner = traceback.tb_next if traceback is not None else None
-    while inner is not None:
+    while inner is not None and traceback is not None:
         frame = inner.tb_frame
         if frame.f_code.co_name in _NOTING and frame.f_globals.get("__name__") == _WRAPPERS:
-            return True
+            caller = frame.f_back
+            while caller is not None and caller is not traceback.tb_frame:
+                caller = caller.f_back
+            if caller is not None:
+                return True
         inner = inner.tb_next
     return False
 
