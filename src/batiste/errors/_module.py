@@ -13,6 +13,7 @@ __all__ = [
     "ApplyModuleInvalidMethodError",
     "AssignSubModuleError",
     "BlueprintAsArrayError",
+    "BoundHashError",
     "CallCompactUnboundModuleError",
     "CallSetupUnboundModuleError",
     "CallShareScopeOnUnboundModuleError",
@@ -218,6 +219,14 @@ class MissingFieldsError(BatisteError, TypeError):
     code = "module/missing-fields"
     message = "{path} was not given {missing}, which it needs; there is no default."
     hint = "Write {path}({example})."
+
+
+class BoundHashError(BatisteError, TypeError):
+    """A bound module is hashed: put into a set or a dict, or handed to a JAX transform as its function."""
+
+    code = "module/hash-bound"
+    message = "{path} is bound to variables, and is hashed: as a key, or as the function of a JAX transform."
+    hint = "Use the lifted transform of batiste.nn (nn.jit, nn.remat, ...), or the blueprint: model.unbind()[0]."
 
 
 class LayerInputError(BatisteError, TypeError):

@@ -35,7 +35,7 @@ def may_hold_modules(kind: type) -> bool:
 @functools.lru_cache(maxsize=4096)
 def wants_a_look(kind: type) -> bool:
     """Return whether a value of a class in a field may hold modules, or is an array, which may be a mistake."""
-    return may_hold_modules(kind) or issubclass(kind, jax.Array | jax.core.Tracer)
+    return may_hold_modules(kind) or issubclass(kind, jax.Array)
 
 
 def has_modules(value: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from batiste.errors import ExtraArgumentsError, MissingFieldsError, UnknownFieldError, nearest
 
@@ -105,7 +105,7 @@ def _refuse(module: Any, others: tuple[Any, ...], more: dict[str, Any], required
       ExtraArgumentsError: for more arguments by position than there are fields.
       MissingFieldsError: for fields that have no default and were not given.
     """
-    kind = type(module)
+    kind = cast("Any", type(module))
     fields = [field for field in dataclasses.fields(kind) if field.init]
     named = [field.name for field in fields]
     if more:

@@ -59,7 +59,7 @@ def unbound_call(module: Blueprint, method: str) -> CallCompactUnboundModuleErro
 
 def incomplete(module: Any) -> IncorrectPostInitOverrideError:
     """Return the error for a module whose constructor has not been run to its end."""
-    kind = type(module)
+    kind = cast("Any", type(module))
     for base in kind.__mro__:
         if "__init__" in vars(base) and issubclass(base, Blueprint):
             code = getattr(vars(base)["__init__"], "__code__", None)

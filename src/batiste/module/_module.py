@@ -17,6 +17,7 @@ import jax
 from batiste.core import CollectionFilter, KeyScheme, Scope, open_scope
 from batiste.errors import (
     AssignSubModuleError,
+    BoundHashError,
     CallUnbindOnUnboundModuleError,
     CallUnboundModuleError,
     InvalidInstanceModuleError,
@@ -223,6 +224,8 @@ class Module(VariableAccess):
         return value_of(self) == value_of(other)
 
     def __hash__(self) -> int:
+        if self.scope is not None:
+            raise BoundHashError(path=where(self))
         return hash(value_of(self))
 
     fingerprint_by_place: ClassVar[bool] = True
@@ -531,8 +534,8 @@ class Module(VariableAccess):
         found: dict[str, Module] = {}
 
         def note(next_method: Any, inner: Any, keywords: Any, context: InterceptorContext) -> Any:
-            path = "/".join(context.module.path)
-            if path not in found and context.method_name != "setup":
+            path = "/".join(context.module.path) if context.module.scope is not None else ""
+            if context.module.scope is not None and path not in found and context.method_name != "setup":
                 found[path] = context.module.clone(_deep_clone=True, _reset_names=True, name=None)
             return next_method(*inner, **keywords)
 

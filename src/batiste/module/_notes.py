@@ -160,8 +160,9 @@ def options_of(module: Blueprint) -> str:
 def _is_default(value: Any, default: Any) -> bool:
     if value is default:
         return True
-    plain = bool | int | float | str | tuple
-    return type(value) is type(default) and isinstance(value, plain) and shape_text(value) == shape_text(default)
+    kind = cast("Any", type(value))
+    is_plain = issubclass(kind, bool | int | float | str | tuple)
+    return is_plain and kind is type(default) and shape_text(value) == shape_text(default)
 
 
 def _cut(text: str) -> str:
@@ -240,7 +241,7 @@ def _certain(error: Exception, module: Blueprint, function: Any, args: Any, kwar
         return TracedFlagError(path=where(module), names=_listed(flags), given=given) if flags else None
     if not (isinstance(error, AttributeError) and isinstance(error.obj, tuple) and error.name in _LIST_METHODS):
         return None
-    held = error.obj
+    held = cast("Any", error.obj)
     names = [name for name, value in module.__dict__.items() if value is held]
     names = [name for name in names if name in module._state.assigned] or (names if held else [])
     if not names:

@@ -193,7 +193,8 @@ class VariableAccess(Blueprint):
                     self._refuse_perturbation(name, collection, f"the collection holds {held} for this module")
                 return value
             self._check_free(scope, name, collection)
-            scope.variable(collection, name, jnp.zeros, jnp.shape(array), jnp.result_type(array))
+            init_fn = cast("Callable[..., Any]", jnp.zeros)
+            scope.variable(collection, name, init_fn, jnp.shape(array), jnp.result_type(array))
             self._state.children[name] = collection
         zeros = scope.get_variable(collection, name)
         if jnp.shape(zeros) != jnp.shape(array):

@@ -195,7 +195,7 @@ def run_noted(self: Blueprint, call: Callable[..., Any], name: str, args: Any, k
 
 def _run(module: Blueprint, function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
     watch = WATCH.get()
-    if watch is not None and module.scope is not None:
+    if watch is not None:
         function = functools.partial(watched, watch, module, name, functools.partial(function, module))
         args, kwargs = (args, kwargs), {}
     else:

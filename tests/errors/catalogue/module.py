@@ -11,6 +11,7 @@ from batiste.errors import (
     ApplyModuleInvalidMethodError,
     AssignSubModuleError,
     BlueprintAsArrayError,
+    BoundHashError,
     CallCompactUnboundModuleError,
     CallSetupUnboundModuleError,
     CallShareScopeOnUnboundModuleError,
@@ -392,3 +393,8 @@ def a_layer_is_not_called():
 @raises(CollectionNameWarning, "'intermediate'", "Did you mean 'intermediates'?")
 def a_misspelt_collection_in_mutable():
     nn.Dropout(0.0, deterministic=True).apply({}, x, mutable=["intermediate"])
+
+
+@raises(BoundHashError, "Dense at /", "is hashed", "nn.jit", "model.unbind()[0]")
+def a_bound_module_as_a_key():
+    return {nn.Dense(2).bind({}): "head"}
