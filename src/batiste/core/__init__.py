@@ -28,7 +28,7 @@ from batiste.core._keys import KeyScheme, LayerName, check_key_scheme, fold_numb
 from batiste.core._recorder import Drawn, Recorder
 from batiste.core._scope import Scope, Start, Streams
 from batiste.core._stacking import stack, unstack
-from batiste.core._trace import CONCRETIZATION_ERRORS, current_trace, has_tracer, is_tracer
+from batiste.core._trace import CONCRETIZATION_ERRORS, current_trace, has_tracer, is_tracer, is_tracer_class
 from batiste.core._variable import Variable
 
 __all__ = [
@@ -66,6 +66,7 @@ __all__ = [
     "is_filter_empty",
     "is_key",
     "is_tracer",
+    "is_tracer_class",
     "map_axis_meta",
     "open_scope",
     "remove_axis",

@@ -18,7 +18,8 @@ from typing import Any, cast
 
 import jax
 
-from batiste.core import Scope, depth_in_library
+from batiste.core import Scope, depth_in_library, is_tracer_class
+from batiste.dtypes import is_array_class
 from batiste.errors import AdoptedNameWarning
 from batiste.module._blueprint import Blueprint
 from batiste.module._mistakes import refuse_array_field
@@ -35,7 +36,7 @@ def may_hold_modules(kind: type) -> bool:
 @functools.lru_cache(maxsize=4096)
 def wants_a_look(kind: type) -> bool:
     """Return whether a value of a class in a field may hold modules, or is an array, which may be a mistake."""
-    return may_hold_modules(kind) or issubclass(kind, jax.Array)
+    return may_hold_modules(kind) or is_array_class(kind) or is_tracer_class(kind)
 
 
 def has_modules(value: Any) -> bool:

@@ -27,7 +27,7 @@ __all__ = ["incomplete", "missing_attribute", "refuse_array_field", "unbound_cal
 
 _GENERATED = "<string>"  # where the constructors that dataclasses and batiste write come from
 _WHOLE = frozenset({"int", "bool", "str"})
-_NUMBERS = _WHOLE | {"float"}
+_NUMBERS = frozenset({"bool", "float", "int", "str"})
 
 
 def unbound_call(module: Blueprint, method: str) -> CallCompactUnboundModuleError:
