@@ -437,6 +437,7 @@ PROGRAMS = (
 )  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::batiste.errors.AdoptedNameWarning")  # Linen says nothing
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_linen_names_variables_so(program):
     same(program)

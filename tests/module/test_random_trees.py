@@ -10,6 +10,7 @@ from typing import Any
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
+import pytest
 from hypothesis import given, settings
 
 from tests.module.libraries import same
@@ -127,6 +128,7 @@ def build(nn: Any, node: Node, name: str | None, **parent: Any) -> Any:
     return Tree(below, name=name, **parent)
 
 
+@pytest.mark.filterwarnings("ignore::batiste.errors.AdoptedNameWarning")  # Linen says nothing
 @settings(max_examples=15)
 @given(trees)
 def test_trees_are_linens(tree):

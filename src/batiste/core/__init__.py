@@ -23,18 +23,26 @@ from batiste.core._filters import (
 from batiste.core._fingerprint import UNKNOWN, ByIdentity, Fingerprint, Valued, fingerprint, kept
 from batiste.core._frame import Frame, copy_tree
 from batiste.core._functional import apply, explain_deleted, init, open_scope
-from batiste.core._initialise import initialise
+from batiste.core._initialise import depth_in_library, initialise
 from batiste.core._keys import KeyScheme, LayerName, check_key_scheme, fold_numbers, hash_parts, is_key, streams_from
 from batiste.core._recorder import Drawn, Recorder
 from batiste.core._replaced import Watch, is_replaced, watch
 from batiste.core._scope import Scope, Start, Streams
 from batiste.core._stacking import stack, unstack
-from batiste.core._trace import current_trace, has_tracer, is_eager, is_tracer
+from batiste.core._trace import (
+    CONCRETIZATION_ERRORS,
+    current_trace,
+    has_tracer,
+    is_eager,
+    is_tracer,
+    is_tracer_class,
+)
 from batiste.core._variable import Variable
 
 __all__ = [
     "AxisMetadata",
     "ByIdentity",
+    "CONCRETIZATION_ERRORS",
     "CollectionFilter",
     "DenyList",
     "Drawn",
@@ -55,6 +63,7 @@ __all__ = [
     "check_key_scheme",
     "copy_tree",
     "current_trace",
+    "depth_in_library",
     "explain_deleted",
     "filter_to_set",
     "fingerprint",
@@ -72,6 +81,7 @@ __all__ = [
     "is_key",
     "is_replaced",
     "is_tracer",
+    "is_tracer_class",
     "kept",
     "map_axis_meta",
     "open_scope",

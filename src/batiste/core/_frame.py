@@ -42,6 +42,8 @@ class Frame:
       adopted: the modules that were taken in from outside, by the identity of the original.
       is_noting: whether an initialiser is only looked at, so that it may not draw, write or make anything.
       is_open: whether the call is still running.
+      outer: for the body of a lifted transform, a scope outside of it; else None. Messages ask it what was given.
+      transform: the name of that transform.
       trace: the trace that JAX was in when the call began.
       is_tracing: whether operations of the call are traced rather than run.
     """
@@ -59,9 +61,11 @@ class Frame:
         "key_scheme",
         "known",
         "mutable",
+        "outer",
         "recorder",
         "streams",
         "trace",
+        "transform",
         "variables",
         "written",
     )
@@ -78,6 +82,8 @@ class Frame:
         known: Mapping[tuple[str, ...], Any] | None = None,
         counters: dict[tuple[str, ...], dict[str, int]] | None = None,
         is_rehearsal: bool = False,
+        outer: Any = None,
+        transform: str = "",
     ) -> None:
         self._decided: dict[str, bool] = {}
         self.mutable = mutable
@@ -95,6 +101,7 @@ class Frame:
         self.created: dict[tuple[str, ...], Any] = {}
         self.is_rehearsal = is_rehearsal
         self.adopted: dict[int, Any] = {}
+        self.outer, self.transform = outer, transform
         self.is_noting = False
         self.is_open = True
         self.trace = current_trace()

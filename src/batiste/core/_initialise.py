@@ -42,7 +42,7 @@ from batiste.core._trace import (
 from batiste.errors import BatisteWarning, LazyInitError
 from batiste.typing import Key
 
-__all__ = ["initialise"]
+__all__ = ["depth_in_library", "initialise"]
 
 Run = Callable[..., Any]
 
@@ -236,12 +236,12 @@ def _run_for_real(request: _Request, error: Exception) -> tuple[Any, dict[str, A
         f"{request.where}.init ran the whole model, since it looks at values in Python while it is traced ({reason}). "
         "Mark such inputs as Python values, or use jnp.where and jax.lax.cond, and init will only make variables.",
         BatisteWarning,
-        stacklevel=_depth_in_library(),
+        stacklevel=depth_in_library(),
     )
     return output, frame.mutable_variables()
 
 
-def _depth_in_library() -> int:
+def depth_in_library() -> int:
     """Return how many calls of this library, or of JAX, lie between here and the user's own line."""
     depth = 1
     frame = inspect.currentframe()

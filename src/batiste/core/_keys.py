@@ -141,6 +141,7 @@ def streams_from(rngs: Any, where: str) -> dict[str, Array]:
         if not is_key(key):
             given = f"an array of shape {jnp.shape(key)}" if hasattr(key, "shape") else f"{key!r}"
             problem = f"the stream {name!r} was given {given}, which is no random key"
-            raise InvalidRngError(path=where, problem=problem, nearest="")
+            advice = "Give one key per stream: rngs={'params': jax.random.key(0), 'dropout': jax.random.key(1)}."
+            raise InvalidRngError(path=where, problem=problem, nearest="", advice=advice)
         streams[str(name)] = jnp.asarray(key) if isinstance(key, np.ndarray) else key
     return streams

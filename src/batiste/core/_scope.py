@@ -20,18 +20,16 @@ from batiste.core._boxes import AxisMetadata, unbox
 from batiste.core._filters import CollectionFilter, in_filter
 from batiste.core._frame import Frame, HasEffects, copy_tree
 from batiste.core._keys import fold_numbers, hash_parts
-from batiste.core._missing import missing_variable
+from batiste.core._missing import hidden_collection, hidden_stream, missing_stream, missing_variable
 from batiste.core._shapes import check_shape
 from batiste.core._trace import current_trace
 from batiste.core._variable import Variable
 from batiste.dtypes import is_array_class
 from batiste.errors import (
-    InvalidRngError,
     InvalidScopeError,
     JaxTransformError,
     ModifyScopeVariableError,
     NameInUseError,
-    nearest,
 )
 
 if TYPE_CHECKING:
@@ -224,10 +222,7 @@ class Scope:
         if held is None:
             held = self._streams.get("params")
             if held is None:
-                given = ", ".join(map(repr, self._streams)) or "none"
-                guess = nearest(name, self._streams)
-                problem = f"it needs the stream {name!r}, and the streams given are: {given}"
-                raise InvalidRngError(path=self.path_text, problem=problem, nearest=guess)
+                raise self._no_stream(name)
             name = "params"
         counters = self.frame.counters.get(self.path)
         if counters is None:
@@ -333,9 +328,7 @@ class Scope:
         self.check_open()
         frame = self.frame
         if not frame.is_mutable(collection):
-            raise ModifyScopeVariableError(
-                path=self.path_text, name=name, collection=collection, mutable=f"mutable={frame.mutable!r}"
-            )
+            raise self._not_mutable(collection, name)
         self.check_trace(f"writes {name!r} in {collection!r}")
         place = (collection, *self.path, name)
         frame.written[place] = None
@@ -422,7 +415,46 @@ class Scope:
         return value
 
     def _missing(self, collection: str, name: str) -> Exception:
-        return missing_variable(self.frame.variables, collection, self.path, name, path=self.path)
+        frame = self.frame
+        if not frame.variables.get(collection):
+            while frame.outer is not None:
+                inner, frame = frame, frame.outer.frame
+                if frame.variables.get(collection) or frame.is_mutable(collection):
+                    return hidden_collection(frame.variables, collection, name, path=self.path, frame=inner)
+        return missing_variable(
+            self.frame.variables, collection, self.path, name, path=self.path, given=frame.variables, frame=self.frame
+        )
+
+    def _not_mutable(self, collection: str, name: str) -> Exception:
+        frame = self.frame
+        while frame.outer is not None:
+            transform, frame = frame.transform, frame.outer.frame
+            if frame.is_mutable(collection):
+                return ModifyScopeVariableError(
+                    path=self.path_text,
+                    name=name,
+                    collection=collection,
+                    mutable=f"nn.{transform} hands nothing of it out",
+                    advice=f"Tell nn.{transform} that the collection {collection!r} comes out of its body.",
+                )
+        return ModifyScopeVariableError(
+            path=self.path_text,
+            name=name,
+            collection=collection,
+            mutable=f"mutable={frame.mutable!r}",
+            advice=(
+                "Let the call change it and take the new state: "
+                f"y, new_state = model.apply(variables, ..., mutable=[{collection!r}])."
+            ),
+        )
+
+    def _no_stream(self, name: str) -> Exception:
+        scope: Scope = self
+        while scope.frame.outer is not None:
+            transform, scope = scope.frame.transform, scope.frame.outer
+            if name in scope._streams or "params" in scope._streams:
+                return hidden_stream(scope._streams, name, path=self.path, transform=transform)
+        return missing_stream(scope._streams, name, path=self.path)
 
     # --- for transforms
 

@@ -23,6 +23,7 @@ __all__ = [
     "is_jaxpr",
     "is_literal",
     "is_tracer",
+    "is_tracer_class",
     "replace_equations",
     "without_unused",
 ]
@@ -50,6 +51,11 @@ def current_trace() -> Any:
 def is_tracer(value: Any) -> bool:
     """Return whether ``value`` stands for an array in a trace."""
     return isinstance(value, jax.core.Tracer)
+
+
+def is_tracer_class(kind: type) -> bool:
+    """Return whether objects of a class stand for arrays within a trace."""
+    return issubclass(kind, jax.core.Tracer)
 
 
 def has_tracer(tree: Any) -> bool:

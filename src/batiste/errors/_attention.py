@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-class AttentionShapeError(LayerError):
+class AttentionShapeError(LayerError, AssertionError):
     """Query, key and value have shapes that cannot attend to one another."""
 
     code = "attention/shape"
@@ -41,7 +41,7 @@ class AttentionEinsumError(LayerError):
     hint = "{advice}"
 
 
-class AttentionFunctionError(LayerError):
+class AttentionFunctionError(LayerError, TypeError):
     """An ``attention_fn`` cannot do what its layer is asked for."""
 
     code = "attention/function"
@@ -49,7 +49,7 @@ class AttentionFunctionError(LayerError):
     hint = "Give the function an argument {argument!r}, or leave {option} out."
 
 
-class AttentionHeadsError(LayerError):
+class AttentionHeadsError(LayerError, AssertionError):
     """What is to be shared out over the heads cannot be shared out evenly."""
 
     code = "attention/heads"
@@ -97,7 +97,7 @@ class CacheMaskError(LayerError):
     hint = "Say which tokens are padding with positions: a token at position -1 is seen by nobody."
 
 
-class MaskRankError(BatisteError):
+class MaskRankError(BatisteError, ValueError, AssertionError):
     """Masks that are to be combined have different numbers of axes."""
 
     code = "attention/mask-rank"
@@ -105,7 +105,7 @@ class MaskRankError(BatisteError):
     hint = "Give every mask the axes [batch..., heads, queries, keys]; an axis of size 1 stands for all."
 
 
-class RotaryShapeError(BatisteError):
+class RotaryShapeError(BatisteError, ValueError):
     """Rotary position embedding is asked to turn an odd number of features, or at positions that do not fit."""
 
     code = "attention/rotary-shape"

@@ -29,27 +29,45 @@ class BatisteError(Exception):
       code: a stable name, ``"package/short-name"``, that the docs and tests use.
       message: a format string: what was given, and why it cannot work.
       hint: a format string: what to write instead.
+      flax_arguments: where Flax has a class of this name, what its constructor takes, in order: programs raise those
+        classes themselves, ``raise NameInUseError("param", "kernel", "Dense")``.
       context: the keyword arguments of this error, for programs that want to read them.
     """
 
     code: ClassVar[str] = "batiste/error"
     message: ClassVar[str] = "{what}"
     hint: ClassVar[str] = ""
+    flax_arguments: ClassVar[tuple[str, ...]] = ("what",)
 
-    def __init__(self, **context: Any) -> None:
-        super().__init__()
+    def __init__(self, *given: Any, **context: Any) -> None:
+        if len(given) > len(self.flax_arguments):
+            msg = f"{type(self).__name__} takes {len(self.flax_arguments)} positional arguments, not {len(given)}"
+            raise TypeError(msg)
+        context = {**dict(zip(self.flax_arguments, given, strict=False)), **context}
+        Exception.__init__(self)  # a class that is also of another kind may have a base that takes arguments
         self.context = context
 
     def __str__(self) -> str:
-        text = self.message.format(**self.context)
-        hint = self.hint.format(**self.context) if self.hint else ""
+        try:
+            text = self.message.format(**self.context)
+            hint = self.hint.format(**self.context) if self.hint else ""
+        except KeyError:  # raised by a program, as Flax's class of this name
+            text, hint = self._plain(), ""
         return f"{text}\n  {hint}\n  [{self.code}]" if hint else f"{text}\n  [{self.code}]"
+
+    def _plain(self) -> str:
+        if list(self.context) in (["message"], ["msg"]):
+            return str(next(iter(self.context.values())))
+        first = (type(self).__doc__ or type(self).__name__).partition("\n")[0].replace("``", "").rstrip(".")
+        given = ", ".join(f"{name}={value!r}" for name, value in self.context.items())
+        return f"{first}: {given}." if given else f"{first}."
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.context)
+        notes = getattr(self, "__notes__", None)
+        return (_rebuild, (type(self), self.context), *([{"__notes__": notes}] if notes else []))
 
 
 class BatisteWarning(UserWarning):

@@ -148,6 +148,7 @@ class CursorFindError(BatisteError):
     """A search finds no object, or more than one."""
 
     code = "compat/cursor-find"
+    flax_arguments = ("cursor", "cursor2")
     message = "find() needs a condition that holds for one object; it holds for {found}."
     hint = "{cure}"
 
@@ -230,6 +231,7 @@ class AlreadyExistsError(BatisteError):
     """A file is copied or renamed onto one that is there."""
 
     code = "compat/already-exists"
+    flax_arguments = ("path",)
     message = "{path} exists already, and nothing is overwritten unasked."
     hint = "Pass overwrite=True, or choose another path."
 
@@ -246,6 +248,7 @@ class InvalidCheckpointError(BatisteError):
     """A checkpoint is saved at a step that is not above the newest one's."""
 
     code = "compat/outdated-checkpoint"
+    flax_arguments = ("path", "step")
     message = "Step {step} would be saved at {path}, but a checkpoint of that step or a later one is there."
     hint = "Pass overwrite=True, which removes the later ones, or save at a higher step."
 
@@ -270,6 +273,7 @@ class MPACheckpointingRequiredError(BatisteError):
     """An array that lies on several processes is saved to, or restored from, a MessagePack file."""
 
     code = "compat/multiprocess-array"
+    flax_arguments = ("path", "step")
     message = "{path} {what}, and a MessagePack file holds whole arrays only."
     hint = "Save and restore with Orbax: config.update('flax_use_orbax_checkpointing', True)."
 

@@ -26,6 +26,7 @@ class InvalidFilterError(BatisteError):
     """A collection filter is none of bool, name, list of names and DenyList."""
 
     code = "core/invalid-filter"
+    flax_arguments = ("filter_like",)
     message = "{given!r} is no collection filter."
     hint = "Give True, False, a collection name, a list of names, or DenyList(names): mutable=['batch_stats']."
 
@@ -34,11 +35,12 @@ class InvalidRngError(BatisteError):
     """A random stream is missing, or what was given for it is no random key."""
 
     code = "core/invalid-rng"
+    flax_arguments = ("msg",)
     message = "{path} has no random key to draw from: {problem}.{nearest}"
-    hint = "Give one key per stream: rngs={{'params': jax.random.key(0), 'dropout': jax.random.key(1)}}."
+    hint = "{advice}"
 
 
-class UnknownKeySchemeError(BatisteError):
+class UnknownKeySchemeError(BatisteError, ValueError):
     """``key_scheme`` is neither ``"linen"`` nor ``"separated"``."""
 
     code = "core/unknown-key-scheme"
@@ -50,6 +52,7 @@ class InvalidScopeError(BatisteError):
     """A scope is used after the call that made it has ended."""
 
     code = "core/invalid-scope"
+    flax_arguments = ("scope_name",)
     message = "{path} is used after the init, apply or transform that bound it has ended."
     hint = (
         "A bound module lives only within its call: return arrays from it, not the module; keep the unbound blueprint "
@@ -61,6 +64,7 @@ class JaxTransformError(BatisteError):
     """A module is used for writing or drawing inside a JAX transform that started after the module was bound."""
 
     code = "core/jax-transform"
+    flax_arguments = ()
     message = (
         "{path} {action} inside a JAX transform (jit, grad, vmap, scan, ...) that was started after the module was "
         "bound, so the value would leak out of the transform."
@@ -72,6 +76,7 @@ class NameInUseError(BatisteError):
     """Two children, or a child and a variable, were given one name in the same scope."""
 
     code = "core/name-in-use"
+    flax_arguments = ("key_type", "value", "module_name")
     message = "{kind} {name!r} cannot be made in {path}: that name is taken by {holder}."
     hint = "Give it another name, or drop name= and let batiste number it."
 
@@ -80,6 +85,7 @@ class ScopeParamNotFoundError(BatisteError):
     """``apply`` asks for a parameter that the given variables do not have."""
 
     code = "core/param-not-found"
+    flax_arguments = ("param_name", "scope_path")
     message = "{path} has no parameter {name!r} in the given variables; {held}.{nearest}"
     hint = (
         "Initialise the variables with this very blueprint, or rename the entry: the path should be {full!r}. "
@@ -91,6 +97,7 @@ class ScopeCollectionNotFound(BatisteError):
     """``apply`` asks for a variable of a collection that holds nothing for this module."""
 
     code = "core/collection-not-found"
+    flax_arguments = ("col_name", "var_name", "scope_path")
     message = "{path} needs {name!r} from the collection {collection!r}, which has nothing for it; given: {known}."
     hint = "{advice}"
 
@@ -99,6 +106,7 @@ class ScopeVariableNotFoundError(BatisteError):
     """``apply`` asks for a variable that is not there and may not be made."""
 
     code = "core/variable-not-found"
+    flax_arguments = ("name", "col", "scope_path")
     message = "{path} has no variable {name!r} in the collection {collection!r}; {held}.{nearest}"
     hint = (
         "Make it in init, or let this call make it: apply(..., mutable=[{collection!r}]) and give self.variable an "
@@ -110,6 +118,7 @@ class ScopeParamShapeError(BatisteError):
     """A parameter has another shape than its module makes for these inputs."""
 
     code = "core/param-shape"
+    flax_arguments = ("param_name", "scope_path", "value_shape", "init_shape")
     message = "The parameter {name!r} of {path} has shape {given}, but the module makes it with shape {expected}."
     hint = "Check the size of the inputs and of the layers, or give the variables that belong to this blueprint."
 
@@ -118,17 +127,16 @@ class ModifyScopeVariableError(BatisteError):
     """A variable is written although its collection is not mutable in this call."""
 
     code = "core/immutable-collection"
+    flax_arguments = ("col", "variable_name", "scope_path")
     message = "{path} writes {name!r} in the collection {collection!r}, which is not mutable in this call ({mutable})."
-    hint = (
-        "Let the call change it and take the new state: "
-        "y, new_state = model.apply(variables, ..., mutable=[{collection!r}])."
-    )
+    hint = "{advice}"
 
 
-class ApplyScopeInvalidVariablesTypeError(BatisteError):
+class ApplyScopeInvalidVariablesTypeError(BatisteError, TypeError):
     """What was given as variables is not a mapping of collections."""
 
     code = "core/variables-type"
+    flax_arguments = ()
     message = "apply takes variables as a dict of collections, for example {{'params': {{...}}}}; it was given {given}."
     hint = "Pass what init returned, or {{'params': params}}."
 
@@ -137,6 +145,7 @@ class ApplyScopeInvalidVariablesStructureError(BatisteError):
     """The variables hold the collection ``params`` twice, one within the other."""
 
     code = "core/variables-structure"
+    flax_arguments = ("variables",)
     message = "The given variables are wrapped twice: {{'params': {{'params': ...}}}}."
     hint = "Pass the variables as init returned them, without putting them under 'params' once more."
 
@@ -145,5 +154,6 @@ class LazyInitError(BatisteError):
     """Shapes were given to ``init`` where values are needed."""
 
     code = "core/lazy-init"
+    flax_arguments = ("partial_val",)
     message = "{path} cannot be initialised from shapes alone: {reason}."
     hint = "Give init arrays instead of jax.ShapeDtypeStruct."

@@ -8,7 +8,7 @@ from batiste.errors._nn import LayerError
 __all__ = ["DotArgumentsError", "Fp8DtypeError", "IgnoredPrecisionWarning"]
 
 
-class Fp8DtypeError(BatisteError):
+class Fp8DtypeError(BatisteError, ValueError, AssertionError):
     """A dtype is given that is none of the 8-bit float types."""
 
     code = "fp8/dtype"
@@ -16,7 +16,7 @@ class Fp8DtypeError(BatisteError):
     hint = "Give one of {known}."
 
 
-class DotArgumentsError(LayerError):
+class DotArgumentsError(LayerError, AssertionError):
     """An 8-bit product is called in a way that ``jax.lax.dot_general`` would not be, or without its scales."""
 
     code = "fp8/arguments"

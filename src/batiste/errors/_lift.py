@@ -11,6 +11,7 @@ __all__ = [
     "LoopVariableError",
     "MixedCallsError",
     "ScanBodyError",
+    "ScanCarryError",
     "SeveralScopesError",
     "SharedVariableError",
     "TransformTargetError",
@@ -23,6 +24,7 @@ class TransformTargetError(BatisteError, TypeError):
     """A lifted transform is given something that is neither a Module class nor a function."""
 
     code = "lift/target"
+    flax_arguments = ("target",)
     message = "{transform} lifts a Module class or a function whose first argument is a module; it was given {given}."
     hint = (
         "Lift the class, {transform}(Dense, ...)(features), or a function, "
@@ -46,7 +48,7 @@ class TransformedMethodReturnValueError(BatisteError, TypeError):
     hint = "Return arrays; make a module that is used afterwards outside of the transform, and pass it in."
 
 
-class MixedCallsError(BatisteError):
+class MixedCallsError(BatisteError, ValueError):
     """Modules of different ``init`` or ``apply`` calls are lifted together."""
 
     code = "lift/mixed-calls"
@@ -54,7 +56,7 @@ class MixedCallsError(BatisteError):
     hint = "Pass modules of one call; give variables of the other call as arrays."
 
 
-class LiftAxisSizeError(BatisteError, ValueError):
+class LiftAxisSizeError(BatisteError, ValueError, IndexError):
     """The extent of the lifted axis is unknown, or differs between inputs."""
 
     code = "lift/axis-size"
@@ -62,7 +64,7 @@ class LiftAxisSizeError(BatisteError, ValueError):
     hint = "{advice}"
 
 
-class LiftedMethodError(BatisteError, TypeError):
+class LiftedMethodError(BatisteError, TypeError, AttributeError):
     """A method that is to be lifted does not exist, or gets an option that the transform does not take."""
 
     code = "lift/method"
@@ -72,7 +74,7 @@ class LiftedMethodError(BatisteError, TypeError):
     )
 
 
-class LoopVariableError(BatisteError):
+class LoopVariableError(BatisteError, TypeError):
     """The body of a loop makes a variable that the loop would have to carry from its beginning."""
 
     code = "lift/loop-variable"
@@ -86,6 +88,14 @@ class ScanBodyError(BatisteError, TypeError):
     code = "lift/scan-body"
     message = "The body of scan over {path} {problem}; it takes (module, carry, *inputs) and returns (carry, outputs)."
     hint = "Let it return `carry, None` where there are no outputs, and call it with a carry: scan(Block)()(x, None)."
+
+
+class ScanCarryError(BatisteError, TypeError):
+    """The body of a scan returns another carry than it was given, so the next step cannot take it."""
+
+    code = "lift/scan-carry"
+    message = "The body of scan over {path} was given a carry {expected} and returns {given}."
+    hint = "Let the body keep the shapes and dtypes of its carry; put what changes them before or after the scan."
 
 
 class SeveralScopesError(BatisteError, NotImplementedError):
@@ -104,7 +114,7 @@ class SharedVariableError(BatisteError, ValueError):
     hint = "Give it an axis ({options}), or do not split the random stream that it is drawn from."
 
 
-class BranchVariablesError(BatisteError):
+class BranchVariablesError(BatisteError, TypeError):
     """The branches of a conditional make different variables."""
 
     code = "lift/branches"

@@ -18,9 +18,11 @@ __all__ = [
     "DropoutRateError",
     "EinsumEquationError",
     "EmbeddingIdsError",
+    "EmbeddingRangeError",
     "FeatureAxesError",
     "GroupChoiceError",
     "InexactDtypeError",
+    "InputDtypeError",
     "InputRankError",
     "KernelMaskShapeError",
     "LayerError",
@@ -39,7 +41,7 @@ __all__ = [
 
 
 class InexactDtypeError(BatisteError, ValueError):
-    """A computation that needs fractions is asked for in an integer or Boolean dtype; also a ``ValueError``."""
+    """A computation that needs fractions is asked for in an integer or Boolean dtype."""
 
     code = "dtypes/not-inexact"
     message = "dtype={dtype} cannot hold fractions, which this computation needs."
@@ -47,7 +49,9 @@ class InexactDtypeError(BatisteError, ValueError):
 
 
 class LayerError(BatisteError, ValueError):
-    """The base of the errors of layers and of the functions beside them; also a ``ValueError``.
+    """The base of the errors of layers and of the functions beside them; each is also a ``ValueError``.
+
+    Some are of another built-in kind, too: the one that Flax Linen, JAX or Python raise for the same mistake.
 
     Args:
       path: the names from the root of the model to the layer, or the name of a function.
@@ -61,7 +65,7 @@ class LayerError(BatisteError, ValueError):
         super().__init__(path=path if isinstance(path, str) else "/" + "/".join(path), **context)
 
 
-class InputRankError(LayerError):
+class InputRankError(LayerError, IndexError):
     """An input has too few axes."""
 
     code = "nn/input-rank"
@@ -69,7 +73,15 @@ class InputRankError(LayerError):
     hint = "Add the axes that are missing: x[None] adds one in front, x[..., None] one behind."
 
 
-class AxesError(LayerError):
+class InputDtypeError(LayerError, TypeError):
+    """An input has a dtype that the layer cannot compute in."""
+
+    code = "nn/input-dtype"
+    message = "{path} was given an input of dtype {dtype}, but needs {expected}."
+    hint = "Convert it, x.astype(jnp.float32), or apply the layer after the embedding of the integers."
+
+
+class AxesError(LayerError, IndexError):
     """An axis is out of range or named twice."""
 
     code = "nn/axes"
@@ -117,7 +129,7 @@ class SpatialArgumentError(LayerError):
     hint = "Give one integer for all spatial axes, or one for each of the {spatial}."
 
 
-class PaddingError(LayerError):
+class PaddingError(LayerError, RuntimeError):
     """A padding is unknown, or does not fit the other options."""
 
     code = "nn/padding"
@@ -141,7 +153,7 @@ class NormMaskShapeError(LayerError):
     hint = "Give a mask with the input's shape, or with extent 1 along the axes that share it: mask[..., None]."
 
 
-class UnsupportedOptionError(LayerError):
+class UnsupportedOptionError(LayerError, NotImplementedError):
     """A layer is asked for something that it cannot do."""
 
     code = "nn/unsupported-option"
@@ -163,6 +175,14 @@ class EmbeddingIdsError(LayerError):
     code = "nn/embedding-ids"
     message = "{path} looks up rows by integer ids, but was given {dtype}."
     hint = "Convert them, x.astype(jnp.int32); to multiply vectors with the table, call attend."
+
+
+class EmbeddingRangeError(LayerError, FloatingPointError):
+    """An id is out of the range of an embedding, while JAX looks for nan; also JAX's error for that."""
+
+    code = "nn/embedding-range"
+    message = "{path} looks up the id {given}, but has {rows} rows, for ids from 0 to {rows} - 1."
+    hint = "Set num_embeddings to the largest id and one more, or clip the ids: jnp.clip(x, 0, {rows} - 1)."
 
 
 class NonMatrixError(LayerError):
@@ -197,7 +217,7 @@ class BatchApplyError(LayerError):
     hint = "{advice}"
 
 
-class PoolingWindowError(LayerError):
+class PoolingWindowError(LayerError, AssertionError):
     """A pooling window, its strides or its padding do not fit the input."""
 
     code = "nn/pooling-window"

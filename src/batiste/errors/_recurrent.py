@@ -16,7 +16,7 @@ class CellMethodError(BatisteError, NotImplementedError):
     hint = "Write it in the class: {advice}"
 
 
-class NotACellError(LayerError):
+class NotACellError(LayerError, TypeError, AttributeError):
     """``RNN`` is given something else than a recurrent cell."""
 
     code = "recurrent/not-a-cell"
@@ -29,10 +29,12 @@ class CarryShapeError(LayerError):
 
     code = "recurrent/carry-shape"
     message = "{path} is given a carry of {given}; it works on {expected}."
-    hint = "Start with carry = cell.initialize_carry(key, inputs.shape)."
+    hint = (
+        "Call it as cell(carry, inputs), the carry first. Start with carry = cell.initialize_carry(key, inputs.shape)."
+    )
 
 
-class SequenceShapeError(LayerError):
+class SequenceShapeError(LayerError, IndexError):
     """A sequence, or its lengths, have a shape that the recurrent layer cannot run over."""
 
     code = "recurrent/sequence-shape"

@@ -39,6 +39,7 @@ class PartitioningUnspecifiedError(ShardError):
     """A transform adds or removes an axis of a box without saying what that axis is called."""
 
     code = "shard/partitioning-unspecified"
+    flax_arguments = ("target",)
     message = "A transform {verb} an axis of a parameter whose axes are named {names}, and does not name that axis."
     hint = 'Name it, as in metadata_params={{nn.PARTITION_NAME: "layers"}}, or None for an axis that is never split.'
 

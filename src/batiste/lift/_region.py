@@ -62,6 +62,7 @@ class Region:
     """The variables and streams of the modules among some arguments.
 
     Attributes:
+      transform: the name of the transform, for messages.
       frame: the frame outside.
       scopes: the outermost scopes of the modules, none within another.
       filters: the filter of each group of collections; none accepts what another accepts.
@@ -94,6 +95,7 @@ class Region:
                 function=getattr(function, "__name__", repr(function)),
                 given=f"{kind} {type(first).__name__}" if args else "no arguments",
             )
+        self.transform = transform
         modules = modules_in((args, kwargs))
         scopes: list[Any] = [module.scope for module in modules if module.scope is not None]
         self.frame: Frame = scopes[0].frame
@@ -293,6 +295,8 @@ class Region:
             known=known,
             recorder=recorder,
             is_rehearsal=is_rehearsal,
+            outer=self.scopes[0],
+            transform=self.transform,
         )
         begins = self._begin(streams) if starts is None else starts
         paths = [scope.path for scope in self.scopes]

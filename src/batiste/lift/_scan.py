@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from batiste._arguments import whole_number
 from batiste.core import CollectionFilter, intersect_filters, is_filter_empty
-from batiste.errors import ScanBodyError, SharedVariableError
+from batiste.errors import ScanBodyError, ScanCarryError, SharedVariableError
 from batiste.lift._axes import (
     In,
     Out,
@@ -169,6 +169,7 @@ class _Loop:
         ]
         self.carried_places: set[Place] = set()
         self.own = range(2, len(region.filters))
+        self.ends: list[Any] = []  # dtype and shape of the carry that the body has returned, for messages
 
     def run(self) -> tuple[Any, Any]:
         """Run the loop; return the last carry and the outputs."""
@@ -183,20 +184,31 @@ class _Loop:
         def step(state: Any, inputs: Any) -> Any:
             state, outputs, written = self._step(shared, made.entry(inputs[0], self.own), state, inputs)
             self.carried_places.update(written[1])
+            self.ends.append(jax.tree.map(_kind, state[1]))
             return state, (_choose(outputs, options.out_axes, shared=False), written[2:])
 
-        (carried, carry), (outputs, written) = jax.lax.scan(
-            step,
-            state,
-            steps,
-            length=self.length,
-            reverse=options.reverse,
-            unroll=options.unroll,
-            _split_transpose=options._split_transpose,
-        )
+        try:
+            (carried, carry), (outputs, written) = jax.lax.scan(
+                step,
+                state,
+                steps,
+                length=self.length,
+                reverse=options.reverse,
+                unroll=options.unroll,
+                _split_transpose=options._split_transpose,
+            )
+        except TypeError as error:
+            raise self._carry_error(state, error) from None
         stacked = [from_front(values, out_axis(spec)) for values, spec in zip(written, self.specs, strict=True)]
         region.finish((changed, region.leaves(carried, self.carried_places), *stacked))
         return carry, _join(outputs, shared_outputs, options.out_axes)
+
+    def _carry_error(self, state: Any, error: TypeError) -> Exception:
+        """Return the error for a body that returns another carry than it was given, if that was it."""
+        if not self.ends or "carry" not in str(error):
+            return error
+        before, after = (f"{tree}".replace("'", "") for tree in (jax.tree.map(_kind, state[1]), self.ends[-1]))
+        return error if before == after else ScanCarryError(path=self.region.path, given=after, expected=before)
 
     def _first_values(self) -> FirstValues:
         """On ``init``, make the variables that are carried, and return the first values of the others."""
@@ -331,6 +343,11 @@ def _split_inputs(
         return jax.tree.map(fill, plan, is_leaf=lambda part: part is None or isinstance(part, _Whole))
 
     return stacked, join
+
+
+def _kind(leaf: Any) -> str:
+    array = jax.eval_shape(lambda: leaf)
+    return f"{array.dtype}[{','.join(map(str, array.shape))}]"
 
 
 def _with_axis(array: Any) -> Any:

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from batiste.core import ByIdentity, Valued, fingerprint, kept
-from batiste.errors import CallCompactUnboundModuleError, LiftedMethodError, TransformTargetError, nearest
-from batiste.module import Blueprint, compact, wrap_method_once
+from batiste.errors import LiftedMethodError, TransformTargetError, nearest
+from batiste.module import Blueprint, compact, run_noted, unbound_call, wrap_method_once
 
 __all__ = ["Methods", "Run", "lifted"]
 
@@ -146,7 +146,11 @@ def _lifted_method(base: type, name: str, run: Run, options: Any) -> Callable[..
     @functools.wraps(method)
     def call(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
         if self.scope is None:
-            raise CallCompactUnboundModuleError(path=type(self).__name__, method=method.__name__)
+            raise unbound_call(self, method.__name__)
+        return run_noted(self, lift, method.__name__, args, kwargs)
+
+    @functools.wraps(method)
+    def lift(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
         return run(options, body, (self, *args), kwargs)
 
     return _as_method(call)

@@ -6,9 +6,10 @@ from batiste.module._calls import INIT_MUTABLE, Applier, bound_copy
 from batiste.module._context import InterceptorContext, current_module, intercept_methods
 from batiste.module._fields import blueprint_fields
 from batiste.module._functional import apply, init, init_with_output, merge_param, share_scope
+from batiste.module._mistakes import unbound_call
 from batiste.module._module import Module
 from batiste.module._tabulate import tabulate
-from batiste.module._wrap import compact, compact_name_scope, nowrap, wrap_method_once
+from batiste.module._wrap import compact, compact_name_scope, nowrap, run_noted, wrap_method_once
 
 __all__ = [
     "Applier",
@@ -30,7 +31,9 @@ __all__ = [
     "map_modules",
     "merge_param",
     "nowrap",
+    "run_noted",
     "share_scope",
     "tabulate",
+    "unbound_call",
     "wrap_method_once",
 ]

@@ -6,7 +6,9 @@ on the copy, and forgets it.
 
 from __future__ import annotations
 
+import difflib
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,7 @@ from batiste.core import (
     Scope,
     check_key_scheme,
     current_trace,
+    depth_in_library,
     explain_deleted,
     fingerprint,
     initialise,
@@ -27,10 +30,17 @@ from batiste.core import (
     streams_from,
     union_filters,
 )
-from batiste.errors import ApplyModuleInvalidMethodError, IncorrectPostInitOverrideError, InvalidInstanceModuleError
+from batiste.errors import (
+    ApplyModuleInvalidMethodError,
+    CollectionNameWarning,
+    InvalidInstanceModuleError,
+    ModuleResultWarning,
+)
 from batiste.module._blueprint import Blueprint
 from batiste.module._context import CURRENT, CaptureFilter, capturing
 from batiste.module._fields import value_of
+from batiste.module._mistakes import incomplete
+from batiste.module._variables import where
 from batiste.typing import Rngs, Variables
 
 __all__ = ["INIT_MUTABLE", "Applier", "bound_copy", "init_with", "only_call"]
@@ -51,7 +61,7 @@ def bound_copy(module: Blueprint, scope: Scope) -> Any:
       IncorrectPostInitOverrideError: if the blueprint was never made whole.
     """
     if "_state" not in module.__dict__:
-        raise IncorrectPostInitOverrideError(path=type(module).__name__)
+        raise incomplete(module)
     copied: Any = object.__new__(type(module))
     values = copied.__dict__
     values.update(module.__dict__)
@@ -91,7 +101,36 @@ def _call_named(name: str, bound: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _call(bound: Any, *args: Any, **kwargs: Any) -> Any:
-    return bound(*args, **kwargs)
+    output = bound(*args, **kwargs)
+    if isinstance(output, Blueprint):
+        text = (
+            f"{where(bound)} returns a module, {type(output).__name__}, which ends with this call. "
+            f"If its result was meant, call it: {type(output).__name__}(...)(x)."
+        )
+        warnings.warn(text, ModuleResultWarning, stacklevel=depth_in_library())
+    return output
+
+
+def _check_names(mutable: CollectionFilter, variables: Variables, changed: Any) -> None:
+    """Warn of collections in ``mutable`` that nothing made, and that are another name misspelt."""
+    names = (mutable,) if isinstance(mutable, str) else mutable
+    if not isinstance(names, list | tuple):
+        return
+    for name in names:
+        if name in changed:
+            continue
+        known = {*variables, *_USUAL}
+        near = [] if name in known else difflib.get_close_matches(name, known, n=1, cutoff=_NEAR)
+        if near and near[0] not in names:
+            text = (
+                f"apply(mutable={mutable!r}): nothing made or changed the collection {name!r}, so it is not in the "
+                f"result. Did you mean {near[0]!r}?"
+            )
+            warnings.warn(text, CollectionNameWarning, stacklevel=depth_in_library())
+
+
+_USUAL = ("intermediates", "perturbations", "batch_stats", "params", "cache")
+_NEAR = 0.8  # as "intermediate" is to "intermediates"; "params_axes" is a collection of its own
 
 
 def _captures(
@@ -144,7 +183,12 @@ class Applier:
         finally:
             CURRENT.reset(token)
             scope.close()
-        return output if mutable is False else (output, scope.frame.mutable_variables())
+        if mutable is False:
+            return output
+        changed = scope.frame.mutable_variables()
+        if mutable is not True:
+            _check_names(mutable, variables, changed)
+        return output, changed
 
     @property
     def __self__(self) -> Blueprint:

@@ -7,8 +7,11 @@ made here puts the fields into the instance's dict at once. Its signature, defau
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, cast
+
+from batiste.errors import ExtraArgumentsError, MissingFieldsError, UnknownFieldError, nearest
 
 __all__ = ["make_constructor", "needs_dataclass_constructor"]
 
@@ -49,6 +52,7 @@ def make_constructor(cls: type, fields: Iterable[dataclasses.Field[Any]]) -> Cal
     values, unset = f"{_PREFIX}values", f"{_PREFIX}unset"
     this = f"{_PREFIX}self" if any(field.name == "self" for field in fields) else "self"
     space: dict[str, Any] = {unset: _NO_VALUE}
+    required: list[str] = []
     positional: list[str] = []
     keyword: list[str] = []
     body = [f"{values} = {this}.__dict__"]
@@ -74,14 +78,61 @@ def make_constructor(cls: type, fields: Iterable[dataclasses.Field[Any]]) -> Cal
             raise TypeError(msg)
         if parameter != name and not field.kw_only:
             had_default = name
+        if parameter == name:
+            required.append(name)
+            parameter = f"{name}={unset}"
         (keyword if field.kw_only else positional).append(parameter)
         annotations[name] = field.type
     body.append(f"{this}.__post_init__()")
-    arguments = ", ".join([this, *positional, *(["*", *keyword] if keyword else [])])
+    others, more = f"{_PREFIX}others", f"{_PREFIX}more"
+    arguments = ", ".join([this, *positional, f"*{others}", *keyword, f"**{more}"])
+    space[f"{_PREFIX}refuse"] = _refuse
+    missing = "".join(f" or {name} is {unset}" for name in required)
+    given = ", ".join(f"{name!r}: {name}" for name in required)
+    body.insert(0, f"if {others} or {more}{missing}: {_PREFIX}refuse({this}, {others}, {more}, {{{given}}})")
     source = f"def __init__({arguments}):\n  " + "\n  ".join(body)
     exec(source, space)  # noqa: S102 - as `dataclasses` does: the source is made of the names of fields
     constructor: Any = space["__init__"]
     constructor.__qualname__ = f"{cls.__qualname__}.__init__"
     constructor.__module__ = cls.__module__
     constructor.__annotations__ = annotations
+    constructor.__signature__ = _signature(inspect.signature(constructor), required)
     return constructor
+
+
+def _signature(signature: inspect.Signature, required: list[str]) -> inspect.Signature:
+    """Return the signature of a dataclass: without what catches arguments that there are no fields for."""
+    rest = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    kept = [each for each in signature.parameters.values() if each.kind not in rest]
+    return signature.replace(
+        parameters=[each.replace(default=each.empty) if each.name in required else each for each in kept]
+    )
+
+
+def _refuse(module: Any, others: tuple[Any, ...], more: dict[str, Any], required: dict[str, Any]) -> None:
+    """Raise the error for arguments that there is no field for, or for fields without a value.
+
+    Raises:
+      UnknownFieldError: for a name that no field has.
+      ExtraArgumentsError: for more arguments by position than there are fields.
+      MissingFieldsError: for fields that have no default and were not given.
+    """
+    kind = cast("Any", type(module))
+    fields = [field for field in dataclasses.fields(kind) if field.init]
+    named = [field.name for field in fields]
+    if more:
+        name = next(iter(more))
+        raise UnknownFieldError(
+            path=kind.__name__, name=name, nearest=nearest(name, named), fields=", ".join(sorted(named))
+        )
+    if not others:
+        missing = [name for name, value in required.items() if value is _NO_VALUE]
+        example = ", ".join(f"{name}=..." for name in required)
+        raise MissingFieldsError(path=kind.__name__, missing=", ".join(map(repr, missing)), example=example)
+    positional = [field.name for field in fields if not field.kw_only]
+    raise ExtraArgumentsError(
+        path=kind.__name__,
+        fields=", ".join(positional) or "none",
+        given=len(positional) + len(others),
+        count=len(positional),
+    )

@@ -38,7 +38,7 @@ class InterceptorContext:
     """What an interceptor is told of a method call.
 
     Attributes:
-      module: the bound module.
+      module: the module, bound or not.
       method_name: the method's name.
       orig_method: the method without interceptors, bound to the module.
     """
@@ -86,7 +86,8 @@ def intercept_methods(interceptor: Interceptor) -> Generator[None]:
 
     Args:
       interceptor: called as ``interceptor(next_method, args, kwargs, context)``; it returns the method's result, most
-        often ``next_method(*args, **kwargs)``. Interceptors nest: the one given last is called last.
+        often ``next_method(*args, **kwargs)``. Interceptors nest: the one given last is called last. They also see
+        methods of unbound modules, ``context.module.scope is None``, but none marked ``nowrap``.
     """
     watch = WATCH.get() or Watch()
     interceptors = (*watch.interceptors, interceptor)
@@ -120,7 +121,7 @@ def watched(watch: Watch, module: Any, name: str, method: Callable[..., Any], ar
     for interceptor in reversed(watch.interceptors):
         call = _around(interceptor, call, context)
     result = call(*args, **kwargs)
-    if watch.capture is not None and watch.capture(module, name):
+    if watch.capture is not None and module.scope is not None and watch.capture(module, name):
         module.sow("intermediates", name, result)
     return result
 

@@ -2,7 +2,8 @@
 
 A module class is a dataclass. Two modules are equal if they have the same class, the same field values and the same
 name; lists, dicts and functions among the fields count by what they hold and do. A bound module is equal to itself
-alone.
+alone. What ``typing`` notes on an instance of a generic class, ``Model[int](4)``, is for type checkers and does
+not count.
 """
 
 from __future__ import annotations

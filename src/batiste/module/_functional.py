@@ -9,7 +9,8 @@ from batiste.core import CollectionFilter, Scope
 from batiste.errors import CallShareScopeOnUnboundModuleError, MergeParamError
 from batiste.module._blueprint import Blueprint
 from batiste.module._calls import INIT_MUTABLE, Applier, init_with
-from batiste.module._context import CaptureFilter
+from batiste.module._context import CURRENT, CaptureFilter
+from batiste.module._variables import where
 from batiste.typing import MutableVariables, Rngs, Variables
 
 __all__ = ["apply", "init", "init_with_output", "merge_param", "share_scope"]
@@ -115,8 +116,22 @@ def merge_param(name: str, a: T | None, b: T | None) -> T:
       MergeParamError: if both or neither are given.
     """
     if (a is None) == (b is None):
-        raise MergeParamError(name=name, how="in both" if a is not None else "in neither")
+        raise _merge_error(name, a)
     return a if a is not None else b  # pyright: ignore[reportReturnType]
+
+
+def _merge_error(name: str, given: Any) -> MergeParamError:
+    module = CURRENT.get()
+    path, kind = ("merge_param", "Layer") if module is None else (where(module), type(module).__name__)
+    if given is not None:
+        advice = f"Leave {name}= out in one of the two places."
+    else:
+        value = "not train" if name in {"deterministic", "use_running_average"} else "..."
+        advice = (
+            f"Write it where the layer is made, {kind}(..., {name}={value}), or where it is called, "
+            f"layer(x, {name}={value})."
+        )
+    return MergeParamError(path=path, name=name, how="in neither" if given is None else "in both", advice=advice)
 
 
 def share_scope(module: Blueprint, other: Blueprint, /) -> None:

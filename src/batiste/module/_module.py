@@ -17,6 +17,7 @@ import jax
 from batiste.core import CollectionFilter, KeyScheme, Scope, open_scope
 from batiste.errors import (
     AssignSubModuleError,
+    BoundHashError,
     CallUnbindOnUnboundModuleError,
     CallUnboundModuleError,
     InvalidInstanceModuleError,
@@ -24,10 +25,8 @@ from batiste.errors import (
     NameInUseError,
     SetAttributeFrozenModuleError,
     SetAttributeInModuleSetupError,
-    UnknownModuleAttributeError,
-    nearest,
 )
-from batiste.module._adopt import adopt, map_modules, may_hold_modules
+from batiste.module._adopt import adopt, map_modules, wants_a_look
 from batiste.module._blueprint import UNSPECIFIED, Blueprint, ModuleState, Unspecified
 from batiste.module._calls import INIT_MUTABLE, Applier, bound_copy, init_with
 from batiste.module._context import CURRENT, CaptureFilter, InterceptorContext, intercept_methods
@@ -40,6 +39,7 @@ from batiste.module._fields import (
     make_dataclass,
     value_of,
 )
+from batiste.module._mistakes import missing_attribute
 from batiste.module._tabulate import tabulate
 from batiste.module._variables import VariableAccess, holder_text, where
 from batiste.module._wrap import compact, wrap_class
@@ -137,7 +137,7 @@ class Module(VariableAccess):
         values = self.__dict__
         for name, default in self.adoptable_fields_:
             value = values.get(name)
-            if value is not default and may_hold_modules(cast("Any", type(value))):
+            if value is not default and wants_a_look(cast("Any", type(value))):
                 adopted = adopt(self, name, value)
                 if adopted is not value:
                     values[name] = adopted
@@ -181,7 +181,9 @@ class Module(VariableAccess):
 
     def __setattr__(self, name: str, value: Any) -> None:
         state: ModuleState | None = self.__dict__.get("_state")
-        if state is None or not (state.is_attached or state.in_setup):
+        if name == "__orig_class__":  # `typing` notes Model[int] on what Model[int](...) has made
+            object.__setattr__(self, name, value)
+        elif state is None or not (state.is_attached or state.in_setup):
             if "_value" in self.__dict__:
                 raise SetAttributeFrozenModuleError(
                     path=type(self).__name__,
@@ -212,14 +214,7 @@ class Module(VariableAccess):
                 self._set_up()
                 if name in self.__dict__:
                     return self.__dict__[name]
-            known = [n for n in dir(type(self)) if not n.startswith("_")] + [n for n in self.__dict__ if n[0] != "_"]
-            bound = "Attributes that setup defines are there only in init, apply and bind."
-            raise UnknownModuleAttributeError(
-                path=type(self).__name__ if self.scope is None else where(self),
-                name=name,
-                nearest=nearest(name, known),
-                advice=bound if self.scope is None else f"Define it as a field, or in setup: self.{name} = ...",
-            )
+            raise missing_attribute(self, name)
 
     def __dir__(self) -> list[str]:
         state: ModuleState | None = self.__dict__.get("_state")
@@ -237,6 +232,8 @@ class Module(VariableAccess):
         return are_equal(self, other)
 
     def __hash__(self) -> int:
+        if self.scope is not None:
+            raise BoundHashError(path=where(self))
         return hash(value_of(self))
 
     def __fingerprint__(self) -> Any:
@@ -543,8 +540,8 @@ class Module(VariableAccess):
         found: dict[str, Module] = {}
 
         def note(next_method: Any, inner: Any, keywords: Any, context: InterceptorContext) -> Any:
-            path = "/".join(context.module.path)
-            if path not in found and context.method_name != "setup":
+            path = "/".join(context.module.path) if context.module.scope is not None else ""
+            if context.module.scope is not None and path not in found and context.method_name != "setup":
                 found[path] = context.module.clone(_deep_clone=True, _reset_names=True, name=None)
             return next_method(*inner, **keywords)
 

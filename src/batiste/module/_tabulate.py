@@ -83,8 +83,10 @@ def table_of(
     notes: list[tuple[Any, ...]] = []
 
     def note(next_method: Any, inner: Any, keywords: Any, context: InterceptorContext) -> Any:
-        index = len(notes)
         bound = context.module
+        if bound.scope is None:
+            return next_method(*inner, **keywords)
+        index = len(notes)
         notes.append(())
         outputs = next_method(*inner, **keywords)
         blueprint = bound.clone(_deep_clone=True, _reset_names=True, name=None)

@@ -7,12 +7,12 @@ is asked of the module's state; everything else is the scope's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import jax.numpy as jnp
 
 from batiste.core import Scope, Variable
-from batiste.errors import CallUnboundModuleError, NameInUseError, VariableOutsideSetupError
+from batiste.errors import CallUnboundModuleError, NameInUseError, PerturbationError, VariableOutsideSetupError
 from batiste.module._blueprint import Blueprint
 from batiste.typing import Key, MutableVariables
 
@@ -180,14 +180,30 @@ class VariableAccess(Blueprint):
           name: the name of the variable.
           value: an array.
           collection: the collection of the zeros; where ``apply`` is not given it, nothing is added.
+
+        Raises:
+          PerturbationError: if ``apply`` is given the collection, but without this variable, or in another shape.
         """
         scope = self._bound("perturb")
-        if not (scope.has_variable(collection, name) or scope.is_mutable_collection(collection)):
-            return value
         array = cast("Any", value)
-        init_fn = cast("Callable[..., Any]", jnp.zeros)
-        zeros = self.variable(collection, name, init_fn, jnp.shape(array), jnp.result_type(array))
-        return array + zeros.value
+        if not scope.has_variable(collection, name):
+            if not scope.is_mutable_collection(collection):
+                if scope.frame.variables.get(collection):
+                    held = ", ".join(map(repr, scope.variables_in(collection).get(collection, {}))) or "nothing"
+                    self._refuse_perturbation(name, collection, f"the collection holds {held} for this module")
+                return value
+            self._check_free(scope, name, collection)
+            init_fn = cast("Callable[..., Any]", jnp.zeros)
+            scope.variable(collection, name, init_fn, jnp.shape(array), jnp.result_type(array))
+            self._state.children[name] = collection
+        zeros = scope.get_variable(collection, name)
+        if jnp.shape(zeros) != jnp.shape(array):
+            problem = f"the variable has shape {jnp.shape(zeros)}, the value {jnp.shape(array)}"
+            self._refuse_perturbation(name, collection, problem)
+        return array + zeros
+
+    def _refuse_perturbation(self, name: str, collection: str, problem: str) -> NoReturn:
+        raise PerturbationError(path=where(self), name=name, collection=collection, problem=problem)
 
     def _bound(self, call: str) -> Scope:
         scope = self.scope

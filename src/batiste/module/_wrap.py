@@ -15,15 +15,15 @@ from typing import Any, TypeVar, cast
 import jax
 
 from batiste.errors import (
-    CallCompactUnboundModuleError,
     CallSetupUnboundModuleError,
     DescriptorAttributeError,
-    IncorrectPostInitOverrideError,
 )
 from batiste.module._blueprint import Blueprint, ModuleState
 from batiste.module._context import CURRENT, WATCH, watched
+from batiste.module._mistakes import incomplete, unbound_call
+from batiste.module._notes import explain
 
-__all__ = ["compact", "compact_name_scope", "nowrap", "wrap_class", "wrap_method_once"]
+__all__ = ["compact", "compact_name_scope", "nowrap", "run_noted", "wrap_class", "wrap_method_once"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -116,6 +116,10 @@ def _run_plain(self: Blueprint, function: Callable[..., Any], name: str, args: A
     token = CURRENT.set(self)
     try:
         return _run(self, function, name, args, kwargs)
+    except Exception as error:
+        if (own := explain(error, self, function, name, args, kwargs)) is not None:
+            raise own from error
+        raise
     finally:
         CURRENT.reset(token)
 
@@ -124,7 +128,7 @@ def _run_compact(self: Blueprint, function: Callable[..., Any], name: str, args:
     state = _state_of(self)
     scope = self.scope
     if scope is None:
-        raise CallCompactUnboundModuleError(path=type(self).__name__, method=name)
+        raise unbound_call(self, name)
     if not state.is_set_up and not state.in_setup:
         self._set_up()
     is_outermost = not state.in_compact  # a compact method may call that of its base class
@@ -136,6 +140,10 @@ def _run_compact(self: Blueprint, function: Callable[..., Any], name: str, args:
         if WATCH.get() is None and not scope.frame.is_tracing:  # as `_run` does, one call sooner
             return function(self, *args, **kwargs)
         return _run(self, function, name, args, kwargs)
+    except Exception as error:
+        if (own := explain(error, self, function, name, args, kwargs)) is not None:
+            raise own from error
+        raise
     finally:
         CURRENT.reset(token)
         if is_outermost:
@@ -147,7 +155,7 @@ def _run_compact(self: Blueprint, function: Callable[..., Any], name: str, args:
 def _run_name_scope(self: Blueprint, function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
     state = _state_of(self)
     if self.scope is None:
-        raise CallCompactUnboundModuleError(path=type(self).__name__, method=name)
+        raise unbound_call(self, name)
     if not state.is_set_up and not state.in_setup:
         self._set_up()
     return self._name_scope(name, function)(*args, **kwargs)
@@ -163,14 +171,31 @@ def _run_setup(self: Blueprint, function: Callable[..., Any], name: str, args: A
         state.in_setup, state.cursors = True, {}
     try:
         return _run(self, function, name, args, kwargs)
+    except Exception as error:
+        if (own := explain(error, self, function, name, args, kwargs)) is not None:
+            raise own from error
+        raise
     finally:
         CURRENT.reset(token)
         state.in_setup, state.cursors = held
 
 
+def run_noted(self: Blueprint, call: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
+    """Return ``call(self, *args, **kwargs)``; an exception that leaves it gets the module's note.
+
+    For methods that are none of the kinds above, and run a method in their own way.
+    """
+    try:
+        return call(self, *args, **kwargs)
+    except Exception as error:
+        if (own := explain(error, self, call, name, args, kwargs)) is not None:
+            raise own from error
+        raise
+
+
 def _run(module: Blueprint, function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
     watch = WATCH.get()
-    if watch is not None and module.scope is not None:
+    if watch is not None:
         function = functools.partial(watched, watch, module, name, functools.partial(function, module))
         args, kwargs = (args, kwargs), {}
     else:
@@ -186,7 +211,7 @@ def _state_of(module: Blueprint) -> ModuleState:
     try:
         return module._state
     except AttributeError:
-        raise IncorrectPostInitOverrideError(path=type(module).__name__) from None
+        raise incomplete(module) from None
 
 
 class _Property:
@@ -211,6 +236,11 @@ class _Property:
             return self._inner.__get__(instance, owner)
         except AttributeError as error:
             raise DescriptorAttributeError(path=type(instance).__name__, reason=error) from error
+        except Exception as error:
+            name = getattr(getattr(self._inner, "fget", None), "__name__", type(self._inner).__name__)
+            if (own := explain(error, instance, None, name, (), {})) is not None:
+                raise own from error
+            raise
         finally:
             CURRENT.reset(token)
 

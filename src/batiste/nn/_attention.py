@@ -212,7 +212,8 @@ def _drop(
     if rng is None:
         problem = f"dropout_rate={rate} and deterministic=False, but dropout_rng is None"
         where = path if isinstance(path, str) else "/" + "/".join(path)
-        raise InvalidRngError(path=where, problem=problem, nearest="")
+        advice = "Give it a random key, dropout_rng=key, or set deterministic=True."
+        raise InvalidRngError(path=where, problem=problem, nearest="", advice=advice)
     if rate >= 1.0:
         return jnp.zeros_like(weights)
     keep_rate = 1.0 - rate

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from batiste._arguments import array, number
-from batiste.errors import DropoutRateError
+from batiste.errors import DropoutRateError, InputDtypeError
 from batiste.module import Module, compact, merge_param
 from batiste.nn._axes import sorted_axes
 from batiste.nn._jitted import jitted
@@ -49,6 +49,7 @@ class Dropout(Module):
           ArgumentError: the rate is no number, or the input is no array.
           DropoutRateError: the rate is no probability.
           AxesError: one of ``broadcast_dims`` is out of range or named twice.
+          InputDtypeError: the inputs are integers.
           InvalidRngError: there is no such stream.
         """
         is_still = merge_param("deterministic", self.deterministic, deterministic)
@@ -64,7 +65,12 @@ class Dropout(Module):
             return jnp.zeros_like(inputs)
         shared = sorted_axes(self.broadcast_dims, inputs.ndim, argument="broadcast_dims", layer=self)
         key = self.make_rng(self.rng_collection) if rng is None else rng
-        return _drop(inputs, key, float(rate), shared)
+        try:
+            return _drop(inputs, key, float(rate), shared)
+        except TypeError as error:
+            if jnp.issubdtype(inputs.dtype, jnp.inexact):
+                raise
+            raise InputDtypeError(path=self.path, dtype=inputs.dtype, expected="a float or complex one") from error
 
 
 @jitted(arrays=2)

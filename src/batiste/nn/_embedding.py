@@ -9,7 +9,7 @@ import numpy as np
 
 from batiste._arguments import array, whole_number
 from batiste.dtypes import canonicalize_dtype, cast, promote_dtype
-from batiste.errors import EmbeddingIdsError
+from batiste.errors import EmbeddingIdsError, EmbeddingRangeError
 from batiste.module import Module
 from batiste.nn._initializers import variance_scaling
 from batiste.nn._jitted import jitted
@@ -24,7 +24,8 @@ class Embed(Module):
 
     Ids ``[batch...]`` become ``[batch..., features]``. Parameter: ``embedding`` ``[num_embeddings, features]``, drawn
     with variance ``1 / features``. A negative id counts from the end; one out of range gives nan, since JAX cannot
-    raise for a value (Bengio and others, "A neural probabilistic language model", 2003).
+    raise for a value. With ``jax_debug_nans`` switched on, and outside of ``jit``, it is an ``EmbeddingRangeError``
+    (Bengio and others, "A neural probabilistic language model", 2003).
 
     Attributes:
       num_embeddings: how many ids there are.
@@ -58,15 +59,25 @@ class Embed(Module):
         Raises:
           ArgumentError: the input is no array.
           EmbeddingIdsError: the ids are no integers.
+          EmbeddingRangeError: an id is out of range, where JAX looks for nan (``jax_debug_nans``, outside of ``jit``).
         """
         inputs = array(inputs, "inputs", self)
         if not jnp.issubdtype(inputs.dtype, jnp.integer):
             raise EmbeddingIdsError(path=self.path, dtype=jnp.dtype(inputs.dtype).name)
         if self.promote_dtype is promote_dtype:
             dtype = canonicalize_dtype(self.embedding, dtype=self.dtype, inexact=False)
-            return _look_up(self.embedding, inputs, np.dtype(dtype))
+            return self._looked_up(self.embedding, inputs, np.dtype(dtype))
         (embedding,) = self.promote_dtype(self.embedding, dtype=self.dtype, inexact=False)
-        return _look_up(embedding, inputs, None)
+        return self._looked_up(embedding, inputs, None)
+
+    def _looked_up(self, table: Array, ids: Array, dtype: np.dtype[Any] | None) -> Array:
+        try:
+            return _look_up(table, ids, dtype)
+        except FloatingPointError as error:  # under jax_debug_nans
+            wrong = ids[(ids < -self.num_embeddings) | (ids >= self.num_embeddings)]
+            if not wrong.size:
+                raise
+            raise EmbeddingRangeError(path=self.path, given=int(wrong[0]), rows=self.num_embeddings) from error
 
     def attend(self, query: Array) -> Array:
         """Return the product of ``query`` ``[batch..., features]`` with every vector: ``[batch..., num_embeddings]``.

@@ -208,3 +208,52 @@ def shapes_where_python_decides():
 @raises(LazyInitError, "its output was asked for")
 def shapes_for_an_output():
     nn.Dense(2).init_with_output(key, jax.ShapeDtypeStruct((2, 3), jnp.float32))
+
+
+@raises(
+    ScopeCollectionNotFound, "/ needs 'kernel'", "given: collections 'parms'", "'parms' is misspelt: write 'params'"
+)
+def a_misspelt_collection():
+    layer = nn.Dense(2)
+    variables = layer.init(key, x)
+    layer.apply({"parms": variables["params"]}, x)
+
+
+@raises(ScopeCollectionNotFound, "'params'", "collections 'batch_stats'", "variables = {**variables, **changed}")
+def changed_collections_as_variables():
+    norm = nn.BatchNorm(use_running_average=False)
+    _, changed = norm.apply(norm.init(key, x), x, mutable=["batch_stats"])
+    norm.apply(changed, x)
+
+
+@raises(ScopeCollectionNotFound, "/VmapDense_0", "nn.vmap hands in", "variable_axes={'params': 0}", "{'params': None}")
+def a_collection_that_vmap_is_not_told_of():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.vmap(nn.Dense, in_axes=0)(2)(x)
+
+    Model().init(key, x)
+
+
+@raises(InvalidRngError, "/VmapDense_0", "'params'", "nn.vmap hands in", "split_rngs={'params': True}")
+def a_stream_that_vmap_is_not_told_of():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.vmap(nn.Dense, variable_axes={"params": 0}, in_axes=0)(2)(x)
+
+    Model().init(key, x)
+
+
+@raises(ModifyScopeVariableError, "'mean'", "nn.vmap hands nothing of it out", "'batch_stats' comes out of its body")
+def a_collection_that_vmap_only_takes_in():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            axes = {"params": None, "batch_stats": nn.In(None)}
+            return nn.vmap(nn.BatchNorm, variable_axes=axes)(use_running_average=False)(x)
+
+    variables = {"params": {}, "batch_stats": {"VmapBatchNorm_0": {"mean": x[0], "var": x[0]}}}
+    params = {"VmapBatchNorm_0": {"scale": x[0, :1], "bias": x[0, :1]}}
+    Model().apply({**variables, "params": params}, x[..., None], mutable=["batch_stats"])

@@ -10,6 +10,7 @@ from batiste.errors import (
     LoopVariableError,
     MixedCallsError,
     ScanBodyError,
+    ScanCarryError,
     SeveralScopesError,
     SharedVariableError,
     TransformedMethodReturnValueError,
@@ -274,3 +275,18 @@ def tangents_of_two_modules():
 def a_gradient_of_its_own_for_two_modules():
     custom = nn.custom_vjp(lambda module, x: module.other(x), lambda module, x: (x, None), lambda _, cotangent: None)
     held(custom).init(key, x)
+
+
+@raises(ScanCarryError, "/ScanBlock_0", "a carry float32[2,3] and returns float32[2,9]", "before or after the scan")
+def a_body_that_changes_its_carry():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return nn.Dense(9)(x), None
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)()(x, None)
+
+    Model().init(key, x)

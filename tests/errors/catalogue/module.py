@@ -2,23 +2,38 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from batiste import nn
 from batiste.errors import (
+    AdoptedNameWarning,
     ApplyModuleInvalidMethodError,
     AssignSubModuleError,
+    BlueprintAsArrayError,
+    BoundHashError,
     CallCompactUnboundModuleError,
     CallSetupUnboundModuleError,
     CallShareScopeOnUnboundModuleError,
     CallUnbindOnUnboundModuleError,
     CallUnboundModuleError,
+    CollectionNameWarning,
     DescriptorAttributeError,
+    ExtraArgumentsError,
     IncorrectPostInitOverrideError,
     InvalidInstanceModuleError,
     InvalidParentError,
+    LayerInputError,
     MergeParamError,
+    MissingFieldsError,
+    ModuleListError,
+    ModuleResultWarning,
+    PerturbationError,
     ReservedModuleAttributeError,
     SetAttributeFrozenModuleError,
     SetAttributeInModuleSetupError,
+    TracedFlagError,
+    UnknownFieldError,
     UnknownModuleAttributeError,
     VariableOutsideSetupError,
 )
@@ -180,12 +195,17 @@ def a_name_as_a_parent():
     nn.Dense(2, parent="encoder")
 
 
-@raises(MergeParamError, "The option 'deterministic' must be given once", "given in neither", "one of the two places")
+@raises(
+    MergeParamError,
+    "Dropout at /: the option 'deterministic'",
+    "given in neither",
+    "Dropout(..., deterministic=not train)",
+)
 def an_option_is_given_nowhere():
     nn.Dropout(0.5).apply({}, x, rngs={"dropout": key})
 
 
-@raises(MergeParamError, "The option 'deterministic' must be given once", "given in both")
+@raises(MergeParamError, "the option 'deterministic' must be given once", "given in both", "Leave deterministic= out")
 def an_option_is_given_twice():
     nn.Dropout(0.5, deterministic=True).apply({}, x, deterministic=False)
 
@@ -216,3 +236,165 @@ def a_misspelt_method():
             return x
 
     Model().apply({}, x, method="encod")
+
+
+@raises(CallCompactUnboundModuleError, "Dense.__call__", "outside of Model at /", "layer: nn.Module, and self.layer(x)")
+def a_layer_from_outside():
+    layer = nn.Dense(2)
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return layer(x)
+
+    Model().init(key, x)
+
+
+@raises(CallCompactUnboundModuleError, "setup of Model at / has made it", "self.layers = [Dense(...), ...]")
+def a_layer_put_into_a_dict_of_setup():
+    class Model(nn.Module):
+        def setup(self):
+            self.layers = {}
+            self.layers["first"] = nn.Dense(2)
+
+        def __call__(self, x):
+            return self.layers["first"](x)
+
+    Model().init(key, x)
+
+
+@raises(CallCompactUnboundModuleError, "Model has it as 'layer' from its construction", "self.layer = Dense(...)")
+def a_layer_of_a_constructor():
+    class Model(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.layer = nn.Dense(width)
+
+        def __call__(self, x):
+            return self.layer(x)
+
+    Model(2).init(key, x)
+
+
+@raises(IncorrectPostInitOverrideError, "Model.__init__", "super().__init__()", "fields of Model", "without __init__")
+def a_constructor_without_its_base():
+    class Model(nn.Module):
+        def __init__(self, width):
+            self.width = width
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(self.width)(x)
+
+    Model(2).init(key, x)
+
+
+@raises(ModuleListError, "Model at / calls self.layers.append", "become tuples", "self.layers = layers")
+def a_list_is_appended_to_in_setup():
+    class Model(nn.Module):
+        def setup(self):
+            self.layers = []
+            self.layers.append(nn.Dense(2))
+
+        def __call__(self, x):
+            return self.layers[0](x)
+
+    Model().init(key, x)
+
+
+@raises(UnknownFieldError, "Dense has no field 'feature'", "Did you mean 'features'?", "use_bias")
+def a_misspelt_argument():
+    nn.Dense(feature=2)
+
+
+@raises(MissingFieldsError, "Embed was not given 'features'", "Embed(num_embeddings=..., features=...)")
+def a_field_is_left_out():
+    nn.Embed(10)
+
+
+@raises(ExtraArgumentsError, "Sequential takes 1 arguments by position (layers)", "given 2", "Sequential([a, b])")
+def layers_without_brackets():
+    nn.Sequential(nn.Dense(2), nn.relu)
+
+
+@raises(
+    LayerInputError, "Model at /", "LayerNorm was given float32[2,3] as its field epsilon: float", "LayerNorm(...)(x)"
+)
+def a_layer_is_given_its_input_where_it_is_made():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.LayerNorm(x)
+
+    Model().init(key, x)
+
+
+@raises(LayerInputError, "Sequential at /", "Dense was given float32[2,3] as its field features: int", "Dense(...)(x)")
+def a_class_in_place_of_a_layer():
+    nn.Sequential([nn.Dense, nn.relu]).init(key, x)
+
+
+@raises(BlueprintAsArrayError, "the module Dense", "static_argnums=0", "Dense(...)(x)")
+def a_blueprint_as_an_argument_of_jit():
+    jax.jit(lambda model, variables: model.apply(variables, x))(nn.Dense(2), {})
+
+
+@raises(TracedFlagError, "Dropout at /drop", "'deterministic'", "bool[]", "make that argument static")
+def a_flag_that_jit_traces():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.Dropout(0.5, deterministic=~train, name="drop")(x)
+
+    jax.jit(Model().apply)({}, x, True, rngs={"dropout": key})
+
+
+@raises(
+    PerturbationError, "Model at /", "'h'", "'perturbations'", "shape (2, 3), the value (5, 3)", "model.init(key, x)"
+)
+def a_perturbation_of_another_batch():
+    class Model(nn.Module):
+        def __call__(self, x):
+            return self.perturb("h", x)
+
+    Model().apply(Model().init(key, x), jnp.ones((5, 3)))
+
+
+@raises(PerturbationError, "Model at /", "cannot perturb 'h'", "the collection holds 'other' for this module")
+def a_perturbation_that_is_not_there():
+    class Model(nn.Module):
+        def __call__(self, x):
+            return self.perturb("h", x)
+
+    Model().apply({"perturbations": {"other": x}}, x)
+
+
+@raises(AdoptedNameWarning, "Model at /", "the name 'head' of the Dense", "'layer'", "preserve_adopted_names = True")
+def a_named_layer_is_passed_in():
+    class Model(nn.Module):
+        layer: nn.Module
+
+        def __call__(self, x):
+            return self.layer(x)
+
+    Model(nn.Dense(2, name="head")).init(key, x)
+
+
+@raises(ModuleResultWarning, "Model at / returns a module, Dense", "Dense(...)(x)")
+def a_layer_is_not_called():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(x.shape[-1])
+
+    Model().init(key, x)
+
+
+@raises(CollectionNameWarning, "'intermediate'", "Did you mean 'intermediates'?")
+def a_misspelt_collection_in_mutable():
+    nn.Dropout(0.0, deterministic=True).apply({}, x, mutable=["intermediate"])
+
+
+@raises(BoundHashError, "Dense at /", "is hashed", "nn.jit", "model.unbind()[0]")
+def a_bound_module_as_a_key():
+    return {nn.Dense(2).bind({}): "head"}

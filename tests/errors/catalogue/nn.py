@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 
 from batiste import nn
@@ -25,11 +26,13 @@ from batiste.errors import (
     DropoutRateError,
     EinsumEquationError,
     EmbeddingIdsError,
+    EmbeddingRangeError,
     FeatureAxesError,
     Fp8DtypeError,
     GroupChoiceError,
     IgnoredPrecisionWarning,
     InexactDtypeError,
+    InputDtypeError,
     InputRankError,
     KernelMaskShapeError,
     LinenDeprecationWarning,
@@ -290,3 +293,16 @@ def a_layer_that_is_missing():
     variables = model.init(key, x)
     del variables["params"]["layers_1"]
     model.apply(variables, x)
+
+
+@raises(InputDtypeError, "/ was given an input of dtype int32", "float", "x.astype(jnp.float32)")
+def a_dropout_of_integers():
+    nn.Dropout(0.5, deterministic=False).apply({}, jnp.arange(4), rngs={"dropout": key})
+
+
+@raises(EmbeddingRangeError, "/ looks up the id 10, but has 10 rows", "num_embeddings", "jnp.clip")
+def an_id_out_of_range():
+    layer = nn.Embed(10, 4)
+    variables = layer.init(key, jnp.arange(2))
+    with jax.debug_nans(True):
+        layer.apply(variables, jnp.array([1, 10]))

@@ -92,39 +92,46 @@ class ImmutableVariableError(BatisteError):
     """Never raised: it is an error of Flax's NNX."""
 
     code = "compat/immutable-variable"
+    flax_arguments = ("message",)
 
 
 class MPARestoreDataCorruptedError(BatisteError):
     """Never raised: batiste writes no file beside arrays of several processes whose absence would tell."""
 
     code = "compat/multiprocess-corrupt"
+    flax_arguments = ("step", "path")
 
 
 class MPARestoreTargetRequiredError(BatisteError):
     """Never raised: a checkpoint with arrays of several processes is restored by Orbax, which has errors of its own."""
 
     code = "compat/multiprocess-target"
+    flax_arguments = ("path", "step", "key")
 
 
 class MultipleMethodsCompactError(BatisteError):
     """Never raised: several methods of a module may be compact."""
 
     code = "compat/several-compact"
+    flax_arguments = ()
 
 
 class TraceContextError(BatisteError):
     """Never raised: it is an error of Flax's NNX."""
 
     code = "compat/trace-context"
+    flax_arguments = ("message",)
 
 
 class TransformedMethodReturnValueError(BatisteError):
     """Never raised: a transformed method may return what its transform can return."""
 
     code = "compat/transformed-return"
+    flax_arguments = ("name",)
 
 
 class TraverseTreeError(BatisteError):
     """Never raised: what walks through the tree of a cursor is not for programs to call."""
 
     code = "compat/traverse-tree"
+    flax_arguments = ("update_fn", "cond_fn")
