@@ -75,7 +75,7 @@ def test_every_kind_of_array(tmp_path, monkeypatch, whole, compress):
     for path, leaf in plain(made).items():
         if leaf.ndim == 2:
             assert same_leaf(opened.lazy(path)[1:, :1].read(), leaf[1:, :1])
-    assert_same(checkpoint.restore(tmp_path / "one", made), {**made, "swapped": made["swapped"].astype("i4")})
+    assert_same(checkpoint.restore(tmp_path / "one", made), made)
 
 
 def test_orbax_opens_it(tmp_path, monkeypatch):

@@ -446,7 +446,7 @@ def test_paths_that_are_too_long(tmp_path):
     for path in (long, long / "a", tmp_path / ("y" * 300)):
         with pytest.raises(errors.CheckpointError):
             checkpoint.open(path)
-    for name in ("x" * 5000, "x" * 250, "x" * 300 + ".npz"):
+    for name in ("x" * 5000, "x" * 260, "x" * 300 + ".npz"):
         with pytest.raises(errors.CheckpointWriteError, match="shorter name"):
             checkpoint.save(tmp_path / name, {"w": np.ones(2)})
     assert list(tmp_path.iterdir()) == []

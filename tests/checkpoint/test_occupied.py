@@ -408,7 +408,7 @@ NAMES = (
     "lr=[0.1]", "a*b", "a?b", "a#b", "a%20b", "%", "a b", "a,b=c;d", "ünï", "日本", "~x", "a:b", "{x}", "-x", "x.",
     ".x",
     "a\nb", "a\\b", "\\", "'\"", "$HOME", "`x`", "a\tb", "...", " ", "e\u0301", "a|b", "<x>", "!x", "x\x7f", "\x01",
-    "n" * 250, "é" * 125, os.fsdecode(b"\xff\xfe"), "d", "state", "c", "batiste.json",
+    "n" * 250, "é" * 125, os.fsdecode(b"\xff\xfe"), "d", "state", "c",
 )  # fmt: skip
 
 
@@ -438,7 +438,7 @@ def test_names(tmp_path, number):
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_a_leaf_whose_name_is_no_text(tmp_path, kind):
-    with pytest.raises(errors.UnsavableTreeError, match="a name in it is no text"):
+    with pytest.raises(errors.UnsavableTreeError, match="no text"):
         checkpoint.save(tmp_path / kind, {"a\udc80": np.ones(2)})
     assert names_in(tmp_path) == []
 
@@ -460,6 +460,6 @@ def test_what_orbax_leaves_unfinished_is_no_checkpoint(tmp_path):
     (part / "default").rename(part / "default.orbax-checkpoint-tmp")
     for path in (left, left / "default", part, part / "default.orbax-checkpoint-tmp"):
         for call in (checkpoint.open, checkpoint.restore, checkpoint.verify):
-            with pytest.raises(errors.CheckpointFormatError, match="unfinished"):
+            with pytest.raises(errors.RefusedCheckpointError, match="unfinished"):
                 call(path)
     assert len(checkpoint.open(one).paths()) == 1

@@ -237,7 +237,7 @@ def test_variables_that_are_missing():
         apply(weight)(params)
     with pytest.raises(ScopeCollectionNotFound, match="no collections at all"):
         apply(weight)({})
-    with pytest.raises(ScopeCollectionNotFound, match="Did you mean 'parms'"):
+    with pytest.raises(ScopeCollectionNotFound, match="The collection 'parms' is misspelt: write 'params'"):
         apply(weight)({"parms": params})
     with pytest.raises(ScopeCollectionNotFound, match=r"mutable=\['cache'\]\. Did you mean 'cachee'"):
         apply(read)({"params": params, "cachee": {}}, "cache", "k")

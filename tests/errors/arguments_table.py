@@ -626,6 +626,7 @@ ELSEWHERE = {
         ("tree.average", "tree.interpolate", "tree.add_scaled", "tree.lora_merge"),
         "weights and scales may be traced; tests/tree has what is refused",
     ),
+    "tree.cast_loss": "takes any array and dtype of NumPy, which says in its own error what is none",
     "tree.path_string": "takes JAX's key paths, whatever their entries are",
     **dict.fromkeys(
         ("struct.PyTreeNode", "struct.dataclass", "struct.field"),

@@ -146,7 +146,7 @@ def _check_finished(place: Path) -> None:
     if (place / "_CHECKPOINT_METADATA").is_file() or not (orbax_items(place) or _numbered(place)):
         within += inner
     if within:
-        reason = f"it is a save of Orbax that was interrupted, or is still running, and left {within[-1]!r}"
+        reason = f"{within[-1]!r} is an unfinished save of Orbax: it was interrupted, or is still running"
         cure = "Open an earlier step, or wait: Orbax's own name for a step is there only once it is complete."
         raise RefusedCheckpointError(path=place, reason=reason, cure=cure)
 

@@ -124,7 +124,7 @@ def in_order(path: Path, old: Manifest, arrays: Sequence[Any], wanted: Iterable[
     if len(names) != len(old.records) or old.opaque:
         others = f" and {len(old.opaque)} others" if old.opaque else ""
         line = f"  the target has {len(names)} arrays and numbers, the file has {len(old.records)} arrays{others}"
-        raise CheckpointMismatchError(path=path, count=abs(len(names) - len(old.records)), lines=line)
+        raise CheckpointMismatchError(path=path, count=abs(len(names) - len(old.records)), lines=line, advice="")
     named: dict[str, Readable] = dict(zip(names, arrays, strict=True))
     records = dict(zip(names, old.records.values(), strict=True))
     manifest = Manifest(records, storage=dict(old.storage), metadata=dict(old.metadata))

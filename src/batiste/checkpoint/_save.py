@@ -195,7 +195,7 @@ def _prepare(
 
 def _check_target(path: str | os.PathLike[str], target: Path, form: str) -> None:
     try:
-        os.lstat(target.with_name(f".{target.name}.batiste-00000000"))
+        os.lstat(target)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise write_error(target, error) from None

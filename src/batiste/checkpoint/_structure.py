@@ -363,8 +363,19 @@ def _is_integer(name: str) -> bool:
 def _named_tuple_class(row: Mapping[str, Any]) -> Any:
     """The class of a named tuple, where it can be had safely and still has the fields that were saved; else None."""
     found = _class_of(row)
-    fields = getattr(found, "_fields", None) if isinstance(found, type) and tuple in found.__mro__ else None
-    return cast("Any", found) if fields is not None and list(fields) == row.get("fields") else None
+    fields = _tuple_fields(found)
+    return found if fields is not None and fields == row.get("fields") else None
+
+
+def fields_of(module: str, name: str) -> list[str] | None:
+    """Return the fields of a class of named tuples, where it can be had safely; else None."""
+    return _tuple_fields(_class_of({"module": module, "name": name}))
+
+
+def _tuple_fields(kind: Any) -> list[str] | None:
+    """The fields of a class of named tuples; None for anything else."""
+    fields: Any = getattr(kind, "_fields", None) if isinstance(kind, type) and tuple in kind.__mro__ else None
+    return [str(field) for field in cast("tuple[Any, ...]", fields)] if isinstance(fields, tuple) else None
 
 
 def _class_of(row: Mapping[str, Any]) -> Any:
@@ -372,18 +383,6 @@ def _class_of(row: Mapping[str, Any]) -> Any:
     module, name = row.get("module"), row.get("name")
     if not isinstance(module, str) or not isinstance(name, str):
         return None
-    found = _tuple_class(module, name)
-    return found if found is not None and list(found._fields) == row.get("fields") else None
-
-
-def fields_of(module: str, name: str) -> list[str] | None:
-    """Return the fields of a class of named tuples, where it can be had safely; else None."""
-    found = _tuple_class(module, name)
-    return [str(field) for field in found._fields] if found is not None else None
-
-
-def _tuple_class(module: str, name: str) -> Any:
-    """A class of named tuples, where it can be had safely; else None."""
     found: Any = sys.modules.get(module)
     parts = module.split(".")
     if found is None and parts[0] in _IMPORTABLE and not any(part.startswith("__") for part in parts):
@@ -393,5 +392,4 @@ def _tuple_class(module: str, name: str) -> Any:
             return None
     for part in name.split("."):
         found = getattr(found, part, None)
-    fields = getattr(found, "_fields", None) if isinstance(found, type) and tuple in found.__mro__ else None
-    return cast("Any", found) if isinstance(fields, tuple) else None
+    return found

@@ -175,6 +175,7 @@ def attributes(value: Any) -> list[tuple[str, Any]]:
 
 
 def root(name: str) -> str:
+    """Return the package of a dotted name."""
     return name.partition(".")[0]
 
 

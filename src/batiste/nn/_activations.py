@@ -42,7 +42,7 @@ from jax.nn import (
 )
 from jax.numpy import tanh
 
-from batiste._arguments import array, number
+from batiste._arguments import array, number, refused
 from batiste.dtypes import cast
 from batiste.module import Module, compact
 from batiste.nn._initializers import constant
@@ -115,6 +115,9 @@ class PReLU(Module):
             shape = first.shape
         else:
             first = number(first, "negative_slope_init", self)
+        if shape and shape != inputs.shape[inputs.ndim - len(shape) :]:
+            expected = f"a number, or numbers of the last axes of the input, of shape {inputs.shape}"
+            raise refused(self.negative_slope_init, "negative_slope_init", self, expected)
         slope = self.param("negative_slope", constant(first), shape, self.param_dtype)
         return _rectify(inputs, slope)
 
