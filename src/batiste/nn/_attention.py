@@ -23,6 +23,7 @@ import numpy as np
 from batiste.dtypes import promote_dtype
 from batiste.errors import AttentionEinsumError, AttentionShapeError, InvalidRngError
 from batiste.module import Module
+from batiste.nn._masks import check_mask
 from batiste.typing import Array, DotGeneral, DTypeLike, Key, PrecisionLike
 
 __all__ = ["dot_product_attention", "dot_product_attention_weights"]
@@ -67,6 +68,7 @@ def dot_product_attention_weights(
 
     Raises:
       AttentionShapeError: query and key do not fit.
+      AttentionMaskError: the bias or the mask does not broadcast to the weights.
       AttentionEinsumError: ``einsum`` is given together with ``precision`` or ``einsum_dot_general``.
       InvalidRngError: dropout is on and there is no key for it.
     """
@@ -77,8 +79,10 @@ def dot_product_attention_weights(
     dtype = query.dtype
     weights = einsum("...qhd,...khd->...hqk", query / _root(query.shape[-1], dtype), key)
     if bias is not None:
+        check_mask(path, "bias", jnp.shape(bias), weights.shape)
         weights = weights + bias
     if mask is not None:
+        check_mask(path, "mask", jnp.shape(mask), weights.shape)
         weights = jnp.where(mask, weights, _lowest(dtype))
     weights = jax.nn.softmax(weights.astype(jnp.float32)) if force_fp32_for_softmax else jax.nn.softmax(weights)
     if not force_fp32_for_softmax:
@@ -135,6 +139,7 @@ def dot_product_attention(
 
     Raises:
       AttentionShapeError: query, key and value do not fit.
+      AttentionMaskError: the bias or the mask does not broadcast to the weights.
       AttentionEinsumError: one einsum without the other, or einsums together with what they replace.
       InvalidRngError: dropout is on and there is no key for it.
     """

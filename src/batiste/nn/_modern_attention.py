@@ -36,10 +36,13 @@ from batiste.errors import (
 from batiste.module import Module, compact, nowrap
 from batiste.nn._initializers import lecun_normal, zeros
 from batiste.nn._linear import DenseGeneral
+from batiste.nn._masks import check_mask
 from batiste.nn._norm import RMSNorm
 from batiste.typing import Array, ArrayLike, DTypeLike, Initializer, PrecisionLike
 
 __all__ = ["GroupedQueryAttention", "apply_rotary", "rotary_angles"]
+
+_LONGEST = "Set max_length to the number of tokens of the longest sequence, prompt and continuation together."
 
 
 def rotary_angles(positions: ArrayLike, rotary_dim: int, *, base: float = 10_000.0) -> Array:
@@ -115,7 +118,8 @@ class GroupedQueryAttention(Module):
         y, state = layer.apply({"params": params, **state}, next_token, mutable=["cache"])
 
     A call may hold any number of tokens, the prompt in parts too. Prompts of different lengths are padded on the left,
-    at positions -1. ``init`` makes an empty cache. A full cache that has run over gives NaN.
+    at positions -1. ``init`` makes an empty cache. A full cache that has run over raises, and
+    within a trace gives NaN.
 
     Attributes:
       num_heads: the number of query heads.
@@ -182,7 +186,9 @@ class GroupedQueryAttention(Module):
           AttentionHeadsError: heads or features cannot be shared out evenly.
           WindowError: ``window`` is less than 1, or without ``causal``.
           CacheSizeError: ``decode`` with neither ``max_length`` nor ``window``.
-          CacheLengthError: more tokens than a full cache has room for.
+          CacheLengthError: more tokens than a full cache has room for; within a trace, where it cannot be told how
+            many are in it, the result is NaN instead.
+          AttentionMaskError: the mask does not broadcast to the weights.
           CacheShapeError: another batch than the cache was made for.
           CacheMaskError: a mask with ``decode``.
         """
@@ -195,6 +201,10 @@ class GroupedQueryAttention(Module):
         if self.normalize_qk:
             query = RMSNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="query_norm")(query)
             key = RMSNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="key_norm")(key)
+        if mask is not None and not self.decode:
+            length = inputs.shape[-2]
+            check_mask(self.path, "mask", jnp.shape(mask), (*inputs.shape[:-2], heads, length, length))
+            mask = jnp.reshape(mask, (*(1,) * (inputs.ndim + 1 - jnp.ndim(mask)), *jnp.shape(mask)))
         cache = _Cache(self, key, value) if self.decode else None
         if cache is not None and mask is not None:
             raise CacheMaskError(path=self.path)
@@ -338,7 +348,13 @@ class _Cache:
             )
             self._store(tuple(_put_in_ring(*each, index, self.slots) for each in zip(old, new, axes, strict=True)))
         elif not self.is_ring and length > self.slots:
-            raise CacheLengthError(path=self.layer.path, length=length, slots=self.slots)
+            raise CacheLengthError(
+                path=self.layer.path, length=length, when="at once", slots=self.slots, advice=_LONGEST
+            )
+        elif not self.is_ring and not isinstance(index, jax.core.Tracer) and int(index) + length > self.slots:
+            raise CacheLengthError(
+                path=self.layer.path, length=int(index) + length, when="in all", slots=self.slots, advice=_LONGEST
+            )
         else:
             slot = index % self.slots if self.is_ring else index
             held = tuple(_put(*each, slot) for each in zip(old, new, axes, strict=True))

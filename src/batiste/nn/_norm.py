@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from batiste.dtypes import canonicalize_dtype, cast, matched, reduction_dtype
+from batiste.dtypes import canonicalize_dtype, cast, matched, reduction_dtype, square_dtype
 from batiste.errors import ChannelGroupsError, FeatureAxesError, GroupChoiceError, InputRankError, NormMaskShapeError
 from batiste.module import Module, compact
 from batiste.nn._axes import divisors, kept_extents, sorted_axes
@@ -63,7 +63,7 @@ class Statistics(NamedTuple):
         groups = layer.axis_index_groups
         return cls(
             axes=axes,
-            dtype=reduction_dtype(dtype) if layer.force_float32_reductions or dtype == np.float16 else dtype,
+            dtype=np.dtype(reduction_dtype(dtype) if layer.force_float32_reductions else square_dtype(dtype)),
             use_mean=use_mean,
             use_fast_variance=layer.use_fast_variance,
             axis_name=None if layer.axis_name is None or layer.is_initializing() else layer.axis_name,
@@ -377,9 +377,7 @@ def standardized(
       epsilon: keeps the division away from zero.
       dtype: what comes out.
     """
-    if variance.dtype == np.float16:  # running averages that are kept in it
-        variance = cast(variance, np.float32)
-    factor = lax.rsqrt(variance + epsilon)
+    factor = lax.rsqrt(cast(variance, square_dtype(variance.dtype)) + epsilon)
     if scale is not None:
         factor = jnp.multiply(*matched(factor, jnp.reshape(scale, extents)))
     y = x if mean is None else jnp.subtract(*matched(x, mean))
