@@ -168,6 +168,7 @@ from batiste.errors._nn import (
     UnsupportedOptionError,
 )
 from batiste.errors._recurrent import (
+    CarryDtypeError,
     CarryShapeError,
     CellMethodError,
     NotACellError,
@@ -274,6 +275,7 @@ __all__ = [
     "CallShareScopeOnUnboundModuleError",
     "CallUnbindOnUnboundModuleError",
     "CallUnboundModuleError",
+    "CarryDtypeError",
     "CarryShapeError",
     "CellMethodError",
     "ChannelGroupsError",
