@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from batiste.core import Fingerprint, fingerprint
 from batiste.typing import Array, ArrayLike, Axes, DTypeLike, Initializer, Key, Shape
@@ -56,6 +57,8 @@ __all__ = [
 ]
 
 _CONSTANTS = ("ones", "zeros")  # in jax.nn.initializers these are initialisers, and not factories of them
+_ORTHOGONAL = ("orthogonal", "delta_orthogonal")
+_HALVES = (np.dtype(jnp.bfloat16), np.dtype(np.float16))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -78,6 +81,9 @@ class ConfiguredInitializer:
     ) -> Array:
         """Return an array of ``shape``, drawn with ``key``.
 
+        An array without numbers needs no fans to be drawn by. Orthogonal matrices in half precision are drawn in
+        float32, since there is no QR decomposition in less.
+
         Args:
           key: a random key; the constants do without.
           shape: the extent of each axis.
@@ -87,6 +93,11 @@ class ConfiguredInitializer:
         options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
         if out_sharding is not None:
             options["out_sharding"] = out_sharding
+        wanted = self.arguments.get("dtype") if dtype is None else dtype
+        if "in_axis" in self.arguments and 0 in shape:
+            return jnp.zeros(shape, wanted)
+        if self.factory in _ORTHOGONAL and wanted in _HALVES:
+            return self._draw(key, shape, **(options | {"dtype": jnp.float32})).astype(wanted)
         return self._draw(key, shape, **options)
 
     @functools.cached_property
