@@ -25,7 +25,7 @@ from batiste.core._boxes import add_axis
 from batiste.core._draws import Arithmetic, draw_bits, fold_keys, is_fill, small_constants, split_off_bits
 from batiste.core._fingerprint import Fingerprint, fingerprint
 from batiste.core._frame import Frame, HasEffects
-from batiste.core._keys import fold_numbers
+from batiste.core._keys import fold_numbers, is_threefry
 from batiste.core._stacking import unstack
 from batiste.core._trace import call_jaxpr, current_trace, has_tracer, is_extended, is_tracer
 
@@ -137,13 +137,17 @@ class _StackedCall:
       axis: where the new axis is.
       size: its extent.
       before: how many of the numbers are folded into the key before it is split; None if all entries share a key.
+      is_loop: whether the entries are those of a loop, each drawn by itself. Threefry draws the same for all entries at
+        once; other keys (``rbg``) do not.
     """
 
-    __slots__ = ("axis", "before", "inner", "size", "value")
+    __slots__ = ("axis", "before", "inner", "is_loop", "size", "value")
 
-    def __init__(self, inner: _Call | _StackedCall, axis: int, size: int, before: int | None) -> None:
-        self.inner, self.axis, self.size, self.before = inner, axis, size, before
-        self.value: Fingerprint = fingerprint((_StackedCall, inner.value, axis, size, before))
+    def __init__(
+        self, inner: _Call | _StackedCall, axis: int, size: int, before: int | None, *, is_loop: bool
+    ) -> None:
+        self.inner, self.axis, self.size, self.before, self.is_loop = inner, axis, size, before, is_loop
+        self.value: Fingerprint = fingerprint((_StackedCall, inner.value, axis, size, before, is_loop))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _StackedCall) and other.value == self.value
@@ -161,6 +165,8 @@ class _StackedCall:
         def arrays(each: Key) -> list[Any]:
             return self.inner.arrays(each, rest)
 
+        if self.is_loop and not is_threefry(key):
+            return [jnp.moveaxis(array, 0, self.axis) for array in jax.lax.map(arrays, keys)]
         return jax.vmap(arrays, out_axes=self.axis)(keys)
 
 
@@ -226,6 +232,7 @@ class Recorder:
         axis: int,
         size: int,
         metadata: Mapping[Any, Any],
+        is_loop: bool = False,
     ) -> Any:
         """Note for a variable of a mapped or looped body that every entry of a new axis has its own initial value.
 
@@ -237,16 +244,18 @@ class Recorder:
           axis: where the new axis is.
           size: its extent.
           metadata: told to boxes about the axis.
+          is_loop: whether the entries are those of a loop rather than of ``vmap``.
         """
         noted, drawn = inner.noted(place)
         before: int | None = None
         if drawn is not None and id(drawn[0]) in origins:
             key, first = origins[id(drawn[0])]
             drawn, before = (key, (*first, *drawn[1])), len(first)
-        index = (noted.call.value, axis, size, before, tuple(metadata.items()), 0 if drawn is None else len(drawn[1]))
+        folds = 0 if drawn is None else len(drawn[1])
+        index = (noted.call.value, axis, size, before, is_loop, tuple(metadata.items()), folds)
         stacked = self._stacked.get(index)
         if stacked is None or not noted.call.value.is_by_value:
-            stacked = self._stacked[index] = _stack(noted, drawn, axis, size, before, metadata)
+            stacked = self._stacked[index] = _stack(noted, drawn, _StackedCall(noted.call, axis, size, before, is_loop=is_loop), metadata)
         self._entries[place] = (stacked, drawn)
         return stacked.fill(self._stand_in(stacked, drawn))
 
@@ -344,18 +353,15 @@ def _trace(call: _Call, frame: Frame, drawn: Drawn | None) -> _Noted | None:
     return _Noted(call, closed_jaxpr, shape[0], shape[1], is_pure)
 
 
-def _stack(
-    noted: _Noted, drawn: Drawn | None, axis: int, size: int, before: int | None, metadata: Mapping[Any, Any]
-) -> _Noted:
+def _stack(noted: _Noted, drawn: Drawn | None, call: _StackedCall, metadata: Mapping[Any, Any]) -> _Noted:
     """Return the initialiser of ``noted`` with a new axis, along which it is run again."""
-    call = _StackedCall(noted.call, axis, size, before)
 
     def run(*operands: Any) -> list[Any]:
         return call.arrays(*(operands or (None, None)))
 
     closed_jaxpr = jax.make_jaxpr(run)(*_operands(drawn))
     shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed_jaxpr.out_avals]
-    value = add_axis(noted.fill(shapes), axis, dict(metadata))
+    value = add_axis(noted.fill(shapes), call.axis, dict(metadata))
     leaves: list[Any] = jax.tree.leaves(value)
     treedef = cast("Any", jax.tree.structure(value))
     kept = tuple(None if isinstance(leaf, jax.ShapeDtypeStruct) else (leaf,) for leaf in leaves)
@@ -364,7 +370,8 @@ def _stack(
 
 def _drawer(noted: _Noted) -> Callable[[Key | None, Any], list[Any]]:
     """Return the program that draws: kept for good if the initialiser is known by value, else for this call."""
-    if noted.call.value.is_by_value:
+    config: Any = jax.config
+    if noted.call.value.is_by_value and not config.jax_disable_jit:  # without jit arrays cannot be told from constants
         return cast("Callable[..., list[Any]]", functools.partial(_draw, noted.call))
 
     def draw(key: Key | None, numbers: Any) -> list[Any]:
