@@ -87,6 +87,8 @@ from batiste.errors._core import (
     ScopeParamNotFoundError,
     ScopeParamShapeError,
     ScopeVariableNotFoundError,
+    SownInVainError,
+    SplitStreamError,
     UnknownKeySchemeError,
 )
 from batiste.errors._diagnose import (
@@ -409,7 +411,9 @@ __all__ = [
     "ShadowedRuleError",
     "ShardError",
     "SharedVariableError",
+    "SownInVainError",
     "SpatialArgumentError",
+    "SplitStreamError",
     "StateArgumentError",
     "StateCollectionError",
     "StateDictError",
