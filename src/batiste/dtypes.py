@@ -29,7 +29,15 @@ import numpy as np
 from batiste.errors import InexactDtypeError
 from batiste.typing import Array, ArrayLike, DTypeLike
 
-__all__ = ["canonicalize_dtype", "cast", "is_array_class", "matched", "promote_dtype", "reduction_dtype", "square_dtype"]
+__all__ = [
+    "canonicalize_dtype",
+    "cast",
+    "is_array_class",
+    "matched",
+    "promote_dtype",
+    "reduction_dtype",
+    "square_dtype",
+]
 
 _COMMON = tuple(np.dtype(kind) for kind in (jnp.bfloat16, np.float16, np.float32))
 _WIDE = tuple(np.dtype(kind) for kind in (np.float32, np.float64, np.complex64, np.complex128))

@@ -48,9 +48,7 @@ def test_means_of_windows(dtype, padding):
         pads = lax.padtype_to_pads((40,), (window,), (strides,), padding) if isinstance(padding, str) else padding
         padded, there = (np.pad(each, ((0, 0), *pads, (0, 0))) for each in (wide, np.ones_like(wide)))
         starts = range(0, padded.shape[1] - window + 1, strides)
-        sums, counts = (
-            np.stack([each[:, i : i + window].sum(1) for i in starts], 1) for each in (padded, there)
-        )
+        sums, counts = (np.stack([each[:, i : i + window].sum(1) for i in starts], 1) for each in (padded, there))
         want = sums / (window if include else counts)
         tolerance = 1e-2 if dtype == "bfloat16" else 1e-3 if dtype == "float16" else 1e-6
         np.testing.assert_allclose(np.asarray(y, np.float64), want, rtol=tolerance)
@@ -132,15 +130,25 @@ def test_members_with_different_counts(name, fast):
     mask = jnp.asarray(RANDOM.integers(0, 2, size=(3, 2, 4, 2)), bool).at[1].set(False).at[0].set(True)
     layer = NORMS[name](axis_name="members", use_fast_variance=fast)
     variables = layer.init(KEY, x[0])
-    run = jax.vmap(lambda x, mask: layer.apply(variables, x, mask=mask, mutable=["batch_stats"])[0], axis_name="members")
+    run = jax.vmap(
+        lambda x, mask: layer.apply(variables, x, mask=mask, mutable=["batch_stats"])[0], axis_name="members"
+    )
     y = run(x, mask)
-    axes = {"LayerNorm": (0, 3), "RMSNorm": (0, 3), "GroupNorm": (0, 2, 3), "InstanceNorm": (0, 2), "BatchNorm": (0, 1, 2)}
+    axes = {
+        "LayerNorm": (0, 3),
+        "RMSNorm": (0, 3),
+        "GroupNorm": (0, 2, 3),
+        "InstanceNorm": (0, 2),
+        "BatchNorm": (0, 1, 2),
+    }
     wide = np.ma.array(np.asarray(x, np.float64), mask=~np.asarray(mask))
     over = axes[name]
     mean = 0 if name == "RMSNorm" else wide.mean(over, keepdims=True)
     variance = ((wide - mean) ** 2).mean(over, keepdims=True)
     epsilon = layer.epsilon
-    np.testing.assert_allclose(y, (np.asarray(x) - np.ma.getdata(mean)) / np.sqrt(np.ma.getdata(variance) + epsilon), atol=2e-4)
+    np.testing.assert_allclose(
+        y, (np.asarray(x) - np.ma.getdata(mean)) / np.sqrt(np.ma.getdata(variance) + epsilon), atol=2e-4
+    )
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -171,7 +179,9 @@ def test_ids_out_of_range(dtype):
     info = np.iinfo(dtype)
     for count in (0, 1, 2, 200, 300):
         table = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
-        ids = [i for i in (0, -1, count - 1, count, -count, -count - 1, info.min, info.max) if info.min <= i <= info.max]
+        ids = [
+            i for i in (0, -1, count - 1, count, -count, -count - 1, info.min, info.max) if info.min <= i <= info.max
+        ]
         want = np.array([table[i] if -count <= i < count else (np.nan, np.nan) for i in ids])
         y = nn.Embed(count, 2).apply({"params": {"embedding": jnp.asarray(table)}}, jnp.asarray(ids, dtype))
         np.testing.assert_array_equal(y, want)

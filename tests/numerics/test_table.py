@@ -63,10 +63,11 @@ def reparametrised(wrapper: Any, formula: Any, **options: Any) -> Any:
         kernel = jnp.reshape(x, (-1, x.shape[-1]))
         if not kernel.size:
             return x, lambda wide: wide
-        layer = wrapper(nn.Dense(kernel.shape[-1], use_bias=False, param_dtype=dtype, name="d"), param_dtype=dtype)
+        layer = wrapper(nn.Dense(kernel.shape[-1], use_bias=False, param_dtype=dtype), param_dtype=dtype)
         eye = jnp.eye(kernel.shape[0], dtype=dtype)
         variables = layer.init(KEY, eye, **options)
-        variables = {**variables, "params": {**variables["params"], "d": {"kernel": kernel}}}
+        params = {**variables["params"], "layer_instance": {"kernel": kernel}}
+        variables = {**variables, "params": params}
         for _ in range(40 if "update_stats" in options else 1):
             y, changed = layer.apply(variables, eye, mutable=["batch_stats"], **options)
             variables = {**variables, **changed}

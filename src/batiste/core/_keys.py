@@ -27,7 +27,16 @@ import numpy as np
 from batiste.errors import InvalidRngError, UnknownKeySchemeError, nearest
 from batiste.typing import Array, Key
 
-__all__ = ["KeyScheme", "LayerName", "check_key_scheme", "fold_numbers", "hash_parts", "is_key", "is_threefry", "streams_from"]
+__all__ = [
+    "KeyScheme",
+    "LayerName",
+    "check_key_scheme",
+    "fold_numbers",
+    "hash_parts",
+    "is_key",
+    "is_threefry",
+    "streams_from",
+]
 
 KeyScheme: TypeAlias = Literal["linen", "separated"]
 """How a path and a count become a number: as Flax Linen does it, or so that distinct paths are distinct texts."""

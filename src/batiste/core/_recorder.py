@@ -143,9 +143,7 @@ class _StackedCall:
 
     __slots__ = ("axis", "before", "inner", "is_loop", "size", "value")
 
-    def __init__(
-        self, inner: _Call | _StackedCall, axis: int, size: int, before: int | None, *, is_loop: bool
-    ) -> None:
+    def __init__(self, inner: _Call | _StackedCall, axis: int, size: int, before: int | None, *, is_loop: bool) -> None:
         self.inner, self.axis, self.size, self.before, self.is_loop = inner, axis, size, before, is_loop
         self.value: Fingerprint = fingerprint((_StackedCall, inner.value, axis, size, before, is_loop))
 
@@ -255,7 +253,9 @@ class Recorder:
         index = (noted.call.value, axis, size, before, is_loop, tuple(metadata.items()), folds)
         stacked = self._stacked.get(index)
         if stacked is None or not noted.call.value.is_by_value:
-            stacked = self._stacked[index] = _stack(noted, drawn, _StackedCall(noted.call, axis, size, before, is_loop=is_loop), metadata)
+            stacked = self._stacked[index] = _stack(
+                noted, drawn, _StackedCall(noted.call, axis, size, before, is_loop=is_loop), metadata
+            )
         self._entries[place] = (stacked, drawn)
         return stacked.fill(self._stand_in(stacked, drawn))
 

@@ -196,9 +196,7 @@ class OptimizedLSTMCell(_VectorCell):
     ) -> Sequence[Array]:
         """Return the products of ``inputs`` with the kernels of the four gates, each ``[batch..., features]``."""
         parameters = [
-            _GateParameters(features, kernel_init, bias_init, self.param_dtype, name=f"{side}{gate}")(
-                inputs.shape[-1]
-            )
+            _GateParameters(features, kernel_init, bias_init, self.param_dtype, name=f"{side}{gate}")(inputs.shape[-1])
             for gate in "ifgo"
         ]
         kernel = jnp.concatenate([kernel for kernel, _ in parameters], axis=-1)
@@ -384,7 +382,9 @@ class MGUCell(_VectorCell):
         from_x = _dense(self, "if", h, bias_init=self.forget_bias_init)(inputs)
         f = self.gate_fn(from_x + _dense(self, "hf", h, recurrent=True, use_bias=False)(h))
         from_h = _dense(self, "hn", h, recurrent=True, use_bias=self.reset_gate, bias_init=bias)(h)
-        n = self.activation_fn(_dense(self, "in", h, bias_init=bias)(inputs) + (from_h * f if self.reset_gate else from_h))
+        n = self.activation_fn(
+            _dense(self, "in", h, bias_init=bias)(inputs) + (from_h * f if self.reset_gate else from_h)
+        )
         new = (1.0 - f) * n + f * h
         return new, new
 

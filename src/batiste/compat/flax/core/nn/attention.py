@@ -146,9 +146,7 @@ def _flat_bias(bias: Any, wanted: Any, count: int, query_shape: Any, key_shape: 
     full = (*wanted[:-2], *of_queries, *of_keys)
     pairs = zip(bias.shape[::-1], full[::-1], strict=False)
     if len(bias.shape) > len(full) or any(size not in {1, extent} for size, extent in pairs):
-        raise AttentionMaskError(
-            path="dot_product_attention", what="bias", given=bias.shape, expected=full, advice=""
-        )
+        raise AttentionMaskError(path="dot_product_attention", what="bias", given=bias.shape, expected=full, advice="")
     bias = jnp.broadcast_to(bias, (*bias.shape[: bias.ndim - 2 * count], *of_queries, *of_keys))
     return bias.reshape((*bias.shape[: bias.ndim - 2 * count], *wanted[-2:]))
 
