@@ -24,12 +24,12 @@ CHOSEN = ("Embed", "BatchNorm", "MultiHeadAttention, dropout", "GRUCell")
 LAYERS = list(CASES) if os.environ.get("BATISTE_SWITCHES") == "all" else CHOSEN
 
 SWITCHES = {
-    "disable_jit": lambda: jax.disable_jit(),
+    "disable_jit": jax.disable_jit,
     "debug_nans": lambda: jax.debug_nans(True),
     "debug_infs": lambda: jax.debug_infs(True),
     "matmul precision": lambda: jax.default_matmul_precision("highest"),
     "default device": lambda: jax.default_device(jax.devices()[1]),
-    "tracer leaks": lambda: jax.checking_leaks(),
+    "tracer leaks": jax.checking_leaks,
     "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
     "strict dtypes": lambda: jax.numpy_dtype_promotion("strict"),
     "x64": lambda: jax.enable_x64(True),

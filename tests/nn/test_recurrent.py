@@ -112,7 +112,7 @@ def test_carries_that_are_none():
                 cell.init(jax.random.key(0), carry, x)
     for cell in (nn.SimpleCell(4), nn.GRUCell(4), nn.MGUCell(4)):
         for carry in (jnp.ones(()), (jnp.ones((2, 4)),) * 2):
-            with pytest.raises(CarryShapeError, match="one array, .* features=4"):
+            with pytest.raises(CarryShapeError, match=r"one array, .* features=4"):
                 cell.init(jax.random.key(0), carry, x)
 
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from batiste.core import is_tracer
 from batiste.dtypes import reduction_dtype
 from batiste.errors import (
     AttentionHeadsError,
@@ -351,7 +352,7 @@ class _Cache:
             raise CacheLengthError(
                 path=self.layer.path, length=length, when="at once", slots=self.slots, advice=_LONGEST
             )
-        elif not self.is_ring and not isinstance(index, jax.core.Tracer) and int(index) + length > self.slots:
+        elif not self.is_ring and not is_tracer(index) and int(index) + length > self.slots:
             raise CacheLengthError(
                 path=self.layer.path, length=int(index) + length, when="in all", slots=self.slots, advice=_LONGEST
             )

@@ -16,11 +16,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from batiste.core import is_tracer
 from batiste.errors import (
     AttentionFunctionError,
     AttentionHeadsError,
@@ -294,7 +294,7 @@ def _cached(
             advice="Give one token a call, and the batch that the cache was made for.",
         )
     index = cache_index.value
-    if not isinstance(index, jax.core.Tracer) and int(index) >= length:
+    if not is_tracer(index) and int(index) >= length:
         raise CacheLengthError(
             path=layer.path,
             length=int(index) + 1,

@@ -21,6 +21,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from typing import cast as cast_type
 
 import jax.numpy as jnp
 import numpy as np
@@ -478,13 +479,14 @@ def _mean_of(x: Array, mask: Array | None, how: Statistics) -> tuple[Callable[..
 
         return mean_of, None
     # As jnp.mean(where=mask) has it, with the counts of all members, and without a division by 0.
-    wide = np.zeros(0, reduction_dtype(x.dtype)).real.dtype
-    (count,) = _shared((jnp.sum(jnp.broadcast_to(mask, x.shape), axis=how.axes, dtype=wide),), how, lax.psum)
+    wide: Any = jnp.finfo(reduction_dtype(x.dtype)).dtype  # real where x is complex
+    add: Callable[..., Any] = cast_type("Any", lax).psum
+    (count,) = _shared((jnp.sum(jnp.broadcast_to(mask, x.shape), axis=how.axes, dtype=wide),), how, add)
     entries = jnp.maximum(count, 1)
 
     def masked_mean_of(*arrays: Array) -> tuple[Array, ...]:
         sums = [jnp.sum(array, axis=how.axes, dtype=reduction_dtype(array.dtype), where=mask) for array in arrays]
-        totals = _shared(tuple(sums), how, lax.psum)
+        totals = _shared(tuple(sums), how, add)
         means = [total / cast(entries, total.dtype) for total in totals]
         return tuple(cast(mean, array.dtype) for mean, array in zip(means, arrays, strict=True))
 

@@ -304,8 +304,8 @@ def _signed(lengths: Array) -> Array:
 
 def _settled(cell: RNNCellBase, carry: Any, inputs: Array) -> Any:
     """Return a first carry in the dtypes that the steps of a cell of ``_cells.py`` leave it in."""
-    states, treedef = jax.tree.flatten(carry)
-    params = cell.variables.get("params", {}) if cell.scope is not None else {}
+    states: list[Any] = jax.tree.leaves(carry)
+    params: Any = cell.variables.get("params", {}) if cell.scope is not None else {}
     kept_in = jax.tree.leaves(params) or [jnp.dtype(getattr(cell, "param_dtype", jnp.float32))]
     given = {jnp.result_type(part) for part in (inputs, *states, *kept_in)}
     wanted: Any = getattr(cell, "dtype", None)
@@ -317,7 +317,7 @@ def _settled(cell: RNNCellBase, carry: Any, inputs: Array) -> Any:
         settled = jnp.result_type(*given) if wanted is None else jnp.result_type(wanted, states[0])
     else:
         return carry
-    return jax.tree.unflatten(treedef, [cast(state, settled) for state in states])
+    return jax.tree.map(functools.partial(cast, dtype=settled), carry)
 
 
 def _differs_in_dtype(carry: Any, made: Any) -> bool:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from batiste.compat.flax.core.nn.linear import default_kernel_init, dense_general
+from batiste.core import is_tracer
 from batiste.errors import (
     AttentionHeadsError,
     AttentionMaskError,
@@ -333,7 +334,7 @@ def _cached(scope: Any, key: Any, value: Any, *, causal_mask: bool) -> tuple[Any
             advice="Give one position at a time.",
         )
     slots = math.prod(dims)
-    if not isinstance(held.i, jax.core.Tracer) and int(held.i) >= slots:
+    if not is_tracer(held.i) and int(held.i) >= slots:
         raise CacheLengthError(
             path="multi_head_dot_product_attention",
             length=int(held.i) + 1,
