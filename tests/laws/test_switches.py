@@ -1,6 +1,6 @@
 """Every layer under each switch of JAX and each kind of key gives what it gives without, beside Flax where Flax has it.
 
-`init` and a training call, with gradients in it, run once per layer and switch; the values agree with those of the plain
+`init` and a training call, with gradients in it, run once per layer and switch; the values agree with the plain
 call. By default a handful of layers stand for all, one for each way of computing; `BATISTE_SWITCHES=all` takes every
 row of `cases.py`.
 """

@@ -164,7 +164,8 @@ class _StackedCall:
             return self.inner.arrays(each, rest)
 
         if self.is_loop and not is_threefry(key):
-            return [jnp.moveaxis(array, 0, self.axis) for array in jax.lax.map(arrays, keys)]
+            drawn: list[Any] = jax.lax.map(arrays, keys)
+            return [jnp.moveaxis(array, 0, self.axis) for array in drawn]
         return jax.vmap(arrays, out_axes=self.axis)(keys)
 
 

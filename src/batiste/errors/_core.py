@@ -170,10 +170,10 @@ class SplitStreamError(BatisteError, ValueError):
 
     code = "core/split-stream"
     message = (
-        "{path} draws a key of {stream!r} inside the body of {transform}, which splits that stream for its own modules; "
+        "{path} draws a key of {stream!r} inside the body of {transform}, which splits that stream for its modules; "
         "this module belongs to the outside, so that every call of the body would get the same key."
     )
     hint = (
-        "Make the module inside of the body, or pass it in: {transform}(lambda module, ...: ...)(module, ...) sees what "
-        "is among its arguments, and a module with the other one as a submodule brings it along."
+        "Make the module inside of the body, or pass it in: {transform}(lambda module, ...: ...)(module, ...) sees "
+        "what is among its arguments, and a module with the other one as a submodule brings it along."
     )

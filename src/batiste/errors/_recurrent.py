@@ -38,8 +38,8 @@ class CarryDtypeError(LayerError, TypeError):
     code = "recurrent/carry-dtype"
     message = "{path} runs {cell} over a sequence with a carry of {given}, which comes out of a step as {made}."
     hint = (
-        "Start with what a step leaves: set param_dtype, in which the first carry is made, or dtype of the cell, or give "
-        "initial_carry in the dtypes that come out."
+        "Start with what a step leaves: set param_dtype, in which the first carry is made, or dtype of the cell, or "
+        "give initial_carry in the dtypes that come out."
     )
 
 

@@ -98,10 +98,12 @@ class BatchNorm(Module):
         if use_average:
             return _apply_averages(x, mean.value, var.value, scale, bias, extents, self.epsilon, dtype)
         how = Statistics.of(self, x, axes)
-        y, *of_batch = _apply_statistics(x, aligned, scale, bias, how, extents, self.epsilon, dtype)
+        y, batch_mean, batch_var, present = _apply_statistics(
+            x, aligned, scale, bias, how, extents, self.epsilon, dtype
+        )
         if not self.is_initializing():
             move = _move_jitted if isinstance(self.momentum, float) else _move
-            mean.value, var.value = move(mean.value, var.value, *of_batch, self.momentum)
+            mean.value, var.value = move(mean.value, var.value, batch_mean, batch_var, present, self.momentum)
         return y
 
 
@@ -146,7 +148,8 @@ def _move(
     )
     if present is None:
         return moved
-    return tuple(jnp.where(present, new, cast(old, new.dtype)) for new, old in zip(moved, (mean, var), strict=True))
+    kept = (cast(mean, moved[0].dtype), cast(var, moved[1].dtype))
+    return jnp.where(present, moved[0], kept[0]), jnp.where(present, moved[1], kept[1])
 
 
 _move_jitted = jitted(arrays=5)(_move)

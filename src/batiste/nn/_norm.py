@@ -9,8 +9,8 @@ gradients. Each layer's computation runs in one jitted function (``_jitted.py``)
 two, which keeps its digits where the mean is large beside the spread. ``mask`` says which entries take part in the
 statistics; all are normalised. With ``axis_name`` the statistics are those of all members of that mapped axis
 (``jax.vmap``, ``jax.shard_map``), or of those in one of the ``axis_index_groups``: of all their entries together, also
-where masks leave some members with more entries than others. ``init`` runs outside of a mapped axis too, since there the
-statistics decide nothing. Where no entry takes part, the mean is 0 and the variance 1.
+where masks leave some members with more entries than others. ``init`` runs outside of a mapped axis too, since there
+the statistics decide nothing. Where no entry takes part, the mean is 0 and the variance 1.
 
 ``force_float32_reductions=False`` takes statistics in the dtype of the computation, but in float32 where that is
 float16, in which squares from 256 on are infinite and an epsilon of 1e-8 is 0.
@@ -479,7 +479,7 @@ def _mean_of(x: Array, mask: Array | None, how: Statistics) -> tuple[Callable[..
 
         return mean_of, None
     # As jnp.mean(where=mask) has it, with the counts of all members, and without a division by 0.
-    wide: Any = jnp.finfo(reduction_dtype(x.dtype)).dtype  # real where x is complex
+    wide = reduction_dtype(_squared_size(x[:0]).dtype) if jnp.iscomplexobj(x) else reduction_dtype(x.dtype)
     add: Callable[..., Any] = cast_type("Any", lax).psum
     (count,) = _shared((jnp.sum(jnp.broadcast_to(mask, x.shape), axis=how.axes, dtype=wide),), how, add)
     entries = jnp.maximum(count, 1)

@@ -100,8 +100,8 @@ def compute_stats(
             return list(jax.lax.pmean(jnp.stack([array.mean(over) for array in arrays]), axis_name, **groups))
         counts = jnp.broadcast_to(mask, values.shape).sum(over, dtype=kind)  # members may have different ones
         sums = jnp.stack([*(array.sum(over, where=mask) for array in arrays), counts])
-        *totals, count = jax.lax.psum(sums, axis_name, **groups)
-        return [total / count for total in totals]
+        totals: Any = jax.lax.psum(sums, axis_name, **groups)
+        return list(totals[:-1] / totals[-1:])
 
     if not use_mean:
         (square,) = averaged(squared_size(values))
