@@ -153,9 +153,7 @@ class RNN(Module):
         try:
             carry, outputs = run(self.cell, initial_carry, inputs)
         except TypeError as error:
-            if made and _differs_in_dtype(initial_carry, made[0]):
-                kind, given = type(self.cell).__name__, _avals(initial_carry)
-                raise CarryDtypeError(path=self.path, cell=kind, given=given, made=_avals(made[0])) from error
+            self._check_carry(initial_carry, made, error)
             raise
         finally:
             made.clear()  # no tracer outlives its trace
@@ -168,6 +166,13 @@ class RNN(Module):
             )
             outputs = jax.tree.map(flip, outputs)
         return (carry, outputs) if return_carry else outputs
+
+    @nowrap
+    def _check_carry(self, given: Any, made: list[Any], error: TypeError) -> None:
+        """Raise ``CarryDtypeError`` if a step turned the carry into ``made[0]``, of another dtype."""
+        if made and _differs_in_dtype(given, made[0]):
+            kind = type(self.cell).__name__
+            raise CarryDtypeError(path=self.path, cell=kind, given=_avals(given), made=_avals(made[0])) from error
 
     @nowrap
     def _axes(self, inputs: Array, *, time_major: bool) -> tuple[int, tuple[int, ...]]:
