@@ -164,7 +164,7 @@ class _StackedCall:
             return self.inner.arrays(each, rest)
 
         if self.is_loop and not is_threefry(key):
-            run_in_turn: Any = jax.lax.map
+            run_in_turn = cast("Any", jax.lax).map
             drawn: list[Any] = run_in_turn(arrays, keys)
             return [jnp.moveaxis(array, 0, self.axis) for array in drawn]
         return jax.vmap(arrays, out_axes=self.axis)(keys)

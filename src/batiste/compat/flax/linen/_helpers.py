@@ -7,7 +7,7 @@ A batch renormalisation of a reinforcement-learning library, say, imports ``_com
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,8 @@ def compute_stats(
             return list(jax.lax.pmean(jnp.stack([array.mean(over) for array in arrays]), axis_name, **groups))
         counts = jnp.broadcast_to(mask, values.shape).sum(over, dtype=kind)  # members may have different ones
         sums = jnp.stack([*(array.sum(over, where=mask) for array in arrays), counts])
-        totals: Any = jax.lax.psum(sums, axis_name, **groups)
+        add = cast("Any", jax.lax).psum
+        totals = add(sums, axis_name, **groups)
         return list(totals[:-1] / totals[-1:])
 
     if not use_mean:
