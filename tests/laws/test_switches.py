@@ -91,7 +91,7 @@ def drawing(nn: Any) -> dict[str, tuple[Any, Any]]:
         @nn.compact
         def __call__(self, x):
             def body(module, carry, _):
-                return nn.Dropout(0.5, deterministic=False)(module(carry)), None
+                return module(carry), None
 
             options = {"variable_axes": {"params": 1}, "split_rngs": {"params": True, "dropout": True}, "length": 3}
             return nn.scan(body, **options)(nn.Dense(2, name="d"), x, None)[0]
