@@ -10,6 +10,7 @@ Layers ask here and do not promote by themselves:
 * ``promote_dtype`` brings the arrays there, and is the default of every layer's ``promote_dtype`` field;
 * ``cast`` converts one array, and is free where nothing is to be done;
 * ``reduction_dtype`` widens a dtype to at least float32;
+* ``square_dtype`` widens float16 alone, in which the square of 256 is infinite;
 * ``matched`` brings two arrays together inside a formula that mixes dtypes on purpose.
 
 Promotion is that of ``jnp.result_type``: https://docs.jax.dev/en/latest/type_promotion.html. In the usual case, where
@@ -29,7 +30,15 @@ from batiste._arguments import dtype_name
 from batiste.errors import InexactDtypeError
 from batiste.typing import Array, ArrayLike, DTypeLike
 
-__all__ = ["canonicalize_dtype", "cast", "is_array_class", "matched", "promote_dtype", "reduction_dtype"]
+__all__ = [
+    "canonicalize_dtype",
+    "cast",
+    "is_array_class",
+    "matched",
+    "promote_dtype",
+    "reduction_dtype",
+    "square_dtype",
+]
 
 _COMMON = tuple(np.dtype(kind) for kind in (jnp.bfloat16, np.float16, np.float32))
 _WIDE = tuple(np.dtype(kind) for kind in (np.float32, np.float64, np.complex64, np.complex128))
@@ -115,6 +124,11 @@ def reduction_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     except TypeError:
         kind = dtype_name(dtype, "dtype", "reduction_dtype")
     return kind if kind in _WIDE_SET else _FLOAT32
+
+
+def square_dtype(dtype: DTypeLike) -> DTypeLike:
+    """Return float32 for float16, and any other dtype as it is: a dtype in which squares are finite, and 1e-8 not 0."""
+    return _FLOAT32 if dtype == np.float16 else dtype
 
 
 def matched(first: Array, second: Array) -> tuple[Array, Array]:

@@ -90,10 +90,6 @@ TRANSPOSE = {
         {"kernel_size": (4, 3), "strides": (2, 1), "padding": "CIRCULAR", "transpose_kernel": True},
     ),
     "circular, odd excess": (X1, {"kernel_size": (6,), "strides": (1,), "padding": "CIRCULAR"}),
-    "circular, odd excess, transposed": (
-        X1,
-        {"kernel_size": (6,), "strides": (1,), "padding": "CIRCULAR", "transpose_kernel": True},
-    ),
     "bfloat16 summed in float32": (X1, {"kernel_size": 3, "dtype": BF16, "preferred_element_type": jnp.float32}),
     "promote_dtype": (X1, {"kernel_size": 3, "promote_dtype": to_float16}),
 }

@@ -111,9 +111,17 @@ def test_carries_that_are_none():
             with pytest.raises(CarryShapeError, match=r"a pair \(c, h\) .* features=4"):
                 cell.init(jax.random.key(0), carry, x)
     for cell in (nn.SimpleCell(4), nn.GRUCell(4), nn.MGUCell(4)):
-        for carry in (jnp.ones((2, 3)), (jnp.ones((2, 4)),) * 2):
-            with pytest.raises(CarryShapeError, match="one array whose last axis has features=4"):
+        for carry in (jnp.ones(()), (jnp.ones((2, 4)),) * 2):
+            with pytest.raises(CarryShapeError, match=r"one array, .* features=4"):
                 cell.init(jax.random.key(0), carry, x)
+
+
+@pytest.mark.parametrize("name", ["SimpleCell", "GRUCell", "MGUCell", "LSTMCell", "OptimizedLSTMCell"])
+def test_the_carry_decides_the_size(name):
+    """A cell takes its size from the carry that it is given, as Linen's does."""
+    carry = jnp.full((2, 6), 0.5)
+    carry = (carry, carry) if "LSTM" in name else carry
+    compare(getattr(nn, name)(4), getattr(linen, name)(4), carry, X[:, 0])
 
 
 def test_convolutions_that_shrink_the_memory():

@@ -46,10 +46,13 @@ class Frame:
       transform: the name of that transform.
       trace: the trace that JAX was in when the call began.
       is_tracing: whether operations of the call are traced rather than run.
+      above: for the body of a lifted transform the frame outside, the transform, and the filters of what it lifts.
+      splitting: while the body of a lifted transform runs: the transform, and the streams that it splits.
     """
 
     __slots__ = (
         "_decided",
+        "above",
         "adopted",
         "counters",
         "created",
@@ -63,6 +66,7 @@ class Frame:
         "mutable",
         "outer",
         "recorder",
+        "splitting",
         "streams",
         "trace",
         "transform",
@@ -106,6 +110,8 @@ class Frame:
         self.is_open = True
         self.trace = current_trace()
         self.is_tracing = not is_eager(self.trace)
+        self.above: tuple[Frame, str, tuple[CollectionFilter, ...]] | None = None
+        self.splitting: tuple[str, frozenset[str]] | None = None
 
     def is_mutable(self, collection: str) -> bool:
         """Return whether variables of ``collection`` may change in this call."""
@@ -113,6 +119,16 @@ class Frame:
         if decided is None:
             decided = self._decided[collection] = in_filter(self.mutable, collection)
         return decided
+
+    def loses(self, collection: str) -> str | None:
+        """Return the lifted transform that keeps a mutable collection from this frame, or None."""
+        frame = self
+        while frame.above is not None:
+            outer, transform, lifted = frame.above
+            if outer.is_mutable(collection):
+                return None if any(in_filter(each, collection) for each in lifted) else transform
+            frame = outer
+        return None
 
     def mutable_variables(self) -> dict[str, Any]:
         """Return the collections that may change, as they are now."""

@@ -27,7 +27,16 @@ import numpy as np
 from batiste.errors import InvalidRngError, UnknownKeySchemeError, nearest
 from batiste.typing import Array, Key
 
-__all__ = ["KeyScheme", "LayerName", "check_key_scheme", "fold_numbers", "hash_parts", "is_key", "streams_from"]
+__all__ = [
+    "KeyScheme",
+    "LayerName",
+    "check_key_scheme",
+    "fold_numbers",
+    "hash_parts",
+    "is_key",
+    "is_threefry",
+    "streams_from",
+]
 
 KeyScheme: TypeAlias = Literal["linen", "separated"]
 """How a path and a count become a number: as Flax Linen does it, or so that distinct paths are distinct texts."""
@@ -121,6 +130,13 @@ def is_key(value: Any) -> bool:
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         return array.shape == ()
     return array.dtype == np.uint32 and array.shape in _RAW_KEY_SHAPES
+
+
+def is_threefry(key: Key) -> bool:
+    """Return whether a random key, typed or raw, is one of Threefry, whose bits do not depend on how it is mapped."""
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return str(jax.random.key_impl(key)) == "threefry2x32"
+    return key.shape[-1:] == (2,)
 
 
 def streams_from(rngs: Any, where: str) -> dict[str, Array]:

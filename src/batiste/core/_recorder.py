@@ -25,7 +25,7 @@ from batiste.core._boxes import add_axis
 from batiste.core._draws import Arithmetic, draw_bits, fold_keys, is_fill, small_constants, split_off_bits
 from batiste.core._fingerprint import Fingerprint, Valued, fingerprint, kept
 from batiste.core._frame import Frame, HasEffects
-from batiste.core._keys import fold_numbers
+from batiste.core._keys import fold_numbers, is_threefry
 from batiste.core._programs import program_value
 from batiste.core._stacking import unstack
 from batiste.core._trace import call_jaxpr, current_trace, has_tracer, is_extended, is_tracer
@@ -185,6 +185,7 @@ class Recorder:
         axis: int,
         size: int,
         metadata: Mapping[Any, Any],
+        is_loop: bool = False,
     ) -> Any:
         """Note for a variable of a mapped or looped body that every entry of a new axis has its own initial value.
 
@@ -196,25 +197,20 @@ class Recorder:
           axis: where the new axis is.
           size: its extent.
           metadata: told to boxes about the axis.
+          is_loop: whether the entries are those of a loop rather than of ``vmap``.
         """
         noted, drawn = inner.noted(place)
         before: int | None = None
         if drawn is not None and id(drawn[0]) in origins:
             key, first = origins[id(drawn[0])]
             drawn, before = (key, (*first, *drawn[1])), len(first)
-        index = (
-            noted,
-            noted.treedef,
-            fingerprint(noted.leaves),
-            axis,
-            size,
-            before,
-            tuple(metadata.items()),
-            0 if drawn is None else len(drawn[1]),
-        )
+        folds = 0 if drawn is None else len(drawn[1])
+        leaves = fingerprint(noted.leaves)
+        index = (noted, noted.treedef, leaves, axis, size, before, is_loop, tuple(metadata.items()), folds)
         stacked = self._stacked.get(index)
         if stacked is None:
-            stacked = self._stacked[index] = _stack(noted, drawn, axis, size, before, metadata)
+            stacked = _stack(noted, drawn, axis, size, before, metadata, is_loop=is_loop)
+            self._stacked[index] = stacked
         self._entries[place] = (stacked, drawn)
         return stacked.fill(self._stand_in(stacked, drawn))
 
@@ -312,7 +308,14 @@ def _trace(call: _Call, frame: Frame, drawn: Drawn | None) -> _Noted | None:
 
 
 def _stack(
-    noted: _Noted, drawn: Drawn | None, axis: int, size: int, before: int | None, metadata: Mapping[Any, Any]
+    noted: _Noted,
+    drawn: Drawn | None,
+    axis: int,
+    size: int,
+    before: int | None,
+    metadata: Mapping[Any, Any],
+    *,
+    is_loop: bool,
 ) -> _Noted:
     """Return the initialiser of ``noted`` with a new axis, along which it is run again.
 
@@ -323,6 +326,8 @@ def _stack(
       size: its extent.
       before: how many of the numbers are folded into the key before it is split; None if all entries share a key.
       metadata: told to boxes about the axis.
+      is_loop: whether the entries are those of a loop, each drawn by itself. Threefry draws the same for all entries at
+        once; other keys (``rbg``) do not.
     """
 
     def run(*operands: Any) -> list[Any]:
@@ -335,6 +340,10 @@ def _stack(
         def entry(each: Key) -> list[Any]:
             return call_jaxpr(noted.closed_jaxpr, each, numbers[before:])
 
+        if is_loop and not is_threefry(key):
+            run_in_turn = cast("Any", jax.lax).map
+            in_turn: list[Any] = run_in_turn(entry, keys)
+            return [jnp.moveaxis(array, 0, axis) for array in in_turn]
         return jax.vmap(entry, out_axes=axis)(keys)
 
     closed_jaxpr = jax.make_jaxpr(run)(*_operands(drawn))

@@ -30,6 +30,8 @@ from batiste.errors import (
     JaxTransformError,
     ModifyScopeVariableError,
     NameInUseError,
+    SownInVainError,
+    SplitStreamError,
 )
 
 if TYPE_CHECKING:
@@ -212,8 +214,14 @@ class Scope:
 
         Raises:
           InvalidRngError: if neither ``name`` nor ``params`` was given.
+          SplitStreamError: if this scope is outside of a lifted transform that runs and splits the stream.
         """
         self.check_open()
+        splitting = self.frame.splitting
+        if splitting is not None and not self.frame.initializing:
+            stream = name if name in self._streams else "params"
+            if stream in splitting[1]:
+                raise SplitStreamError(path=self.path_text, stream=stream, transform=splitting[0])
         return fold_numbers(*self.draw(name))
 
     def draw(self, name: str) -> tuple[Key, tuple[int, ...]]:
@@ -335,6 +343,16 @@ class Scope:
         if frame.recorder is not None and not frame.is_rehearsal:
             frame.recorder.forget(place)
         _merge(self.own_node(collection), name, copy_tree(value))
+
+    def check_sown(self, collection: str, name: str) -> None:
+        """Raise ``SownInVainError`` if a lifted transform loses what is sown into a collection that is mutable outside.
+
+        Not during ``init``, whose result is the variables that a model needs.
+        """
+        if self.frame.above is not None and not self.frame.initializing:
+            transform = self.frame.loses(collection)
+            if transform is not None:
+                raise SownInVainError(path=self.path_text, name=name, collection=collection, transform=transform)
 
     def is_mutable_collection(self, collection: str) -> bool:
         """Return whether variables of ``collection`` may change in this call."""

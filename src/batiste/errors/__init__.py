@@ -9,6 +9,7 @@ from batiste.errors._attention import (
     AttentionFunctionError,
     AttentionHeadsError,
     AttentionInputsError,
+    AttentionMaskError,
     AttentionShapeError,
     CacheLengthError,
     CacheMaskError,
@@ -91,6 +92,8 @@ from batiste.errors._core import (
     ScopeParamNotFoundError,
     ScopeParamShapeError,
     ScopeVariableNotFoundError,
+    SownInVainError,
+    SplitStreamError,
     UnknownKeySchemeError,
 )
 from batiste.errors._diagnose import (
@@ -187,6 +190,7 @@ from batiste.errors._nn import (
     UnsupportedOptionError,
 )
 from batiste.errors._recurrent import (
+    CarryDtypeError,
     CarryShapeError,
     CellMethodError,
     NotACellError,
@@ -281,6 +285,7 @@ __all__ = [
     "AttentionFunctionError",
     "AttentionHeadsError",
     "AttentionInputsError",
+    "AttentionMaskError",
     "AttentionShapeError",
     "AxesError",
     "AxesWarning",
@@ -305,6 +310,7 @@ __all__ = [
     "CallShareScopeOnUnboundModuleError",
     "CallUnbindOnUnboundModuleError",
     "CallUnboundModuleError",
+    "CarryDtypeError",
     "CarryShapeError",
     "CastLossError",
     "CellMethodError",
@@ -452,7 +458,9 @@ __all__ = [
     "ShadowedRuleError",
     "ShardError",
     "SharedVariableError",
+    "SownInVainError",
     "SpatialArgumentError",
+    "SplitStreamError",
     "StateArgumentError",
     "StateCallError",
     "StateCollectionError",

@@ -10,6 +10,7 @@ __all__ = [
     "AttentionFunctionError",
     "AttentionHeadsError",
     "AttentionInputsError",
+    "AttentionMaskError",
     "AttentionShapeError",
     "CacheLengthError",
     "CacheMaskError",
@@ -65,6 +66,14 @@ class AttentionInputsError(LayerError):
     hint = "layer(q) attends to itself, layer(q, kv) to one other input, layer(q, k, v) to keys and values apart."
 
 
+class AttentionMaskError(LayerError, ValueError):
+    """A mask or a bias has more entries than there are attention weights, or does not broadcast to them."""
+
+    code = "attention/mask"
+    message = "{path} is given a {what} of shape {given}, which does not broadcast to the weights, {expected}."
+    hint = "The axes are [batch..., heads, queries, keys]; an axis of size 1 stands for all.{advice}"
+
+
 class CacheShapeError(LayerError):
     """A decoding step does not fit the cache that was made for it."""
 
@@ -73,12 +82,12 @@ class CacheShapeError(LayerError):
     hint = "{advice}"
 
 
-class CacheLengthError(LayerError):
-    """More tokens are given in one call than the decoding cache has room for."""
+class CacheLengthError(LayerError, ValueError):
+    """More tokens are given, in one call or in all of them together, than the decoding cache has room for."""
 
     code = "attention/cache-length"
-    message = "{path} is given {length} tokens at once, but its cache has room for {slots}."
-    hint = "Set max_length to the number of tokens of the longest sequence, prompt and continuation together."
+    message = "{path} is given {length} tokens {when}, but its cache has room for {slots}."
+    hint = "{advice}"
 
 
 class CacheSizeError(LayerError):

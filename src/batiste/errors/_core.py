@@ -18,6 +18,8 @@ __all__ = [
     "ScopeParamNotFoundError",
     "ScopeParamShapeError",
     "ScopeVariableNotFoundError",
+    "SownInVainError",
+    "SplitStreamError",
     "UnknownKeySchemeError",
 ]
 
@@ -157,3 +159,31 @@ class LazyInitError(BatisteError):
     flax_arguments = ("partial_val",)
     message = "{path} cannot be initialised from shapes alone: {reason}."
     hint = "Give init arrays instead of jax.ShapeDtypeStruct."
+
+
+class SownInVainError(BatisteError, ValueError):
+    """A value is sown in the body of a lifted transform, into a collection that the transform does not lift."""
+
+    code = "core/sown-in-vain"
+    message = (
+        "{path} sows {name!r} into {collection!r}, which is mutable, but the {transform} around it does not lift that "
+        "collection, so that the value would be lost."
+    )
+    hint = (
+        "Name the collection in the transform's variable options, such as variable_axes={{{collection!r}: 0}} of scan "
+        "and vmap; or leave it out of mutable."
+    )
+
+
+class SplitStreamError(BatisteError, ValueError):
+    """The body of a lifted transform draws keys from a module outside of it, which are the same for every call."""
+
+    code = "core/split-stream"
+    message = (
+        "{path} draws a key of {stream!r} inside the body of {transform}, which splits that stream for its modules; "
+        "this module belongs to the outside, so that every call of the body would get the same key."
+    )
+    hint = (
+        "Make the module inside of the body, or pass it in: {transform}(lambda module, ...: ...)(module, ...) sees "
+        "what is among its arguments, and a module with the other one as a submodule brings it along."
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from batiste.errors._base import BatisteError
 from batiste.errors._nn import LayerError
 
-__all__ = ["CarryShapeError", "CellMethodError", "NotACellError", "SequenceShapeError"]
+__all__ = ["CarryDtypeError", "CarryShapeError", "CellMethodError", "NotACellError", "SequenceShapeError"]
 
 
 class CellMethodError(BatisteError, NotImplementedError):
@@ -31,6 +31,17 @@ class CarryShapeError(LayerError):
     message = "{path} is given a carry of {given}; it works on {expected}."
     hint = (
         "Call it as cell(carry, inputs), the carry first. Start with carry = cell.initialize_carry(key, inputs.shape)."
+    )
+
+
+class CarryDtypeError(LayerError, TypeError):
+    """The carry of a cell comes out of a step in another dtype, so that the next step cannot take it."""
+
+    code = "recurrent/carry-dtype"
+    message = "{path} runs {cell} over a sequence with a carry of {given}, which comes out of a step as {made}."
+    hint = (
+        "Start with what a step leaves: set param_dtype, in which the first carry is made, or dtype of the cell, or "
+        "give initial_carry in the dtypes that come out."
     )
 
 

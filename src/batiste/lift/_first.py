@@ -57,6 +57,7 @@ class Layout(NamedTuple):
       metadata: told to boxes about the axis.
       passes: how often the body draws keys before it is run, the run included.
       axis_name: the name of the mapped axis, for collectives.
+      is_loop: whether the calls come one after the other, which keys other than Threefry's can tell.
     """
 
     axes: Sequence[int | None]
@@ -65,6 +66,7 @@ class Layout(NamedTuple):
     metadata: Mapping[Any, Any] = types.MappingProxyType({})
     passes: int = 1
     axis_name: str | None = None
+    is_loop: bool = False
 
     def is_shared(self, group: int | None) -> bool:
         """Return whether the variables of a group are kept and the same in every call."""
@@ -271,7 +273,13 @@ def _stacked(region: Region, body: Body, layout: Layout, recorder: Recorder) -> 
         ):
             axis = layout.axes[group] or 0
             made[place] = recorder.enter_stacked(
-                place, inner, origins, axis=axis, size=layout.size, metadata=layout.metadata
+                place,
+                inner,
+                origins,
+                axis=axis,
+                size=layout.size,
+                metadata=layout.metadata,
+                is_loop=layout.is_loop,
             )
     return made
 

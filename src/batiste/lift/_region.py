@@ -100,7 +100,7 @@ class Region:
         scopes: list[Any] = [module.scope for module in modules if module.scope is not None]
         self.frame: Frame = scopes[0].frame
         self.path = scopes[0].path_text
-        self._first_path = first.scope.path
+        self._transform, self._first_path = transform, first.scope.path
         if any(scope.frame is not self.frame for scope in scopes):
             raise MixedCallsError(transform=transform, paths=", ".join(scope.path_text for scope in scopes))
         scopes[0].check_open()
@@ -298,14 +298,17 @@ class Region:
             outer=self.scopes[0],
             transform=self.transform,
         )
+        frame.above = (outer, self._transform, self.filters)
         begins = self._begin(streams) if starts is None else starts
         paths = [scope.path for scope in self.scopes]
         rebound = self._rebinder.over(frame, dict(zip(paths, begins, strict=True)))
 
         def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+            before, outer.splitting = outer.splitting, self._splitting(outer)
             try:
                 output = function(*rebound.replace(args), **rebound.replace(dict(kwargs)))
             finally:
+                outer.splitting = before
                 frame.is_open = False
                 self._endings = rebound.endings()
             leaves: list[Any] = jax.tree.leaves(output)
@@ -316,6 +319,14 @@ class Region:
             return output
 
         return frame, call
+
+    def _splitting(self, outer: Frame) -> tuple[str, frozenset[str]] | None:
+        """Return the streams that modules outside may not draw from while the body runs."""
+        names = outer.splitting[1] if outer.splitting is not None else frozenset[str]()
+        for group, is_split in zip(self.streams, self.splits, strict=True):
+            if is_split:
+                names = names.union(*group)
+        return (self._transform, names) if names else None
 
     def split_keys(self, size: int) -> Any:
         """Return the keys in groups, split into one for each call of the body where that is asked for."""

@@ -222,6 +222,7 @@ class _Loop:
             self.length,
             self.options.metadata_params,
             passes=1 + self.options.check_constancy_invariants,
+            is_loop=True,
         )
         if self.options.variable_carry is not False:
             make_first(region, body, [1], counted=False, layout=layout)

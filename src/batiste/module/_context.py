@@ -121,7 +121,8 @@ def watched(watch: Watch, module: Any, name: str, method: Callable[..., Any], ar
     for interceptor in reversed(watch.interceptors):
         call = _around(interceptor, call, context)
     result = call(*args, **kwargs)
-    if watch.capture is not None and module.scope is not None and watch.capture(module, name):
+    is_wanted = watch.capture is not None and module.scope is not None and watch.capture(module, name)
+    if is_wanted and module.is_mutable_collection("intermediates"):
         module.sow("intermediates", name, result)
     return result
 

@@ -159,9 +159,14 @@ class VariableAccess(Blueprint):
 
         Returns:
           Whether the collection is mutable; if it is not, nothing is stored.
+
+        Raises:
+          SownInVainError: the collection is mutable in this call of ``apply``, but a lifted transform around this
+            module does not lift it.
         """
         scope = self._bound("sow")
         if not scope.is_mutable_collection(col):
+            scope.check_sown(col, name)
             return False
         if scope.has_variable(col, name):
             held = scope.get_variable(col, name)

@@ -24,6 +24,7 @@ from batiste._arguments import array, number
 from batiste.dtypes import promote_dtype
 from batiste.errors import AttentionEinsumError, AttentionShapeError, InvalidRngError
 from batiste.module import Module
+from batiste.nn._masks import check_mask
 from batiste.typing import Array, DotGeneral, DTypeLike, Key, PrecisionLike
 
 __all__ = ["dot_product_attention", "dot_product_attention_weights"]
@@ -69,6 +70,7 @@ def dot_product_attention_weights(
     Raises:
       ArgumentError: the rate is no number from 0 to 1, or an input is no array.
       AttentionShapeError: query and key do not fit.
+      AttentionMaskError: the bias or the mask does not broadcast to the weights.
       AttentionEinsumError: ``einsum`` is given together with ``precision`` or ``einsum_dot_general``.
       InvalidRngError: dropout is on and there is no key for it.
     """
@@ -80,8 +82,10 @@ def dot_product_attention_weights(
     dtype = query.dtype
     weights = einsum("...qhd,...khd->...hqk", query / _root(query.shape[-1], dtype), key)
     if bias is not None:
+        check_mask(path, "bias", jnp.shape(bias), weights.shape)
         weights = weights + bias
     if mask is not None:
+        check_mask(path, "mask", jnp.shape(mask), weights.shape)
         weights = jnp.where(mask, weights, _lowest(dtype))
     weights = jax.nn.softmax(weights.astype(jnp.float32)) if force_fp32_for_softmax else jax.nn.softmax(weights)
     if not force_fp32_for_softmax:
@@ -139,6 +143,7 @@ def dot_product_attention(
     Raises:
       ArgumentError: the rate is no number from 0 to 1, or an input is no array.
       AttentionShapeError: query, key and value do not fit.
+      AttentionMaskError: the bias or the mask does not broadcast to the weights.
       AttentionEinsumError: one einsum without the other, or einsums together with what they replace.
       InvalidRngError: dropout is on and there is no key for it.
     """

@@ -4,6 +4,7 @@ The running averages are variables of the collection ``batch_stats``. In trainin
 batch's own statistics normalise, and the averages move towards them, so that ``batch_stats`` must be among the
 ``mutable`` collections of ``apply``; in evaluation the averages normalise, and nothing is written. During ``init`` the
 averages keep their initial values, and ``axis_name`` is not used, so that ``init`` may run outside of the mapped axis.
+A batch that is empty, or that a mask leaves nothing of, moves no averages.
 
 The statistics themselves, their masks and their mapped axes are in ``_norm.py``.
 """
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from batiste._arguments import array, number
-from batiste.dtypes import canonicalize_dtype, matched
+from batiste.dtypes import canonicalize_dtype, cast, matched
 from batiste.module import Module, compact, merge_param
 from batiste.nn._axes import kept_extents, sorted_axes
 from batiste.nn._initializers import ones, zeros
@@ -104,13 +105,10 @@ class BatchNorm(Module):
         if use_average:
             return _apply_averages(x, mean.value, var.value, scale, bias, extents, epsilon, dtype)
         how = Statistics.of(self, x, axes)
-        is_initializing = self.is_initializing()
-        if is_initializing:
-            how = how._replace(axis_name=None)
-        y, batch_mean, batch_var = _apply_statistics(x, aligned, scale, bias, how, extents, epsilon, dtype)
-        if not is_initializing:
+        y, batch_mean, batch_var, present = _apply_statistics(x, aligned, scale, bias, how, extents, epsilon, dtype)
+        if not self.is_initializing():
             move: Any = _move_jitted if isinstance(momentum, float) else _move
-            mean.value, var.value = move(mean.value, var.value, batch_mean, batch_var, momentum)
+            mean.value, var.value = move(mean.value, var.value, batch_mean, batch_var, present, momentum)
         return y
 
 
@@ -138,19 +136,25 @@ def _apply_statistics(
     extents: tuple[int, ...],
     epsilon: float,
     dtype: np.dtype[Any],
-) -> tuple[Array, Array, Array]:
-    mean, var = moments(x, mask, how)
+) -> tuple[Array, Array, Array, Array | None]:
+    mean, var, present = moments(x, mask, how)
     wide_mean, wide_var = jnp.expand_dims(mean, how.axes), jnp.expand_dims(var, how.axes)
-    return standardized(x, wide_mean, wide_var, scale, bias, extents, epsilon, dtype), mean, var
+    return standardized(x, wide_mean, wide_var, scale, bias, extents, epsilon, dtype), mean, var, present
 
 
-def _move(mean: Array, var: Array, batch_mean: Array, batch_var: Array, momentum: float) -> tuple[Array, Array]:
-    """Return the running averages, moved towards the statistics of the batch."""
+def _move(
+    mean: Array, var: Array, batch_mean: Array, batch_var: Array, present: Array | None, momentum: float
+) -> tuple[Array, Array]:
+    """Return the running averages, moved towards the statistics of the batch where it has any."""
     rest = 1 - momentum
-    return (
+    moved = (
         jnp.add(*matched(momentum * mean, rest * batch_mean)),
         jnp.add(*matched(momentum * var, rest * batch_var)),
     )
+    if present is None:
+        return moved
+    kept = (cast(mean, moved[0].dtype), cast(var, moved[1].dtype))
+    return jnp.where(present, moved[0], kept[0]), jnp.where(present, moved[1], kept[1])
 
 
-_move_jitted = jitted(arrays=4)(_move)
+_move_jitted = jitted(arrays=5)(_move)

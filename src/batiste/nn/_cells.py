@@ -5,6 +5,9 @@ A cell is a module called as ``carry, output = cell(carry, inputs)``. Its first 
 are features: 1 for vectors, more for images; all axes before them are batch. ``_recurrent.py`` runs cells over
 sequences.
 
+A cell of vectors takes its size from the carry that it is given, as in Linen; ``features`` is the size of the first
+carry, and so of all that come from it.
+
 Each gate has a kernel for the inputs and one for the hidden state, named ``i`` or ``h`` and the letter of the gate
 (``ii``, ``hi``, ``if``, ``hf``, ...), so that parameters can be told apart, and moved from other libraries, by name.
 """
@@ -28,6 +31,7 @@ from batiste.nn._linear import Dense
 from batiste.typing import Array, DTypeLike, Initializer, Key, Shape
 
 __all__ = [
+    "BUILT_IN_CELLS",
     "ConvLSTMCell",
     "GRUCell",
     "LSTMCell",
@@ -133,7 +137,7 @@ class LSTMCell(_VectorCell):
         """
         c, h = _pair(self, carry)
         gates = [
-            _dense(self, f"i{gate}", use_bias=False)(inputs) + _dense(self, f"h{gate}", recurrent=True)(h)
+            _dense(self, f"i{gate}", h, use_bias=False)(inputs) + _dense(self, f"h{gate}", h, recurrent=True)(h)
             for gate in "ifgo"
         ]
         return _lstm_step(self, c, gates)
@@ -184,19 +188,17 @@ class OptimizedLSTMCell(_VectorCell):
         """
         c, h = _pair(self, carry)
         inputs = array(inputs, "inputs", self)
-        from_h = self._product("h", h, self.recurrent_kernel_init, self.bias_init)
-        from_x = self._product("i", inputs, self.kernel_init, None)
+        from_h = self._product("h", np.shape(h)[-1], h, self.recurrent_kernel_init, self.bias_init)
+        from_x = self._product("i", np.shape(h)[-1], inputs, self.kernel_init, None)
         return _lstm_step(self, c, [a + b for a, b in zip(from_h, from_x, strict=True)])
 
     @nowrap
     def _product(
-        self, side: str, inputs: Array, kernel_init: Initializer, bias_init: Initializer | None
+        self, side: str, features: int, inputs: Array, kernel_init: Initializer, bias_init: Initializer | None
     ) -> Sequence[Array]:
         """Return the products of ``inputs`` with the kernels of the four gates, each ``[batch..., features]``."""
         parameters = [
-            _GateParameters(_features(self), kernel_init, bias_init, self.param_dtype, name=f"{side}{gate}")(
-                inputs.shape[-1]
-            )
+            _GateParameters(features, kernel_init, bias_init, self.param_dtype, name=f"{side}{gate}")(inputs.shape[-1])
             for gate in "ifgo"
         ]
         kernel = jnp.concatenate([kernel for kernel, _ in parameters], axis=-1)
@@ -253,7 +255,7 @@ class SimpleCell(_VectorCell):
           The next hidden state, twice: as carry and as output.
         """
         h = _single(self, carry)
-        new = _dense(self, "i")(inputs) + _dense(self, "h", recurrent=True, use_bias=False)(h)
+        new = _dense(self, "i", h)(inputs) + _dense(self, "h", h, recurrent=True, use_bias=False)(h)
         new = self.activation_fn(new + h if self.residual else new)
         return new, new
 
@@ -313,9 +315,9 @@ class GRUCell(_VectorCell):
           The next hidden state, twice: as carry and as output.
         """
         h = _single(self, carry)
-        r = self.gate_fn(_dense(self, "ir")(inputs) + _dense(self, "hr", recurrent=True, use_bias=False)(h))
-        z = self.gate_fn(_dense(self, "iz")(inputs) + _dense(self, "hz", recurrent=True, use_bias=False)(h))
-        n = self.activation_fn(_dense(self, "in")(inputs) + r * _dense(self, "hn", recurrent=True)(h))
+        r = self.gate_fn(_dense(self, "ir", h)(inputs) + _dense(self, "hr", h, recurrent=True, use_bias=False)(h))
+        z = self.gate_fn(_dense(self, "iz", h)(inputs) + _dense(self, "hz", h, recurrent=True, use_bias=False)(h))
+        n = self.activation_fn(_dense(self, "in", h)(inputs) + r * _dense(self, "hn", h, recurrent=True)(h))
         new = (1.0 - z) * n + z * h
         return new, new
 
@@ -379,10 +381,12 @@ class MGUCell(_VectorCell):
         """
         h = _single(self, carry)
         bias = self.activation_bias_init
-        from_x = _dense(self, "if", bias_init=self.forget_bias_init)(inputs)
-        f = self.gate_fn(from_x + _dense(self, "hf", recurrent=True, use_bias=False)(h))
-        from_h = _dense(self, "hn", recurrent=True, use_bias=self.reset_gate, bias_init=bias)(h)
-        n = self.activation_fn(_dense(self, "in", bias_init=bias)(inputs) + (from_h * f if self.reset_gate else from_h))
+        from_x = _dense(self, "if", h, bias_init=self.forget_bias_init)(inputs)
+        f = self.gate_fn(from_x + _dense(self, "hf", h, recurrent=True, use_bias=False)(h))
+        from_h = _dense(self, "hn", h, recurrent=True, use_bias=self.reset_gate, bias_init=bias)(h)
+        n = self.activation_fn(
+            _dense(self, "in", h, bias_init=bias)(inputs) + (from_h * f if self.reset_gate else from_h)
+        )
         new = (1.0 - f) * n + f * h
         return new, new
 
@@ -476,6 +480,10 @@ class ConvLSTMCell(RNNCellBase):
         return len(whole_numbers(self.kernel_size, "kernel_size", type(self).__name__, low=1)) + 1
 
 
+BUILT_IN_CELLS = (LSTMCell, OptimizedLSTMCell, SimpleCell, GRUCell, MGUCell, ConvLSTMCell)
+"""The cells of this file."""
+
+
 class _GateParameters(Module):
     """The kernel and the bias of one gate, without the product."""
 
@@ -507,11 +515,17 @@ def _checked_features(cell: Any) -> int:
 
 
 def _dense(
-    cell: Any, name: str, *, recurrent: bool = False, use_bias: bool = True, bias_init: Initializer | None = None
+    cell: Any,
+    name: str,
+    state: Array,
+    *,
+    recurrent: bool = False,
+    use_bias: bool = True,
+    bias_init: Initializer | None = None,
 ) -> Dense:
-    """Return one product of a cell: of its inputs, or of its hidden state where ``recurrent``."""
+    """Return one product of a cell, as wide as its hidden state: of its inputs, or of the state where ``recurrent``."""
     return Dense(
-        features=_features(cell),
+        features=np.shape(state)[-1],
         use_bias=use_bias,
         kernel_init=cell.recurrent_kernel_init if recurrent else cell.kernel_init,
         bias_init=getattr(cell, "bias_init", zeros) if bias_init is None else bias_init,
@@ -543,11 +557,13 @@ def _pair(cell: Any, carry: Any) -> tuple[Array, Array]:
     """Return the carry ``(c, h)`` of a cell with a memory."""
     states: tuple[Any, ...] = tuple(cast("Any", carry)) if isinstance(carry, tuple | list) else ()
     features = _checked_features(cell)
-    if [np.shape(state)[-1:] for state in states] != [(features,)] * 2:
+    sizes = [np.shape(state)[-1:] for state in states]
+    allowed = (features,) if isinstance(cell, ConvLSTMCell) else sizes[-1] if sizes else ()
+    if not allowed or sizes != [allowed] * 2:
         raise CarryShapeError(
             path=cell.path,
             given=_describe(carry),
-            expected=f"a pair (c, h) of arrays whose last axis has features={features}",
+            expected=f"a pair (c, h) of arrays of one size, by default with a last axis of features={features}",
         )
     return states[0], states[1]
 
@@ -555,11 +571,11 @@ def _pair(cell: Any, carry: Any) -> tuple[Array, Array]:
 def _single(cell: Any, carry: Any) -> Array:
     """Return the carry of a cell whose output is its whole state."""
     features = _checked_features(cell)
-    if isinstance(carry, tuple | list) or np.shape(carry)[-1:] != (features,):
+    if isinstance(carry, tuple | list) or np.ndim(carry) == 0:
         raise CarryShapeError(
             path=cell.path,
             given=_describe(carry),
-            expected=f"one array whose last axis has features={features}",
+            expected=f"one array, by default with a last axis of features={features}",
         )
     return carry
 

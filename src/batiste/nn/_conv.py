@@ -206,8 +206,10 @@ class ConvTranspose(Module):
 
     Each input puts a copy of the kernel, times itself, into the output (Zeiler and others, "Deconvolutional networks",
     2010). With ``"SAME"`` the output has ``extent * stride`` positions, with ``"VALID"``
-    ``extent * stride + max(kernel_size - stride, 0)``. Parameters: ``kernel`` ``[kernel_size..., channels, features]``
-    (``[kernel_size..., features, channels]`` with ``transpose_kernel``) and ``bias`` ``[features]``.
+    ``extent * stride + max(kernel_size - stride, 0)``, and with ``"CIRCULAR"`` as many as with ``"SAME"``. With
+    ``transpose_kernel`` it is the transpose of the ``Conv`` with the same kernel, strides, dilation and named padding.
+    Parameters: ``kernel`` ``[kernel_size..., channels, features]`` (``[kernel_size..., features, channels]`` with
+    ``transpose_kernel``) and ``bias`` ``[features]``.
 
     Attributes:
       features: how many channels come out.
@@ -483,21 +485,27 @@ def _convolve_transposed(
         preferred_element_type=preferred_element_type,
     )
     if is_circular:
+        # The whole of y, wrapped around, begins before the result: as the circular padding of Conv does, if this is its
+        # transpose, else as "SAME" does.
         periods = tuple(n * step for n, step in zip(x.shape[1:-1], strides, strict=True))
-        y = _wrap(y, periods, low_first=transpose_kernel)
+        reach = [(n - 1) * d for n, d in zip(kernel.shape, dilation, strict=False)]
+        same = [max(n + 1 - step, 0) for n, step in zip(reach, strides, strict=True)]
+        y = _wrap(y, periods, [n // 2 for n in (reach if transpose_kernel else same)])
     if bias is not None:
         y = y + jnp.reshape(bias, (*(1,) * (y.ndim - 1), bias.shape[0]))
     return y if len(batch_shape) == 1 else jnp.reshape(y, (*batch_shape, *y.shape[1:]))
 
 
-def _wrap(y: Array, periods: tuple[int, ...], *, low_first: bool) -> Array:
+def _wrap(y: Array, periods: tuple[int, ...], starts: list[int]) -> Array:
     """Add up all positions of ``y`` ``[batch, spatial..., channels]`` that are a whole number of periods apart.
 
-    The middle of ``y`` is the middle of the result; where that is ambiguous, ``low_first`` decides.
+    The result begins at the position of ``y`` that ``starts`` says.
     """
-    excess = [-(n - period) % (2 * period) for n, period in zip(y.shape[1:-1], periods, strict=True)]
-    pads = [(n // 2, n - n // 2) if low_first else (n - n // 2, n // 2) for n in excess]
-    y = jnp.pad(y, ((0, 0), *pads, (0, 0)))
+    if 0 in periods:
+        return jnp.zeros((y.shape[0], *periods, y.shape[-1]), y.dtype)
+    lows = [-start % period for start, period in zip(starts, periods, strict=True)]
+    highs = [-(low + n) % period for low, n, period in zip(lows, y.shape[1:-1], periods, strict=True)]
+    y = jnp.pad(y, ((0, 0), *zip(lows, highs, strict=True), (0, 0)))
     for axis, period in enumerate(periods, start=1):
         copies = y.shape[axis] // period
         y = jnp.sum(jnp.reshape(y, (*y.shape[:axis], copies, period, *y.shape[axis + 1 :])), axis=axis)

@@ -93,6 +93,13 @@ class Embed(Module):
 @jitted(arrays=2)
 def _look_up(embedding: Array, ids: Array, dtype: np.dtype[Any] | None) -> Array:
     table = embedding if dtype is None else cast(embedding, dtype)
-    if table.shape[0] == 1:  # every id is 0, and a broadcast is far cheaper than a gather
-        return jnp.broadcast_to(table, (*ids.shape, table.shape[1]))
+    count, features = table.shape
+    if count == 0:
+        return jnp.full((*ids.shape, features), jnp.nan, table.dtype)
+    if count == 1 and jnp.issubdtype(table.dtype, jnp.inexact):  # a broadcast is far cheaper than a gather
+        is_there = (ids == 0) | (ids == -1) if jnp.issubdtype(ids.dtype, jnp.signedinteger) else ids == 0
+        row = jnp.reshape(table, (*(1,) * ids.ndim, features))
+        return jnp.where(jnp.expand_dims(is_there, -1), row, jnp.nan)
+    if ids.dtype.itemsize < 4 and jnp.iinfo(ids.dtype).max < count:  # -1 + count would not fit in its dtype
+        ids = cast(ids, jnp.int32)
     return jnp.take(table, ids, axis=0)

@@ -62,6 +62,8 @@ _OF_ANY_DTYPE = ("ones", "zeros", "constant")
 _OF_ANY_RANK = (*_OF_ANY_DTYPE, "uniform", "normal", "truncated_normal")
 _USUAL_DTYPES = frozenset(map(np.dtype, (jnp.bfloat16, np.float16, np.float32, np.float64)))
 _CONSTANTS = ("ones", "zeros")  # in jax.nn.initializers these are initialisers, and not factories of them
+_ORTHOGONAL = ("orthogonal", "delta_orthogonal")
+_HALVES = (np.dtype(jnp.bfloat16), np.dtype(np.float16))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -84,6 +86,9 @@ class ConfiguredInitializer:
     ) -> Array:
         """Return an array of ``shape``, drawn with ``key``.
 
+        An array without numbers needs no fans to be drawn by. Orthogonal matrices in half precision are drawn in
+        float32, since there is no QR decomposition in less.
+
         Args:
           key: a random key; the constants do without.
           shape: the extent of each axis.
@@ -99,6 +104,11 @@ class ConfiguredInitializer:
         try:
             if dtype is not None and dtype not in _USUAL_DTYPES:
                 self._explain(shape, dtype)
+            wanted = self.arguments.get("dtype") if dtype is None else dtype
+            if "in_axis" in self.arguments and 0 in shape:
+                return jnp.zeros(shape, wanted)
+            if self.factory in _ORTHOGONAL and wanted in _HALVES:
+                return self._draw(key, shape, **(options | {"dtype": jnp.float32})).astype(wanted)
             return self._draw(key, shape, **options)
         except ArgumentError:
             raise

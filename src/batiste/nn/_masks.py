@@ -16,10 +16,10 @@ import numpy as np
 from jax import lax
 
 from batiste._arguments import array, function, refused, whole_number
-from batiste.errors import MaskRankError
+from batiste.errors import AttentionMaskError, MaskRankError
 from batiste.typing import Array, ArrayLike, DTypeLike
 
-__all__ = ["combine_masks", "make_attention_mask", "make_causal_mask"]
+__all__ = ["check_mask", "combine_masks", "make_attention_mask", "make_causal_mask"]
 
 
 def make_attention_mask(
@@ -98,3 +98,22 @@ def combine_masks(*masks: ArrayLike | None, dtype: DTypeLike = jnp.float32) -> A
         raise MaskRankError(shapes=", ".join(str(np.shape(mask)) for mask in given))
     first, *others = (jnp.asarray(mask) for mask in given)
     return functools.reduce(jnp.logical_and, others, first).astype(dtype)
+
+
+def check_mask(
+    path: str | tuple[str, ...], what: str, given: tuple[int, ...], weights: tuple[int, ...], advice: str = ""
+) -> None:
+    """Raise ``AttentionMaskError`` unless a shape broadcasts to that of the weights, which it must not widen.
+
+    Args:
+      path: the path of the layer, or the name of the function, for the error.
+      what: ``"mask"`` or ``"bias"``.
+      given: its shape.
+      weights: ``(batch..., heads, queries, keys)``.
+      advice: what the hint says beside the names of the axes.
+    """
+    fits = len(given) <= len(weights) and all(
+        size in {1, wanted} for size, wanted in zip(given[::-1], weights[::-1], strict=False)
+    )
+    if not fits:
+        raise AttentionMaskError(path=path, what=what, given=given, expected=weights, advice=advice)

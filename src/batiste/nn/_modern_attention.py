@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 
 from batiste._arguments import array, choice, number, whole_number
+from batiste.core import is_tracer
 from batiste.dtypes import reduction_dtype
 from batiste.errors import (
     AttentionHeadsError,
@@ -38,10 +39,13 @@ from batiste.errors import (
 from batiste.module import Module, compact, nowrap
 from batiste.nn._initializers import lecun_normal, zeros
 from batiste.nn._linear import DenseGeneral
+from batiste.nn._masks import check_mask
 from batiste.nn._norm import RMSNorm
 from batiste.typing import Array, ArrayLike, DTypeLike, Initializer, PrecisionLike
 
 __all__ = ["GroupedQueryAttention", "apply_rotary", "rotary_angles"]
+
+_LONGEST = "Set max_length to the number of tokens of the longest sequence, prompt and continuation together."
 
 
 def rotary_angles(positions: ArrayLike, rotary_dim: int, *, base: float = 10_000.0) -> Array:
@@ -125,7 +129,8 @@ class GroupedQueryAttention(Module):
         y, state = layer.apply({"params": params, **state}, next_token, mutable=["cache"])
 
     A call may hold any number of tokens, the prompt in parts too. Prompts of different lengths are padded on the left,
-    at positions -1. ``init`` makes an empty cache. A full cache that has run over gives NaN.
+    at positions -1. ``init`` makes an empty cache. A full cache that has run over raises, and
+    within a trace gives NaN.
 
     Attributes:
       num_heads: the number of query heads.
@@ -193,7 +198,9 @@ class GroupedQueryAttention(Module):
           AttentionHeadsError: heads or features cannot be shared out evenly.
           WindowError: ``window`` is less than 1, or without ``causal``.
           CacheSizeError: ``decode`` with neither ``max_length`` nor ``window``.
-          CacheLengthError: more tokens than a full cache has room for.
+          CacheLengthError: more tokens than a full cache has room for; within a trace, where it cannot be told how
+            many are in it, the result is NaN instead.
+          AttentionMaskError: the mask does not broadcast to the weights.
           CacheShapeError: another batch than the cache was made for.
           CacheMaskError: a mask with ``decode``.
         """
@@ -201,14 +208,7 @@ class GroupedQueryAttention(Module):
         if inputs.ndim < 2:
             expected = "at least two axes, [batch..., length, features]"
             raise InputRankError(path=self.path, shape=inputs.shape, expected=expected)
-        window = None if self.window is None else whole_number(self.window, "window", self, low=None)
-        if window is not None and (window < 1 or not self.causal):
-            raise WindowError(path=self.path, window=window, causal=self.causal)
-        if self.scale is not None:
-            number(self.scale, "scale", self)
-        if self.max_length is not None:
-            whole_number(self.max_length, "max_length", self, low=1)
-        choice(self.implementation, "implementation", self, (None, "xla", "cudnn"))
+        window = self._checked_window()
         heads, kv_heads, head_dim = self._sizes(inputs.shape[-1])
         query = self._dense("query", (heads, head_dim))(inputs)
         key = self._dense("key", (kv_heads, head_dim))(inputs)
@@ -216,6 +216,10 @@ class GroupedQueryAttention(Module):
         if self.normalize_qk:
             query = RMSNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="query_norm")(query)
             key = RMSNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="key_norm")(key)
+        if mask is not None and not self.decode:
+            length = inputs.shape[-2]
+            check_mask(self.path, "mask", jnp.shape(mask), (*inputs.shape[:-2], heads, length, length))
+            mask = jnp.reshape(mask, (*(1,) * (inputs.ndim + 1 - jnp.ndim(mask)), *jnp.shape(mask)))
         cache = _Cache(self, key, value) if self.decode else None
         if cache is not None and mask is not None:
             raise CacheMaskError(path=self.path)
@@ -246,6 +250,19 @@ class GroupedQueryAttention(Module):
             features = whole_number(self.out_features, "out_features", self) or features
         out_use_bias = self.use_bias if self.out_use_bias is None else self.out_use_bias
         return self._dense("out", features, axis=(-2, -1), use_bias=out_use_bias)(attended)
+
+    @nowrap
+    def _checked_window(self) -> int | None:
+        """Return the window, after a look at the options beside it."""
+        window = None if self.window is None else whole_number(self.window, "window", self, low=None)
+        if window is not None and (window < 1 or not self.causal):
+            raise WindowError(path=self.path, window=window, causal=self.causal)
+        if self.scale is not None:
+            number(self.scale, "scale", self)
+        if self.max_length is not None:
+            whole_number(self.max_length, "max_length", self, low=1)
+        choice(self.implementation, "implementation", self, (None, "xla", "cudnn"))
+        return window
 
     @nowrap
     def _sizes(self, features: int) -> tuple[int, int, int]:
@@ -369,7 +386,13 @@ class _Cache:
             )
             self._store(tuple(_put_in_ring(*each, index, self.slots) for each in zip(old, new, axes, strict=True)))
         elif not self.is_ring and length > self.slots:
-            raise CacheLengthError(path=self.layer.path, length=length, slots=self.slots)
+            raise CacheLengthError(
+                path=self.layer.path, length=length, when="at once", slots=self.slots, advice=_LONGEST
+            )
+        elif not self.is_ring and not is_tracer(index) and int(index) + length > self.slots:
+            raise CacheLengthError(
+                path=self.layer.path, length=int(index) + length, when="in all", slots=self.slots, advice=_LONGEST
+            )
         else:
             slot = index % self.slots if self.is_ring else index
             held = tuple(_put(*each, slot) for each in zip(old, new, axes, strict=True))

@@ -2,7 +2,8 @@
 
 ``MultiHeadDotProductAttention`` makes four ``DenseGeneral`` layers, ``query``, ``key``, ``value`` and ``out``; between
 them stands an ``attention_fn``, by default ``dot_product_attention`` of ``_attention.py``. With ``decode=True`` it
-keeps the keys and values of the tokens seen so far in the collection ``cache`` and takes one token a call.
+keeps the keys and values of the tokens seen so far in the collection ``cache`` and takes one token a call; of a mask of
+the whole sequence, as training has it, it takes the row of that token.
 ``MultiHeadAttention`` is the same layer under another automatic name, and ``SelfAttention`` an older call signature.
 
 Grouped queries, rotary positions and caches that take a prompt in one call are in ``_modern_attention.py``.
@@ -20,10 +21,12 @@ import numpy as np
 from jax import lax
 
 from batiste._arguments import array, function, number, whole_number
+from batiste.core import is_tracer
 from batiste.errors import (
     AttentionFunctionError,
     AttentionHeadsError,
     AttentionInputsError,
+    CacheLengthError,
     CacheShapeError,
     LinenDeprecationWarning,
 )
@@ -31,7 +34,7 @@ from batiste.module import Module, compact, merge_param
 from batiste.nn._attention import dot_product_attention
 from batiste.nn._initializers import lecun_normal, zeros
 from batiste.nn._linear import DenseGeneral
-from batiste.nn._masks import combine_masks
+from batiste.nn._masks import check_mask, combine_masks
 from batiste.nn._norm import LayerNorm
 from batiste.typing import Array, DotGeneral, DTypeLike, Initializer, Key, PrecisionLike
 
@@ -129,7 +132,10 @@ class MultiHeadDotProductAttention(Module):
           ArgumentError: a number of heads or features, or a rate, is none, or an input is no array.
           AttentionInputsError: values without keys, or ``inputs_kv`` besides one of the two.
           AttentionHeadsError: ``num_heads`` does not divide ``qkv_features``.
+          AttentionMaskError: the mask does not broadcast to the weights.
           CacheShapeError: with ``decode=True``, the queries are not one token for the batch of the cache.
+          CacheLengthError: with ``decode=True``, the cache is full; within a trace, where this cannot be told, the
+            result is NaN instead.
         """
         inputs_q = array(inputs_q, "inputs_q", self)
         inputs_k, inputs_v = _keys_and_values(self, inputs_q, inputs_k, inputs_v, inputs_kv)
@@ -143,8 +149,9 @@ class MultiHeadDotProductAttention(Module):
         if self.normalize_qk:
             query = LayerNorm(name="query_ln", use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)(query)
             key = LayerNorm(name="key_ln", use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)(key)
+        has_room = None
         if self.decode:
-            key, value, mask = _cached(self, query, key, value, mask)
+            key, value, mask, has_room = _cached(self, query, key, value, mask)
         dropout_is_off = True
         if dropout_rate > 0.0:
             dropout_is_off = merge_param("deterministic", self.deterministic, deterministic)
@@ -163,6 +170,8 @@ class MultiHeadDotProductAttention(Module):
             "attn_weights_value_einsum": self.attn_weights_value_einsum_cls and self.attn_weights_value_einsum_cls(),
         }
         heads = self.attention_fn(query, key, value, **_accepted(self, options, sow_weights=sow_weights))
+        if has_room is not None:
+            heads = jnp.where(has_room, heads, jnp.nan)
         return DenseGeneral(
             features=out_features,
             axis=(-2, -1),
@@ -273,14 +282,19 @@ def _project(layer: MultiHeadDotProductAttention, name: str, inputs: Array, inpu
 
 def _cached(
     layer: Module, query: Array, key: Array, value: Array, mask: Array | None
-) -> tuple[Array, Array, Array | None]:
-    """Put one token's key and value into the cache, and return all that is in it and the mask of what is filled."""
+) -> tuple[Array, Array, Array | None, Array | None]:
+    """Put one token's key and value into the cache.
+
+    Returns:
+      All keys and all values that are in it, the mask of what the token may see of them, and whether the cache had room
+      for it: None in the call that makes the variables.
+    """
     is_filled = layer.has_variable("cache", "cached_key")
     cached_key = layer.variable("cache", "cached_key", _zeros, key.shape, key.dtype)
     cached_value = layer.variable("cache", "cached_value", _zeros, value.shape, value.dtype)
     cache_index = layer.variable("cache", "cache_index", _zeros, (), jnp.int32)
     if not is_filled:  # the call that makes the variables, with inputs of the full length
-        return key, value, mask
+        return key, value, mask, None
     *batch, length, heads, depth = cached_key.value.shape
     expected = (*batch, 1, heads, depth)
     if query.shape != expected:
@@ -291,6 +305,14 @@ def _cached(
             advice="Give one token a call, and the batch that the cache was made for.",
         )
     index = cache_index.value
+    if not is_tracer(index) and int(index) >= length:
+        raise CacheLengthError(
+            path=layer.path,
+            length=int(index) + 1,
+            when="in all",
+            slots=length,
+            advice="Call init with inputs as long as the longest sequence; its length is that of the cache.",
+        )
     zero = np.int32(0)
     start = (*(zero,) * len(batch), index, zero, zero)
     key = lax.dynamic_update_slice(cached_key.value, key, start, allow_negative_indices=False)
@@ -298,7 +320,21 @@ def _cached(
     cached_key.value, cached_value.value = key, value
     cache_index.value = index + 1
     seen = jnp.broadcast_to(jnp.arange(length) <= index, (*batch, 1, 1, length))
-    return key, value, combine_masks(mask, seen)
+    mask = _row_of_mask(layer, mask, (*batch, heads, 1, length), index)
+    return key, value, combine_masks(mask, seen), index < length
+
+
+def _row_of_mask(layer: Module, mask: Array | None, weights: tuple[int, ...], index: Array) -> Array | None:
+    """Return what a mask says of the one token that is decoded; one of the whole sequence is cut down to its row."""
+    if mask is None:
+        return None
+    *_, length = weights
+    shape = jnp.shape(mask)
+    if length > 1 and shape[-2:-1] == (length,):
+        mask = lax.dynamic_slice_in_dim(jnp.asarray(mask), index, 1, axis=-2)
+        shape = mask.shape
+    check_mask(layer.path, "mask", shape, weights, f" Here it is one query, or all {length} that the cache is for.")
+    return jnp.reshape(mask, (*(1,) * (len(weights) - len(shape)), *shape))
 
 
 def _zeros(shape: tuple[int, ...], dtype: DTypeLike) -> Array:

@@ -8,20 +8,27 @@ gradients. Each layer's computation runs in one jitted function (``_jitted.py``)
 ``use_fast_variance`` takes the variance as ``E[x²] - E[x]²`` in one pass over the input, else as ``E[(x - E[x])²]`` in
 two, which keeps its digits where the mean is large beside the spread. ``mask`` says which entries take part in the
 statistics; all are normalised. With ``axis_name`` the statistics are those of all members of that mapped axis
-(``jax.vmap``, ``jax.shard_map``), or of those in one of the ``axis_index_groups``.
+(``jax.vmap``, ``jax.shard_map``), or of those in one of the ``axis_index_groups``: of all their entries together, also
+where masks leave some members with more entries than others. ``init`` runs outside of a mapped axis too, since there
+the statistics decide nothing. Where no entry takes part, the mean is 0 and the variance 1.
+
+``force_float32_reductions=False`` takes statistics in the dtype of the computation, but in float32 where that is
+float16, in which squares from 256 on are infinite and an epsilon of 1e-8 is 0.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
+from typing import cast as cast_type
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from batiste._arguments import array, number, whole_number
-from batiste.dtypes import canonicalize_dtype, cast, matched, reduction_dtype
+from batiste.dtypes import canonicalize_dtype, cast, matched, reduction_dtype, square_dtype
 from batiste.errors import ChannelGroupsError, FeatureAxesError, GroupChoiceError, InputRankError, NormMaskShapeError
 from batiste.module import Module, compact
 from batiste.nn._axes import divisors, kept_extents, sorted_axes
@@ -58,10 +65,10 @@ class Statistics(NamedTuple):
         groups = layer.axis_index_groups
         return cls(
             axes=axes,
-            dtype=reduction_dtype(dtype) if layer.force_float32_reductions else dtype,
+            dtype=np.dtype(reduction_dtype(dtype) if layer.force_float32_reductions else square_dtype(dtype)),
             use_mean=use_mean,
             use_fast_variance=layer.use_fast_variance,
-            axis_name=layer.axis_name,
+            axis_name=None if layer.axis_name is None or layer.is_initializing() else layer.axis_name,
             axis_index_groups=None if groups is None else tuple(tuple(group) for group in groups),
         )
 
@@ -329,27 +336,33 @@ def aligned_mask(mask: ArrayLike, shape: tuple[int, ...], path: tuple[str, ...])
     return jnp.reshape(cast(mask, jnp.bool_), padded)
 
 
-def moments(x: Array, mask: Array | None, how: Statistics) -> tuple[Array, Array]:
-    """Return the mean and the variance of ``x`` without the axes they are taken over.
+def moments(x: Array, mask: Array | None, how: Statistics) -> tuple[Array, Array, Array | None]:
+    """Return the mean and the variance of ``x`` without the axes they are taken over, and where there is one.
 
-    The variance of complex numbers is the mean square of their distance from the mean.
+    The variance of complex numbers is the mean square of their distance from the mean. The third result is None where
+    every mean has entries; the others are 0 and 1 where it is false.
     """
-    mean_of = functools.partial(jnp.mean, axis=how.axes, where=mask)
     x = cast(x, how.dtype)
+    if _is_empty(x, how):
+        return _of_nothing(x, how)
+    mean_of, present = _mean_of(x, mask, how)
     if not how.use_fast_variance:
-        mean = _shared(mean_of(x), how)
-        return mean, _shared(mean_of(_squared_size(x - jnp.expand_dims(mean, how.axes))), how)
-    square = _squared_size(x)
-    mean, square = mean_of(x), mean_of(square)
-    if how.axis_name is not None:
-        both = (mean, square) if mean.dtype != square.dtype else jnp.stack([mean, square])  # one message, not two
-        mean, square = _shared(both, how)
-    return mean, jnp.maximum(0.0, square - _squared_size(mean))
+        (mean,) = mean_of(x)
+        (variance,) = mean_of(_squared_size(x - jnp.expand_dims(mean, how.axes)))
+    else:
+        mean, square = mean_of(x, _squared_size(x))
+        variance = jnp.maximum(0.0, square - _squared_size(mean))
+    return mean, variance if present is None else jnp.where(present, variance, 1), present
 
 
 def mean_square(x: Array, mask: Array | None, how: Statistics) -> Array:
-    """Return the mean of ``x²`` without the axes that it is taken over."""
-    return _shared(jnp.mean(_squared_size(cast(x, how.dtype)), axis=how.axes, where=mask), how)
+    """Return the mean of ``x²`` without the axes that it is taken over, and 1 where there is nothing to average."""
+    x = cast(x, how.dtype)
+    if _is_empty(x, how):
+        return _of_nothing(x, how)[1]
+    mean_of, present = _mean_of(x, mask, how)
+    (square,) = mean_of(_squared_size(x))
+    return square if present is None else jnp.where(present, square, 1)
 
 
 def standardized(
@@ -374,7 +387,7 @@ def standardized(
       epsilon: keeps the division away from zero.
       dtype: what comes out.
     """
-    factor = lax.rsqrt(variance + epsilon)
+    factor = lax.rsqrt(cast(variance, square_dtype(variance.dtype)) + epsilon)
     if scale is not None:
         factor = jnp.multiply(*matched(factor, jnp.reshape(scale, extents)))
     y = x if mean is None else jnp.subtract(*matched(x, mean))
@@ -420,7 +433,7 @@ def _take_and_apply(
     if not how.use_mean:
         mean, variance = None, mean_square(x, mask, how)
     elif num_groups is None:
-        mean, variance = moments(x, mask, how)
+        mean, variance, _ = moments(x, mask, how)
     else:
         axes = axes[:-1]
         *others, channels = x.shape
@@ -428,7 +441,7 @@ def _take_and_apply(
         if mask is not None:
             *of_others, of_channels = mask.shape
             mask = jnp.reshape(mask, (*of_others, *(split[-2:] if of_channels == channels else (1, 1))))
-        mean, variance = moments(jnp.reshape(x, split), mask, how)  # [..., groups]
+        mean, variance, _ = moments(jnp.reshape(x, split), mask, how)  # [..., groups]
         mean, variance = (jnp.repeat(each, split[-1], axis=-1) for each in (mean, variance))  # [..., channels]
     mean = None if mean is None else jnp.expand_dims(mean, axes)
     return standardized(x, mean, jnp.expand_dims(variance, axes), scale, bias, extents, epsilon, dtype)
@@ -458,8 +471,46 @@ def _squared_size(x: Array) -> Array:
     return lax.square(x)
 
 
-def _shared(statistics: Any, how: Statistics) -> Any:
-    """Return the mean of ``statistics`` over the mapped axis, if there is one."""
+def _is_empty(x: Array, how: Statistics) -> bool:
+    """Return whether there is nothing to average along the axes."""
+    return any(x.shape[axis] == 0 for axis in how.axes)
+
+
+def _of_nothing(x: Array, how: Statistics) -> tuple[Array, Array, Array]:
+    kept = tuple(extent for axis, extent in enumerate(x.shape) if axis not in how.axes)
+    return jnp.zeros(kept, x.dtype), jnp.ones(kept, jnp.abs(x).dtype), jnp.zeros(kept, jnp.bool_)
+
+
+def _mean_of(x: Array, mask: Array | None, how: Statistics) -> tuple[Callable[..., tuple[Array, ...]], Array | None]:
+    """Return a function that takes means of arrays of the shape of ``x``, and where there are any; None: everywhere."""
+    if mask is None:
+
+        def mean_of(*arrays: Array) -> tuple[Array, ...]:
+            return _shared(tuple(jnp.mean(array, axis=how.axes) for array in arrays), how)
+
+        return mean_of, None
+    # As jnp.mean(where=mask) has it, with the counts of all members, and without a division by 0.
+    wide = reduction_dtype(_squared_size(x[:0]).dtype) if jnp.iscomplexobj(x) else reduction_dtype(x.dtype)
+    add: Callable[..., Any] = cast_type("Any", lax).psum
+    (count,) = _shared((jnp.sum(jnp.broadcast_to(mask, x.shape), axis=how.axes, dtype=wide),), how, add)
+    entries = jnp.maximum(count, 1)
+
+    def masked_mean_of(*arrays: Array) -> tuple[Array, ...]:
+        sums = [jnp.sum(array, axis=how.axes, dtype=reduction_dtype(array.dtype), where=mask) for array in arrays]
+        totals = _shared(tuple(sums), how, add)
+        means = [total / cast(entries, total.dtype) for total in totals]
+        return tuple(cast(mean, array.dtype) for mean, array in zip(means, arrays, strict=True))
+
+    return masked_mean_of, count > 0
+
+
+def _shared(
+    statistics: tuple[Array, ...], how: Statistics, reduce: Callable[..., Any] = lax.pmean
+) -> tuple[Array, ...]:
+    """Return the mean, or the sum, of statistics over the mapped axis, if there is one."""
     if how.axis_name is None:
         return statistics
-    return lax.pmean(statistics, how.axis_name, axis_index_groups=how.axis_index_groups)
+    share = functools.partial(reduce, axis_name=how.axis_name, axis_index_groups=how.axis_index_groups)
+    if len(statistics) == 1 or statistics[0].dtype != statistics[1].dtype:
+        return tuple(map(share, statistics))
+    return tuple(share(jnp.stack(statistics)))  # one message, not two

@@ -4,6 +4,10 @@ Inputs are ``[batch..., spatial..., channels]`` with any number of batch axes, n
 for each spatial axis, and so have the strides (1 by default). ``padding`` is ``"SAME"``, ``"VALID"``, or a
 ``(low, high)`` pair for each spatial axis; what is put at the edges never wins: zeros for a mean, infinities for a
 maximum or a minimum.
+
+Sums are taken in at least float32 and rounded once, as ``jnp.sum`` and ``jnp.mean`` do it: in half precision a sum of
+ones stops growing at 256 (bfloat16) or 2,048 (float16), and one of small integers wraps around. Up to four numbers in
+bfloat16 are added as they are, which gives Linen's bits: three additions cost 0.6 % at most, and nothing overflows.
 """
 
 from __future__ import annotations
@@ -13,14 +17,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from batiste._arguments import array, whole_numbers
-from batiste.dtypes import matched
+from batiste.dtypes import cast, matched, reduction_dtype
 from batiste.errors import AxesWarning, PoolingWindowError
-from batiste.typing import Array, ArrayLike
+from batiste.typing import Array, ArrayLike, DTypeLike
 
 __all__ = ["avg_pool", "max_pool", "min_pool", "pool"]
 
@@ -57,6 +62,9 @@ def pool(
     """
     inputs, window_shape = array(inputs, "inputs", "pool"), _window(window_shape)
     window, steps, pads = _checked(inputs, window_shape, strides, padding)
+    wide = _sum_dtype(inputs.dtype, window)
+    if wide != inputs.dtype and jnp.issubdtype(inputs.dtype, jnp.inexact) and reduce_fn in (lax.add, jnp.add):
+        return cast(pool(cast(inputs, wide), init, reduce_fn, window_shape, strides, padding), inputs.dtype)
     if inputs.ndim > len(window_shape) + 1:
         return lax.reduce_window(inputs, init, reduce_fn, window, steps, pads)
     batch_of_one = jnp.expand_dims(inputs, 0)
@@ -80,16 +88,20 @@ def avg_pool(
       count_include_pad: whether the zeros at the edges count.
 
     Returns:
-      ``[batch..., windows..., channels]``.
+      ``[batch..., windows..., channels]``: floating-point for integers and Booleans; in at least float32 where the
+      zeros at the edges do not count, as in Linen.
 
     Raises:
       ArgumentError: an extent, a step or a width is no whole number, or the input is no array.
       PoolingWindowError: window, strides or padding do not fit the input or one another.
     """
     inputs, window_shape = array(inputs, "inputs", "avg_pool"), _window(window_shape)
-    total = pool(inputs, 0.0, lax.add, window_shape, strides, padding)
+    is_exact = not jnp.issubdtype(inputs.dtype, jnp.inexact)
+    mean_dtype = jax.eval_shape(jnp.true_divide, inputs, 1).dtype if is_exact else inputs.dtype
+    window, _, _ = _checked(inputs, window_shape, strides, padding)
+    total = pool(cast(inputs, _sum_dtype(mean_dtype, window)), 0.0, lax.add, window_shape, strides, padding)
     if count_include_pad:
-        return total / math.prod(window_shape)
+        return cast(total / math.prod(window_shape), mean_dtype)
     spatial = len(window_shape)
     present = jnp.ones((*(1,) * (inputs.ndim - spatial - 1), *inputs.shape[-spatial - 1 : -1], 1))
     return jnp.divide(*matched(total, pool(present, 0.0, lax.add, window_shape, strides, padding)))
@@ -141,6 +153,13 @@ def min_pool(
       PoolingWindowError: window, strides or padding do not fit the input or one another.
     """
     return pool(inputs, np.inf, lax.min, window_shape, strides, padding)
+
+
+def _sum_dtype(dtype: DTypeLike, window: Sequence[int]) -> np.dtype[Any]:
+    """Return what windows of numbers of a floating-point dtype are summed in."""
+    if dtype == jnp.bfloat16 and math.prod(window) <= 4:
+        return np.dtype(jnp.bfloat16)
+    return reduction_dtype(dtype)
 
 
 def _window(window_shape: Any) -> tuple[int, ...]:

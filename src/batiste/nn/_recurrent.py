@@ -7,6 +7,9 @@ Inputs are ``[batch..., time, features...]``, or ``[time, batch..., features...]
 different lengths are padded at the end, and ``seq_lengths`` of shape ``[batch...]`` says how long each is. Padding is
 run over like the rest: its outputs are no zeros, but the carry that is returned is the one after the last real step,
 and a reversed sequence starts with it.
+
+A loop carries arrays of one dtype. Where inputs, parameters and the first carry are in several, the cells of
+``_cells.py`` start with the carry in the dtype that their steps leave it in.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ import numpy as np
 
 from batiste._arguments import array, whole_number
 from batiste.core import CollectionFilter
-from batiste.errors import NotACellError, SequenceShapeError
+from batiste.dtypes import cast
+from batiste.errors import CarryDtypeError, NotACellError, SequenceShapeError
 from batiste.lift import scan
 from batiste.module import Module, nowrap
-from batiste.nn._cells import RNNCellBase
+from batiste.nn._cells import BUILT_IN_CELLS, RNNCellBase, SimpleCell
 from batiste.typing import Array, ArrayLike, Key
 
 __all__ = ["RNN", "Bidirectional", "RNNBase", "flip_sequences"]
@@ -114,7 +118,8 @@ class RNN(Module):
         Raises:
           ArgumentError: ``unroll`` is no whole number from 1 on, or the input is no array.
           NotACellError: ``cell`` is no recurrent cell.
-          SequenceShapeError: the inputs have no time axis, or the lengths are not one for each sequence.
+          SequenceShapeError: the inputs have no time axis, or the lengths are not one integer for each sequence.
+          CarryDtypeError: the carry comes out of a step in another dtype.
         """
         inputs = array(inputs, "inputs", self)
         unroll = self.unroll if isinstance(self.unroll, bool) else whole_number(self.unroll, "unroll", self, low=1)
@@ -130,10 +135,13 @@ class RNN(Module):
         if initial_carry is None:
             step_shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :]
             initial_carry = self.cell.initialize_carry(jax.random.key(0) if init_key is None else init_key, step_shape)
+        initial_carry = _settled(self.cell, initial_carry, inputs)
         keep_carries = return_carry and seq_lengths is not None
+        made: list[Any] = []
 
         def step(cell: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
             carry, output = cell(carry, inputs)
+            made[:] = [carry]
             return carry, ((carry, output) if keep_carries else output)
 
         run: Any = scan(
@@ -146,7 +154,13 @@ class RNN(Module):
             out_axes=(0, time_axis) if keep_carries else time_axis,
             unroll=unroll,
         )
-        carry, outputs = run(self.cell, initial_carry, inputs)
+        try:
+            carry, outputs = run(self.cell, initial_carry, inputs)
+        except TypeError as error:
+            self._check_carry(initial_carry, made, error)
+            raise
+        finally:
+            made.clear()  # no tracer outlives its trace
         if return_carry and seq_lengths is not None:
             carries, outputs = outputs
             carry = _carry_at_end(initial_carry, carries, seq_lengths)
@@ -156,6 +170,13 @@ class RNN(Module):
             )
             outputs = jax.tree.map(flip, outputs)
         return (carry, outputs) if return_carry else outputs
+
+    @nowrap
+    def _check_carry(self, given: Any, made: list[Any], error: TypeError) -> None:
+        """Raise ``CarryDtypeError`` if a step turned the carry into ``made[0]``, of another dtype."""
+        if made and _differs_in_dtype(given, made[0]):
+            kind = type(self.cell).__name__
+            raise CarryDtypeError(path=self.path, cell=kind, given=_avals(given), made=_avals(made[0])) from error
 
     @nowrap
     def _axes(self, inputs: Array, *, time_major: bool) -> tuple[int, tuple[int, ...]]:
@@ -187,7 +208,15 @@ class RNN(Module):
                 problem=f"seq_lengths has shape {given}, but the batch axes are {batch}",
                 advice="Give one length for each sequence; set time_major if the first axis is time.",
             )
-        return jnp.broadcast_to(jnp.asarray(seq_lengths), batch)
+        lengths = jnp.asarray(seq_lengths)
+        if not jnp.issubdtype(lengths.dtype, jnp.integer):
+            raise SequenceShapeError(
+                path=self.path,
+                inputs=inputs.shape,
+                problem=f"seq_lengths are of {lengths.dtype}, and no integers",
+                advice="Give the number of real steps of each sequence: seq_lengths=mask.sum(axis=-1) for a mask.",
+            )
+        return jnp.broadcast_to(_signed(lengths), batch)
 
 
 class Bidirectional(Module):
@@ -277,9 +306,44 @@ def flip_sequences(inputs: Array, seq_lengths: ArrayLike | None, num_batch_dims:
         return jnp.flip(inputs, axis=time_axis)
     # Counting down from the last real step reaches -1 where padding begins, and -1 is the end of the padding.
     steps = jnp.arange(inputs.shape[time_axis]).reshape([-1 if axis == time_axis else 1 for axis in range(inputs.ndim)])
-    last = jnp.asarray(seq_lengths) - 1
+    last = _signed(jnp.asarray(seq_lengths)) - 1
     last = jnp.expand_dims(last, (time_axis, *range(num_batch_dims + 1, inputs.ndim)))
     return jnp.take_along_axis(inputs, last - steps, axis=time_axis)
+
+
+def _signed(lengths: Array) -> Array:
+    """Return lengths in a dtype in which what comes before them is no wrapped-around number."""
+    return lengths if lengths.dtype in (jnp.int32, jnp.int64) else lengths.astype(jnp.int32)
+
+
+def _settled(cell: RNNCellBase, carry: Any, inputs: Array) -> Any:
+    """Return a first carry in the dtypes that the steps of a cell of ``_cells.py`` leave it in."""
+    states: list[Any] = jax.tree.leaves(carry)
+    params: Any = cell.variables.get("params", {}) if cell.scope is not None else {}
+    kept_in = jax.tree.leaves(params) or [jnp.dtype(getattr(cell, "param_dtype", jnp.float32))]
+    given = {jnp.result_type(part) for part in (inputs, *states, *kept_in)}
+    wanted: Any = getattr(cell, "dtype", None)
+    if not states or (len(given) == 1 and wanted in (None, *given)):
+        return carry
+    if isinstance(cell, SimpleCell) and not cell.residual and wanted is not None:
+        settled = jnp.dtype(wanted)
+    elif isinstance(cell, BUILT_IN_CELLS):
+        settled = jnp.result_type(*given) if wanted is None else jnp.result_type(wanted, states[0])
+    else:
+        return carry
+    return jax.tree.map(functools.partial(cast, dtype=settled), carry)
+
+
+def _differs_in_dtype(carry: Any, made: Any) -> bool:
+    if jax.tree.structure(carry) != jax.tree.structure(made):
+        return False
+    pairs = zip(jax.tree.leaves(carry), jax.tree.leaves(made), strict=True)
+    return any(np.shape(old) == np.shape(new) and jnp.result_type(old) != jnp.result_type(new) for old, new in pairs)
+
+
+def _avals(carry: Any) -> str:
+    leaves: list[Any] = jax.tree.leaves(carry)
+    return ", ".join(f"{jnp.result_type(leaf)}[{','.join(map(str, np.shape(leaf)))}]" for leaf in leaves)
 
 
 def _carry_at_end(initial_carry: Any, carries: Any, seq_lengths: Array) -> Any:

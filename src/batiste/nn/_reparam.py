@@ -4,6 +4,9 @@
 through a function of theirs (``batiste.lift.map_variables``), and the wrapped Module runs on the result. What they keep
 of their own is named after the variable that it belongs to: ``Dense_0/kernel/scale``, ``Dense_0/kernel/u``. As in
 Linen, ``init`` returns the wrapped variables normalised once already.
+
+Lengths and singular values of float16 are taken in float32, since its squares are infinite from 256 on, and an epsilon
+of 1e-12 is 0 there.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from batiste._arguments import number, whole_number
-from batiste.dtypes import canonicalize_dtype, cast, matched
+from batiste.dtypes import canonicalize_dtype, cast, matched, square_dtype
 from batiste.errors import NonMatrixError
 from batiste.lift import map_variables
 from batiste.module import Module, compact
@@ -182,7 +185,7 @@ def _scaled_direction(
     value: Array, scale: Array | None, features: tuple[int, ...], epsilon: float, dtype: np.dtype[Any]
 ) -> Array:
     others = tuple(axis for axis in range(value.ndim) if axis not in features)
-    direction = _over_length(value, others, epsilon)
+    direction = _over_length(cast(value, square_dtype(value.dtype)), others, epsilon)
     if scale is not None:
         extents = kept_extents(value.shape, features)
         direction = jnp.multiply(*matched(direction, jnp.reshape(scale, extents)))
@@ -194,16 +197,17 @@ def _divided_by_norm(
     value: Array, u: Array, n_steps: int, epsilon: float, dtype: np.dtype[Any] | None
 ) -> tuple[Array, Array, Array]:
     """Return ``value`` over its largest singular value, the singular vector after ``n_steps`` steps, and the former."""
-    matrix = jnp.reshape(value, (-1, value.shape[-1]))
-    v = u
+    kept_in = np.dtype(canonicalize_dtype(value, u))
+    dtype = np.dtype(canonicalize_dtype(value, u, dtype=dtype))
+    matrix = jnp.reshape(cast(value, square_dtype(value.dtype)), (-1, value.shape[-1]))
+    v = u = cast(u, square_dtype(u.dtype))
     for _ in range(n_steps):
         v = _over_length(jnp.matmul(u, matrix.T), (0, 1), epsilon)
         u = _over_length(jnp.matmul(v, matrix), (0, 1), epsilon)
     u, v = lax.stop_gradient(u), lax.stop_gradient(v)
     sigma = jnp.matmul(jnp.matmul(v, matrix), u.T)[0, 0]
     normal = jnp.divide(*matched(matrix, jnp.where(sigma != 0, sigma, 1)))
-    normal = jnp.reshape(normal, value.shape)
-    return cast(normal, canonicalize_dtype(normal, u, v, sigma, dtype=dtype)), u, sigma
+    return cast(jnp.reshape(normal, value.shape), dtype), cast(u, kept_in), cast(sigma, kept_in)
 
 
 def _over_length(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:

@@ -13,6 +13,8 @@ from batiste.errors import (
     ScanCarryError,
     SeveralScopesError,
     SharedVariableError,
+    SownInVainError,
+    SplitStreamError,
     TransformedMethodReturnValueError,
     TransformedModuleError,
     TransformTargetError,
@@ -290,3 +292,30 @@ def a_body_that_changes_its_carry():
             return nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)()(x, None)
 
     Model().init(key, x)
+
+
+@raises(SownInVainError, "/ScanBody_0 sows 'h' into 'intermediates'", "scan", "variable_axes={'intermediates': 0}")
+def sown_in_a_scan_that_does_not_lift_it():
+    class Body(nn.Module):
+        @nn.compact
+        def __call__(self, carry, x):
+            self.sow("intermediates", "h", x)
+            return carry, x
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.scan(Body)()((), x)
+
+    Model().apply({}, x, mutable=["intermediates"])
+
+
+@raises(SplitStreamError, "/Dropout_0 draws a key of 'dropout' inside the body of scan", "pass it in")
+def dropout_from_outside_of_a_scan():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            drop = nn.Dropout(0.5, deterministic=False)
+            return nn.scan(lambda module, carry, x: (carry, drop(x)), split_rngs={"dropout": True})(self, (), x)
+
+    Model().apply({}, x, rngs={"dropout": key})

@@ -11,6 +11,7 @@ from batiste.errors import (
     AttentionFunctionError,
     AttentionHeadsError,
     AttentionInputsError,
+    AttentionMaskError,
     AttentionShapeError,
     AxesError,
     BatchApplyError,
@@ -19,6 +20,7 @@ from batiste.errors import (
     CacheMaskError,
     CacheShapeError,
     CacheSizeError,
+    CarryDtypeError,
     CarryShapeError,
     CellMethodError,
     ChannelGroupsError,
@@ -241,8 +243,30 @@ def a_dense_layer_as_a_cell():
 
 
 @raises(CarryShapeError, "/ is given a carry of", "features=4", "initialize_carry")
-def a_carry_of_another_size():
-    nn.GRUCell(4).init(key, jnp.ones((2, 3)), x)
+def a_carry_of_two_sizes():
+    nn.LSTMCell(4).init(key, (jnp.ones((2, 3)), jnp.ones((2, 4))), x)
+
+
+@raises(CarryDtypeError, "/ runs Doubling over", "float32[2,3]", "float16[2,3]", "param_dtype")
+def a_carry_that_changes_its_dtype():
+    class Doubling(nn.RNNCellBase):
+        param_dtype = jnp.float32
+        num_feature_axes = 1
+
+        @nn.nowrap
+        def initialize_carry(self, rng, input_shape):
+            return jnp.zeros(input_shape)
+
+        def __call__(self, carry, inputs):
+            return (2 * carry).astype(jnp.float16), inputs
+
+    nn.RNN(Doubling()).init(key, jnp.ones((2, 5, 3)))
+
+
+@raises(AttentionMaskError, "dot_product_attention_weights is given a mask of shape (5, 1, 2, 2)", "(1, 1, 2, 2)")
+def a_mask_of_another_batch():
+    inputs = jnp.ones((1, 2, 1, 4))
+    nn.dot_product_attention(inputs, inputs, inputs, mask=jnp.ones((5, 1, 2, 2)))
 
 
 @raises(SequenceShapeError, "/ cannot run over inputs of shape (3,)", "leaves none for time")

@@ -7,13 +7,13 @@ A batch renormalisation of a reinforcement-learning library, say, imports ``_com
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from batiste.compat.flax.typing import Array, Axes, Dtype, Initializer
-from batiste.dtypes import canonicalize_dtype
+from batiste.dtypes import canonicalize_dtype, square_dtype
 from batiste.nn import Module
 
 __all__ = [
@@ -59,7 +59,8 @@ def squared_size(x: Any) -> Any:
 
 def l2_normalize(x: Any, axis: Any = None, eps: float = 1e-12) -> Any:
     """Return ``x`` at length 1 along ``axis``."""
-    return x * jax.lax.rsqrt(jnp.square(x).sum(axis=axis, keepdims=True) + eps)
+    wide = jnp.asarray(x, square_dtype(jnp.result_type(x)))
+    return jnp.asarray(wide * jax.lax.rsqrt(jnp.square(wide).sum(axis=axis, keepdims=True) + eps), x.dtype)
 
 
 def compute_stats(
@@ -86,16 +87,22 @@ def compute_stats(
       mask: which elements count.
       force_float32_reductions: whether narrower dtypes are widened first.
     """
-    kind: Any = jnp.result_type(x) if dtype is None else dtype
+    kind: Any = square_dtype(jnp.result_type(x) if dtype is None else dtype)
     if force_float32_reductions:
         kind = jnp.promote_types(kind, jnp.float32)
     values, over = jnp.asarray(x, kind), canonicalize_axes(jnp.ndim(x), axes)
+    groups = {"axis_index_groups": axis_index_groups}
 
     def averaged(*arrays: Any) -> list[Any]:
-        local = [array.mean(over, where=mask) for array in arrays]
         if axis_name is None:
-            return local
-        return list(jax.lax.pmean(jnp.stack(local), axis_name, axis_index_groups=axis_index_groups))
+            return [array.mean(over, where=mask) for array in arrays]
+        if mask is None:
+            return list(jax.lax.pmean(jnp.stack([array.mean(over) for array in arrays]), axis_name, **groups))
+        counts = jnp.broadcast_to(mask, values.shape).sum(over, dtype=kind)  # members may have different ones
+        sums = jnp.stack([*(array.sum(over, where=mask) for array in arrays), counts])
+        add = cast("Any", jax.lax).psum
+        totals = add(sums, axis_name, **groups)
+        return list(totals[:-1] / totals[-1:])
 
     if not use_mean:
         (square,) = averaged(squared_size(values))
@@ -133,7 +140,7 @@ def normalize(
     if force_float32_reductions:
         mean, var = jnp.asarray(mean, jnp.float32), jnp.asarray(var, jnp.float32)
     taking_part = [x]
-    factor = jax.lax.rsqrt(var + epsilon)
+    factor = jax.lax.rsqrt(jnp.asarray(var, square_dtype(var.dtype)) + epsilon)
     if use_scale:
         scale = mdl.param("scale", scale_init, shape, param_dtype).reshape(extents)
         factor = factor * scale

@@ -16,7 +16,15 @@ import jax
 import jax.numpy as jnp
 
 from batiste.compat.flax.core.nn.linear import default_kernel_init, dense_general
-from batiste.errors import AttentionHeadsError, AxesError, CacheShapeError, UnsupportedOptionError
+from batiste.core import is_tracer
+from batiste.errors import (
+    AttentionHeadsError,
+    AttentionMaskError,
+    AxesError,
+    CacheLengthError,
+    CacheShapeError,
+    UnsupportedOptionError,
+)
 from batiste.nn.initializers import zeros
 from batiste.struct import dataclass
 
@@ -83,6 +91,7 @@ def dot_product_attention(
       ``[batch, dims..., heads, depth of values]``.
 
     Raises:
+      AttentionMaskError: if the bias has other axes or extents than the weights, or 1.
       AxesError: if ``axis`` names the batch, the heads or the depth.
       InvalidRngError: if dropout is on and there is no key for it.
     """
@@ -129,8 +138,16 @@ def _attended(axis: int | Iterable[int] | None, rank: int) -> tuple[int, ...]:
 
 
 def _flat_bias(bias: Any, wanted: Any, count: int, query_shape: Any, key_shape: Any) -> Any:
-    """Return a bias with the attended axes of queries, and those of keys, made one."""
+    """Return a bias with the attended axes of queries, and those of keys, made one.
+
+    Raises:
+      AttentionMaskError: if it has more entries than the weights, or does not broadcast to them.
+    """
     of_queries, of_keys = query_shape[-2 - count : -2], key_shape[-2 - count : -2]
+    full = (*wanted[:-2], *of_queries, *of_keys)
+    pairs = zip(bias.shape[::-1], full[::-1], strict=False)
+    if len(bias.shape) > len(full) or any(size not in {1, extent} for size, extent in pairs):
+        raise AttentionMaskError(path="dot_product_attention", what="bias", given=bias.shape, expected=full, advice="")
     bias = jnp.broadcast_to(bias, (*bias.shape[: bias.ndim - 2 * count], *of_queries, *of_keys))
     return bias.reshape((*bias.shape[: bias.ndim - 2 * count], *wanted[-2:]))
 
@@ -281,6 +298,7 @@ def _cached(scope: Any, key: Any, value: Any, *, causal_mask: bool) -> tuple[Any
 
     Raises:
       CacheShapeError: if more than one position comes in.
+      CacheLengthError: if the cache is full; within a trace, where this cannot be told, the keys are NaN.
       UnsupportedOptionError: if a position may see those after it.
     """
     if not causal_mask:
@@ -315,11 +333,21 @@ def _cached(scope: Any, key: Any, value: Any, *, causal_mask: bool) -> tuple[Any
             problem=f"its input gives keys of shape {key.shape}",
             advice="Give one position at a time.",
         )
+    slots = math.prod(dims)
+    if not is_tracer(held.i) and int(held.i) >= slots:
+        raise CacheLengthError(
+            path="multi_head_dot_product_attention",
+            length=int(held.i) + 1,
+            when="in all",
+            slots=slots,
+            advice="Make the cache for as many positions as the longest sequence has.",
+        )
     start = (0, *jnp.unravel_index(held.i.astype(jnp.int32), dims), 0, 0)
     key, value = (
         jax.lax.dynamic_update_slice(old, new.astype(old.dtype), cast("Any", start))
         for old, new in ((held.key, key), (held.value, value))
     )
     entry.value = CacheEntry(key, value, held.i + 1)
-    before = jnp.arange(math.prod(dims)) <= held.i.astype(jnp.int32)
+    key = jnp.where(held.i < slots, key, jnp.nan)
+    before = jnp.arange(slots) <= held.i.astype(jnp.int32)
     return key, value, [before.reshape((*(1,) * (2 + len(dims)), *dims))]
