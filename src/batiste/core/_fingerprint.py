@@ -449,8 +449,8 @@ class _Walk:
     def _descriptor(self, value: Any) -> Hashable | None:
         match value:
             case staticmethod() | classmethod():
-                wrapper = cast("Any", value)
-                return (type(wrapper), self.key(wrapper.__func__))
+                wrapper: Any = value  # pyright: ignore[reportUnknownVariableType] - of any signature
+                return (cast("Any", type)(wrapper), self.key(wrapper.__func__))
             case property():
                 return (property, *map(self.key, (value.fget, value.fset, value.fdel)))
             case functools.cached_property():

@@ -128,7 +128,7 @@ class SpectralNorm(Module):
           ModifyScopeVariableError: ``update_stats`` is true, and the collection is not mutable.
         """
         epsilon = number(self.epsilon, "epsilon", self, low=0)
-        kept_in = self.param_dtype
+        kept_in: Any = self.param_dtype
         if kept_in is not None:
             kept_in = canonicalize_dtype(dtype=kept_in, inexact=False)
         dtype = None if self.dtype is None else np.dtype(canonicalize_dtype(dtype=self.dtype, inexact=False))
