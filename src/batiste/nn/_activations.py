@@ -108,10 +108,11 @@ class PReLU(Module):
           ArgumentError: ``negative_slope_init`` is neither a number nor numbers, or the input is no array.
         """
         inputs = array(inputs, "inputs", self)
-        given: Any = self.negative_slope_init
-        is_single = isinstance(given, str) or not isinstance(given, Sequence | np.ndarray)
-        first: Any = number(given, "negative_slope_init", self) if is_single else np.asarray(given)
-        shape: tuple[int, ...] = np.shape(first)
+        first: Any = self.negative_slope_init
+        if isinstance(first, str) or not hasattr(first, "__len__"):
+            first = number(first, "negative_slope_init", self)
+        first = np.asarray(first)
+        shape: tuple[int, ...] = first.shape
         if shape and shape != inputs.shape[inputs.ndim - len(shape) :]:
             expected = f"a number, or numbers of the last axes of the input, of shape {inputs.shape}"
             raise refused(self.negative_slope_init, "negative_slope_init", self, expected)
