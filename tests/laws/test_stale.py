@@ -527,6 +527,20 @@ def use_fit(function):
     return -fit(stepped, state, itertools.repeat({}), steps=1, compile_cache=False).params["w"]
 
 
+def stepped_by(function):
+    """Return a step that reads the number itself; it is one function for all numbers."""
+
+    def step(state, _):
+        return state.apply_gradients(grads={"w": jnp.ones(()) * function()}), {}
+
+    return step
+
+
+def use_fit_of_a_step(function):
+    state = TrainState.create(apply_fn=None, params={"w": jnp.zeros(())}, tx=optax.sgd(1.0))
+    return -fit(stepped_by(function), state, itertools.repeat({}), steps=1, compile_cache=False).params["w"]
+
+
 def use_lifted(function):
     ALIVE.append(jax.jit(nn.remat(nn.jit(Block))(function).apply))
     return run(ALIVE[-1], {}, X)[0, 0]
@@ -547,7 +561,7 @@ USES = {
     make.__name__.removeprefix("use_"): make
     for make in (
         use_init, use_init_under_jit, use_init_of_a_stack, use_apply, use_apply_of_a_class, use_state, use_schedule,
-        use_fit, use_lifted, use_scan, use_repeat,
+        use_fit, use_fit_of_a_step, use_lifted, use_scan, use_repeat,
     )
 }  # fmt: skip
 
@@ -563,7 +577,12 @@ def cases():
         for _ in range(1 if use in {"scan", "repeat"} else 2)
     }
     chosen |= {(next(places), route, use) for use in USES for route in ROUTES}
-    dear = {"fit": list(PLACES)[::8], "scan": list(PLACES)[::2], "repeat": list(PLACES)[1::2]}  # each compiles a step
+    dear = {
+        "fit": list(PLACES)[::8],
+        "fit_of_a_step": list(PLACES)[4::8],
+        "scan": list(PLACES)[::2],
+        "repeat": list(PLACES)[1::2],
+    }  # each compiles a step
     chosen -= {(p, route, use) for use, few in dear.items() for p in PLACES if p not in few for route in ROUTES}
     return sorted(chosen)
 

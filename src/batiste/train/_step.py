@@ -6,6 +6,7 @@ its arguments where the step before has left them, and the first program serves 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -14,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from batiste.core import Valued, fingerprint, kept
 from batiste.errors import BatisteError, LoopArgumentError, StepResultError
 from batiste.train._memory import check_there, explain_batch
 from batiste.train._metrics import check_metrics, metric_names
 from batiste.tree import diff, flatten
 
-__all__ = ["as_given", "check_next", "check_step", "compile_step", "explain_failure", "is_compiled"]
+__all__ = ["as_given", "as_program", "check_next", "check_step", "compile_step", "explain_failure", "is_compiled"]
 
 State = TypeVar("State")
 
@@ -40,11 +42,36 @@ def is_compiled(step: Callable[..., Any]) -> bool:
     return hasattr(step, "lower") or isinstance(step, jax.stages.Compiled)
 
 
+class _Program(Valued):
+    """A step as it is when a run begins: equal to another that surely computes the same.
+
+    ``jax.jit`` keeps a program for a function, and a step that reads settings is the same function when they change.
+    """
+
+    def __init__(self, step: Callable[..., Any]) -> None:
+        super().__init__(fingerprint(step))
+        functools.update_wrapper(self, step)
+        self._step = step
+
+    def __call__(self, state: Any, batch: Any) -> Any:
+        return self._step(state, batch)
+
+
+@kept(maxsize=32)
+def _first_of_its_kind(program: _Program) -> _Program:
+    return program  # JAX keeps what it compiled for as long as the function is there
+
+
+def as_program(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step that is compiled again in a later run only if it may compute something else by then."""
+    return step if is_compiled(step) else _first_of_its_kind(_Program(step))
+
+
 def compile_step(step: Callable[..., Any], state: Any) -> Callable[..., Any]:
     """Return the compiled step, which donates the state unless it was compiled already.
 
     Args:
-      step: the function as it was given.
+      step: the function, as ``as_program`` gives it.
       state: the state, placed.
     """
     if is_compiled(step):
