@@ -357,3 +357,20 @@ def test_hints():
 
     (note,), _ = notes_of(lambda: Items().init(KEY, X), TypeError)
     assert "self.layers: lists that are assigned to a module become tuples" in note
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"), [("relu", "act=nn.relu"), ("tanh", "act=nn.tanh"), (3, "the function itself.")]
+)
+def test_a_field_that_is_no_function_is_named(given, hint):
+    class Model(nn.Module):
+        act: object = given
+
+        @nn.compact
+        def __call__(self, x):
+            return self.act(x)
+
+    with pytest.raises(TypeError, match="not callable") as caught:
+        Model().apply({}, jnp.ones(2))
+    assert f"The field act={given!r} is called" in caught.value.__notes__[0]
+    assert hint in caught.value.__notes__[0]

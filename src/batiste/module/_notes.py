@@ -18,6 +18,7 @@ from types import CodeType, TracebackType
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 
 from batiste.core import CONCRETIZATION_ERRORS, is_tracer
 from batiste.errors import BatisteError, ModuleListError, TracedFlagError
@@ -36,6 +37,7 @@ _NOTING = frozenset({"_run_plain", "_run_compact", "_run_setup", "run_noted", "_
 _LAYERS = "batiste.nn."
 _CLASSES = re.compile(r"'(?:[\w.<>]+\.)?(\w+)'")
 _LIST_METHODS = frozenset({"append", "extend", "insert", "remove", "pop", "clear", "reverse", "sort"})
+_NOT_CALLABLE = re.compile(r"'(\w+)' object is not callable")
 _LIST_ERRORS = re.compile(r"'tuple' object does not support item|can only concatenate tuple \(not \"list\"\)")
 
 
@@ -185,6 +187,11 @@ def _hint(error: BaseException, module: Blueprint, named: list[tuple[str, str, A
         )
     if isinstance(error, TypeError) and (kind := _module_in(str(error), module)):
         return f"{kind} is a layer, and was not called: write {kind}(...)(x)."
+    if isinstance(error, TypeError) and (called := _NOT_CALLABLE.fullmatch(str(error))):
+        fields = [(n, value) for n, _, value in _fields(module) if type(value).__name__ == called[1]]
+        if fields:
+            name, value = fields[0]
+            return f"The field {name}={value!r} is called: give the function itself{_function_named(value, name)}."
     if isinstance(error, TypeError) and _LIST_ERRORS.search(str(error)):
         names = [n for n, value in module.__dict__.items() if isinstance(value, tuple) and n in module._state.assigned]
         if names:
@@ -193,6 +200,13 @@ def _hint(error: BaseException, module: Blueprint, named: list[tuple[str, str, A
                 f"then assign it whole."
             )
     return ""
+
+
+def _function_named(value: Any, field: str) -> str:
+    """Return how a function is written that a text names, or nothing."""
+    homes = {"jax.nn": jax.nn, "jnp": jnp}
+    found = next((home for home, names in homes.items() if isinstance(value, str) and hasattr(names, value)), None)
+    return "" if found is None else f", {field}={'nn' if found == 'jax.nn' else found}.{value}"
 
 
 def _module_in(text: str, module: Blueprint) -> str:
