@@ -27,6 +27,7 @@ import jax
 
 from batiste.diagnose._differences import Comparison, Difference, Path, shape_of
 from batiste.errors import RetraceWarning
+from batiste.module import Blueprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -191,7 +192,7 @@ class _Argument:
 
 
 def _abstract(leaf: Any) -> Any:
-    shape = shape_of(leaf)
+    shape = None if isinstance(leaf, Blueprint) else shape_of(leaf)
     return leaf if shape is None else shape
 
 

@@ -138,14 +138,8 @@ class RNN(Module):
         initial_carry = _settled(self.cell, initial_carry, inputs)
         keep_carries = return_carry and seq_lengths is not None
         made: list[Any] = []
-
-        def step(cell: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
-            carry, output = cell(carry, inputs)
-            made[:] = [carry]
-            return carry, ((carry, output) if keep_carries else output)
-
         run: Any = scan(
-            step,
+            _stepper(made, keep_carries=keep_carries),
             variable_axes=self.variable_axes,
             variable_broadcast=self.variable_broadcast,
             variable_carry=self.variable_carry,
@@ -159,8 +153,6 @@ class RNN(Module):
         except TypeError as error:
             self._check_carry(initial_carry, made, error)
             raise
-        finally:
-            made.clear()  # no tracer outlives its trace
         if return_carry and seq_lengths is not None:
             carries, outputs = outputs
             carry = _carry_at_end(initial_carry, carries, seq_lengths)
@@ -332,6 +324,17 @@ def _settled(cell: RNNCellBase, carry: Any, inputs: Array) -> Any:
     else:
         return carry
     return jax.tree.map(functools.partial(cast, dtype=settled), carry)
+
+
+def _stepper(made: list[Any], *, keep_carries: bool) -> Callable[..., tuple[Any, Any]]:
+    """Return the body of the loop, which leaves the shapes and dtypes of its carry in ``made``."""
+
+    def step(cell: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
+        carry, output = cell(carry, inputs)
+        made[:] = [jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)), carry)]
+        return carry, ((carry, output) if keep_carries else output)
+
+    return step
 
 
 def _differs_in_dtype(carry: Any, made: Any) -> bool:

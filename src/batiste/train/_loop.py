@@ -199,6 +199,8 @@ class Loop(Generic[State]):
             "unfinished": self._unfinished,
         }
         check_there(self._state, f"The state after step {self.step}")
+        if self._lent:  # a body that has the state may have put something else into its dicts
+            self._state = own_state(self._state)
         self._run.save_async(
             self.step,
             self._state,

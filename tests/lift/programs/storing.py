@@ -30,7 +30,7 @@ def sow_and_capture_in_vmap(nn):
 
     def body(_, x):
         one = nn.vmap(Sowing, variable_axes=options, split_rngs={"params": True})()(x)
-        return nn.vmap(Sowing, variable_axes={"params": 0}, split_rngs={"params": True})()(one)
+        return nn.vmap(Sowing, variable_axes=options, split_rngs={"params": True})()(one)
 
     return compact(nn, body)
 
