@@ -239,7 +239,7 @@ def test_variables_that_are_missing():
         apply(weight)({})
     with pytest.raises(ScopeCollectionNotFound, match="The collection 'parms' is misspelt: write 'params'"):
         apply(weight)({"parms": params})
-    with pytest.raises(ScopeCollectionNotFound, match=r"mutable=\['cache'\]\. Did you mean 'cachee'"):
+    with pytest.raises(ScopeCollectionNotFound, match="The collection 'cachee' is misspelt: write 'cache'"):
         apply(read)({"params": params, "cachee": {}}, "cache", "k")
     with pytest.raises(ScopeVariableNotFoundError, match=r"no variable 'keys' .*'cache'; /encoder holds key\. Did you"):
         apply(read)({"cache": {"encoder": {"key": 1}}}, "cache", "keys")

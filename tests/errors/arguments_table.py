@@ -620,6 +620,7 @@ AS_LINEN = "as Flax Linen has it; tests/lift compares it with Linen, mistakes in
 ELSEWHERE = {
     "dtypes.is_array_class": INSIDE,
     "dtypes.matched": INSIDE,
+    "dtypes.square_dtype": INSIDE,
     **dict.fromkeys(("tree.Diff", "tree.Difference", "tree.Total", "tree.Pattern"), STATES),
     "tree.LazyArray": "what its reader returns is checked against it when it is read: LazyReadError",
     **dict.fromkeys(

@@ -61,4 +61,5 @@ def test_no_more_equations_than_linen(make, x, kwargs):
             jax.make_jaxpr(differentiated(lambda p, o, x, library=library: loss(library, p, o, x)))(params, others, x)
             for library in (nn, linen)
         )
-        assert count(ours.jaxpr) <= count(theirs.jaxpr)
+        more = 3 if "mask" in kwargs else 0  # where a mask leaves nothing to average, Linen divides by zero
+        assert count(ours.jaxpr) <= count(theirs.jaxpr) + more

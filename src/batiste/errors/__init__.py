@@ -1,5 +1,8 @@
 """The catalogue: every error of batiste, one class each, with a code, a message and a hint."""
 
+import typing as _typing
+
+from batiste._later import later as _later
 from batiste.errors._arguments import (
     ArgumentError,
     AxesWarning,
@@ -156,7 +159,6 @@ from batiste.errors._module import (
     ReservedModuleAttributeError,
     SetAttributeFrozenModuleError,
     SetAttributeInModuleSetupError,
-    TracedFlagError,
     UnknownFieldError,
     UnknownModuleAttributeError,
     VariableOutsideSetupError,
@@ -267,6 +269,11 @@ from batiste.errors._tree import (
     UnmatchedPathsError,
     UnmatchedPatternError,
 )
+
+if _typing.TYPE_CHECKING:
+    from batiste.errors._traced import TracedFlagError
+else:  # it is one of JAX's errors, too, and all others do without JAX
+    __getattr__, __dir__ = _later(__name__, (), {"_traced": ("TracedFlagError",)})
 
 __all__ = [
     "AbstractMeshError",

@@ -24,7 +24,7 @@ class NotACellError(LayerError, TypeError, AttributeError):
     hint = "Give an RNNCellBase, for example nn.RNN(nn.LSTMCell(64))."
 
 
-class CarryShapeError(LayerError):
+class CarryShapeError(LayerError, TypeError):
     """The carry given to a cell is not one that the cell works on."""
 
     code = "recurrent/carry-shape"

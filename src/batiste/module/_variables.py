@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar, cast
 
+import jax
 import jax.numpy as jnp
 
 from batiste.core import Scope, Variable
@@ -166,7 +167,8 @@ class VariableAccess(Blueprint):
         """
         scope = self._bound("sow")
         if not scope.is_mutable_collection(col):
-            scope.check_sown(col, name)
+            if jax.tree.leaves(value):  # names alone are nothing that was computed
+                scope.check_sown(col, name)
             return False
         if scope.has_variable(col, name):
             held = scope.get_variable(col, name)

@@ -157,18 +157,8 @@ class MultiHeadDotProductAttention(Module):
             dropout_is_off = merge_param("deterministic", self.deterministic, deterministic)
             if not dropout_is_off and dropout_rng is None:
                 dropout_rng = self.make_rng("dropout")
-        options: dict[str, Any] = {
-            "mask": mask,
-            "dropout_rng": dropout_rng,
-            "dropout_rate": dropout_rate,
-            "broadcast_dropout": self.broadcast_dropout,
-            "deterministic": dropout_is_off,
-            "dtype": self.dtype,
-            "precision": self.precision,
-            "force_fp32_for_softmax": self.force_fp32_for_softmax,
-            "qk_attn_weights_einsum": self.qk_attn_weights_einsum_cls and self.qk_attn_weights_einsum_cls(),
-            "attn_weights_value_einsum": self.attn_weights_value_einsum_cls and self.attn_weights_value_einsum_cls(),
-        }
+        options = _options(self) | {"mask": mask, "dropout_rng": dropout_rng, "dropout_rate": dropout_rate}
+        options["deterministic"] = dropout_is_off
         heads = self.attention_fn(query, key, value, **_accepted(self, options, sow_weights=sow_weights))
         if has_room is not None:
             heads = jnp.where(has_room, heads, jnp.nan)
@@ -278,6 +268,18 @@ def _project(layer: MultiHeadDotProductAttention, name: str, inputs: Array, inpu
         dot_general_cls=layer.qkv_dot_general_cls,
         name=name,
     )(inputs)
+
+
+def _options(layer: MultiHeadDotProductAttention) -> dict[str, Any]:
+    """Return what ``attention_fn`` is told of the layer's own options."""
+    return {
+        "broadcast_dropout": layer.broadcast_dropout,
+        "dtype": layer.dtype,
+        "precision": layer.precision,
+        "force_fp32_for_softmax": layer.force_fp32_for_softmax,
+        "qk_attn_weights_einsum": layer.qk_attn_weights_einsum_cls and layer.qk_attn_weights_einsum_cls(),
+        "attn_weights_value_einsum": layer.attn_weights_value_einsum_cls and layer.attn_weights_value_einsum_cls(),
+    }
 
 
 def _cached(

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from batiste._arguments import array, whole_number
+from batiste._arguments import array, dtype_name, whole_number
 from batiste.core import CollectionFilter
 from batiste.dtypes import cast
 from batiste.errors import CarryDtypeError, NotACellError, SequenceShapeError
@@ -312,9 +312,12 @@ def _settled(cell: RNNCellBase, carry: Any, inputs: Array) -> Any:
     """Return a first carry in the dtypes that the steps of a cell of ``_cells.py`` leave it in."""
     states: list[Any] = jax.tree.leaves(carry)
     params: Any = cell.variables.get("params", {}) if cell.scope is not None else {}
-    kept_in = jax.tree.leaves(params) or [jnp.dtype(getattr(cell, "param_dtype", jnp.float32))]
+    kept_in = jax.tree.leaves(params) or [
+        dtype_name(getattr(cell, "param_dtype", jnp.float32), "param_dtype", type(cell).__name__)
+    ]
     given = {jnp.result_type(part) for part in (inputs, *states, *kept_in)}
     wanted: Any = getattr(cell, "dtype", None)
+    wanted = None if wanted is None else dtype_name(wanted, "dtype", type(cell).__name__)
     if not states or (len(given) == 1 and wanted in (None, *given)):
         return carry
     if isinstance(cell, SimpleCell) and not cell.residual and wanted is not None:
