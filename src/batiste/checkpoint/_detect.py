@@ -256,8 +256,9 @@ def _shortened(place: Path) -> str:
 
 def _not_found(place: Path) -> CheckpointNotFoundError:
     folder = place.parent
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    is_there = os.path.isdir(folder)  # noqa: PTH112 - False, and no error, for a name that is too long
+    names = [entry.name for entry in folder.iterdir()] if is_there else []
     cure = "Check the path; `batiste.checkpoint.Manager(folder).steps()` lists the steps of a run."
-    if any(f".{place.name}.batiste-" in entry.name for entry in leftovers(folder)):
+    if is_there and any(f".{place.name}.batiste-" in entry.name for entry in leftovers(folder)):
         cure = f"A save of it was interrupted; `batiste.checkpoint.cleanup({str(folder)!r})` clears what is left."
-    return CheckpointNotFoundError(path=place, near=nearest(place.name, names), cure=cure)
+    return CheckpointNotFoundError(path=_shortened(place), near=nearest(place.name, names), cure=cure)
