@@ -334,10 +334,14 @@ def _stepper(made: list[Any], *, keep_carries: bool) -> Callable[..., tuple[Any,
 
     def step(cell: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
         carry, output = cell(carry, inputs)
-        made[:] = [jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)), carry)]
+        made[:] = [jax.tree.map(_outline, carry)]
         return carry, ((carry, output) if keep_carries else output)
 
     return step
+
+
+def _outline(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf))
 
 
 def _differs_in_dtype(carry: Any, made: Any) -> bool:
