@@ -54,9 +54,12 @@ _ALL: Final[Watch] = tuple(each for module in _MODULES for each in _watched(modu
 def is_replaced(watched: Watch = _ALL) -> bool:
     """Return whether a public function of JAX, or one of those that are watched, is another than it was."""
     try:
-        return any(take(space) != known for space, take, known in watched)
+        for space, take, known in watched:
+            if take(space) != known:
+                return True
     except KeyError:  # one is gone
         return True
+    return False
 
 
 def watch(function: types.FunctionType) -> Watch:
