@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
@@ -32,7 +33,9 @@ __all__ = [
     "function",
     "mapping",
     "number",
+    "path",
     "refused",
+    "seconds",
     "shown",
     "text",
     "whole_number",
@@ -189,6 +192,31 @@ def text(value: Any, argument: str, where: Where, *, what: str = "a text", empty
     raise refused(value, argument, where, what if empty else f"{what} that is not empty", "")
 
 
+def path(value: Any, argument: str, where: Where, *, what: str = "a path") -> str:
+    """Return a path as text: of a string, or of what stands for one, such as a ``pathlib.Path``.
+
+    Raises:
+      ArgumentError: it is something else, is empty, or has a null character, which no path has.
+    """
+    found = os.fspath(cast("os.PathLike[Any]", value)) if isinstance(value, str | os.PathLike) else value
+    if type(found) is str and found and "\0" not in found:
+        return found
+    advice = "Decode it first: os.fsdecode(...)." if isinstance(found, bytes) else ""
+    if isinstance(found, str):
+        advice = "A folder of its own has a name, and the working directory is '.'." if not found else "Leave it out."
+        what = f"{what} that is not empty" if not found else f"{what} without null characters"
+    raise refused(value, argument, where, what, advice or f"Give {what}, such as 'runs/first'.")
+
+
+def seconds(value: Any, argument: str, where: Where) -> Any:
+    """Return a number of seconds, 0 or more; infinity is one.
+
+    Raises:
+      ArgumentError: it is something else.
+    """
+    return number(value, argument, where, low=0, finite=False)
+
+
 def function(value: _Function, argument: str, where: Where, *, what: str = "a function", advice: str = "") -> _Function:
     """Return what can be called.
 
@@ -288,6 +316,8 @@ def refused(
 def shown(value: Any) -> str:
     """Return a value as an error shows it: short, on one line, and arrays by their shape."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if _is_deleted(value):
+        return f"an array of shape {shape} that was deleted or donated"
     if isinstance(shape, tuple) and dtype is not None and (shape or _is_traced(value)):
         kind = "a traced array" if _is_traced(value) else "an array"
         return f"{kind} of shape {shape}, {dtype}"
@@ -312,7 +342,7 @@ def _index(value: Any) -> Any:
         return None
     try:
         return operator.index(value)
-    except TypeError:
+    except (TypeError, RuntimeError):  # the latter of an array that was donated
         pass
     if not hasattr(value, "dimension_as_value") and type(value).__module__.partition(".")[0] != "jax":
         return None
@@ -327,7 +357,7 @@ def _real(value: Any) -> Any:
         return None
     if isinstance(value, int | float | np.integer | np.floating):
         return cast("Any", value)
-    if getattr(value, "shape", None) == () and not _is_traced(value):
+    if getattr(value, "shape", None) == () and not _is_traced(value) and not _is_deleted(value):
         value = value.item()
         return None if isinstance(value, bool | str | complex) else value
     return value if hasattr(value, "__float__") and not hasattr(value, "shape") else None
@@ -375,6 +405,10 @@ def _is_numeric(word: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_deleted(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] in ("jax", "jaxlib") and bool(getattr(value, "is_deleted", bool)())
 
 
 def _is_traced(value: Any) -> bool:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, dataclass_transform, overl
 
 import jax
 
+from batiste._arguments import mapping, refused
 from batiste.errors import FrozenStructError, StructFieldError, StructOptionError, nearest
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def field(pytree_node: bool = True, *, metadata: Mapping[str, Any] | None = None
       metadata: anything to keep beside the field, as in ``dataclasses.field``.
       **options: every other argument of ``dataclasses.field``: ``default``, ``default_factory``, ``kw_only``, ...
     """
+    if metadata is not None:
+        mapping(metadata, "metadata", "struct.field", what="a dict")
     return dataclasses.field(metadata={**(metadata or {}), "pytree_node": pytree_node}, **options)
 
 
@@ -83,7 +86,9 @@ def dataclass(cls: type[T] | None = None, /, **options: Any) -> type[T] | Callab
       The class; a class that is a pytree dataclass already is returned as it is.
     """
     if cls is None:
-        return lambda decorated: _make(decorated, options)
+        return lambda decorated: dataclass(decorated, **options)
+    if not isinstance(cls, type):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise refused(cls, "cls", "struct.dataclass", "a class")
     return _make(cls, options)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from batiste._arguments import seconds
 from batiste.errors import BatisteWarning
 
 __all__ = ["SaveHandle", "beside"]
@@ -78,15 +79,17 @@ class SaveHandle:
         """Wait until the checkpoint is complete.
 
         Args:
-          timeout: seconds; None waits as long as it takes.
+          timeout: seconds, 0 or more; None waits as long as it takes.
 
         Returns:
           Whether it is complete; False only after the timeout.
 
         Raises:
+          ArgumentError: if the timeout is no number of seconds.
           BatisteError: what went wrong, each time it is asked.
         """
-        self._thread.join(timeout)
+        limit = None if timeout is None else float(seconds(timeout, "timeout", "SaveHandle.wait"))
+        self._thread.join(None if limit is None or limit > threading.TIMEOUT_MAX else limit)
         if self._thread.is_alive():
             return False
         self._outcome.told = True

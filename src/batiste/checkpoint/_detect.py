@@ -63,8 +63,8 @@ def open_source(path: str | os.PathLike[str]) -> Source:
       CheckpointNotFoundError: if there is nothing.
       CheckpointFormatError: if it is none of the formats.
     """
+    place = resolve(path, "checkpoint.open")
     given = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - the name that was given, links and all
-    place = resolve(path)
     for _ in range(_TRIES):
         try:
             if os.path.isdir(place):  # noqa: PTH112 - False, and no error, for a name that is too long

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
+from batiste._arguments import path as checked_path
 from batiste.errors import CheckpointArgumentError
 
 __all__ = ["Format", "format_of"]
@@ -51,9 +52,10 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     """Return the format that ``save`` writes at a path: that of its ending, or a directory where it has none of these.
 
     Raises:
+      ArgumentError: if it is no path.
       CheckpointArgumentError: if the ending is that of a file, or nearly so, and no such file is written.
     """
-    name = Path(path).name
+    name = Path(checked_path(path, "path", "checkpoint.format_of")).name
     ending = Path(name).suffix
     if ending in _WRITTEN:
         return _WRITTEN[ending]

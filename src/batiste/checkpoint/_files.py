@@ -27,7 +27,8 @@ from typing import Any, Final
 
 import xxhash
 
-from batiste.errors import CheckpointArgumentError, CheckpointError, CheckpointExistsError, CheckpointWriteError
+from batiste._arguments import path as checked_path
+from batiste.errors import CheckpointError, CheckpointExistsError, CheckpointWriteError
 
 __all__ = [
     "cleanup",
@@ -55,18 +56,20 @@ _CURES: Final = (
 )
 
 
-def resolve(path: str | os.PathLike[str]) -> Path:
+def resolve(path: str | os.PathLike[str], where: str, argument: str = "path") -> Path:
     """Return the absolute path with symbolic links followed: what a link points at is replaced, never the link.
 
+    Args:
+      path: the path as the user gave it.
+      where: the function that was given it.
+      argument: its name there.
+
     Raises:
-      CheckpointArgumentError: if it has a null character, which no path has.
+      ArgumentError: if it is no path.
     """
-    text = os.path.expanduser(path)  # noqa: PTH111 - which leaves `~name` as it is where there is no such user
-    if "\0" in text:
-        raise CheckpointArgumentError(
-            argument="path", value=repr(text), reason="no path has a null character", cure="Leave it out."
-        )
-    return Path(os.path.realpath(text))
+    text = checked_path(path, argument, where)
+    # `~name` stays as it is where there is no such user.
+    return Path(os.path.realpath(os.path.expanduser(text)))  # noqa: PTH111
 
 
 @contextlib.contextmanager
@@ -128,7 +131,7 @@ def remove(path: Path) -> None:
 
 def leftovers(folder: str | os.PathLike[str]) -> list[Path]:
     """Return what interrupted saves and removals have left in a folder."""
-    found = resolve(folder)
+    found = resolve(folder, "checkpoint.leftovers", "folder")
     return sorted(entry for entry in found.iterdir() if _LEFTOVER.fullmatch(entry.name)) if found.is_dir() else []
 
 

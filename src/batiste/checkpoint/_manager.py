@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from batiste._arguments import function
 from batiste.checkpoint._background import SaveHandle
 from batiste.checkpoint._checkpoint import Checkpoint, open  # noqa: A004 - this package's own
 from batiste.checkpoint._detect import holds_checkpoint
@@ -16,7 +17,7 @@ from batiste.checkpoint._files import cleanup, leftovers, remove, resolve
 from batiste.checkpoint._policies import PolicyLike
 from batiste.checkpoint._restore import restore
 from batiste.checkpoint._retention import METRICS, KeepRule, Saved, as_rules, kept, misnamed
-from batiste.checkpoint._savable import as_json, as_metrics, as_step
+from batiste.checkpoint._savable import CLOCK, as_json, as_metrics, as_step
 from batiste.checkpoint._save import save, save_async
 from batiste.checkpoint._target import ShardingsLike
 from batiste.errors import BatisteError, BatisteWarning, CheckpointArgumentError, NoStepError
@@ -38,7 +39,7 @@ class Manager:
       clock: seconds since 1970.
 
     Raises:
-      CheckpointArgumentError: if ``keep`` are no rules, or the clock cannot be called.
+      ArgumentError: if the folder is no path, ``keep`` are no rules, or the clock cannot be called.
     """
 
     def __init__(
@@ -48,12 +49,9 @@ class Manager:
         keep: Sequence[KeepRule] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._folder = resolve(folder)
+        self._folder = resolve(folder, "checkpoint.Manager", "folder")
         self._keep = as_rules(keep)
-        if not callable(clock):
-            cure = "Pass a function that returns seconds, such as `time.time`."
-            raise CheckpointArgumentError(argument="clock", value=repr(clock), reason="it cannot be called", cure=cure)
-        self._clock = clock
+        self._clock = function(clock, "clock", "checkpoint.Manager", what=CLOCK)
         self._told: set[str] = set()  # the metrics that a warning was about
         self._newest: int | None = None  # the step that was saved last
         self._pending: SaveHandle | None = None
@@ -71,7 +69,7 @@ class Manager:
 
     def path(self, step: int) -> Path:
         """Return where a step is saved."""
-        return self._folder / str(as_step(step))
+        return self._folder / str(as_step(step, "checkpoint.Manager"))
 
     def steps(self) -> list[int]:
         """Return the steps that are complete, in order."""
@@ -218,7 +216,7 @@ class Manager:
         Raises:
           NoStepError: if there is no such step.
         """
-        remove(self._find(step))
+        remove(self._find(as_step(step, "checkpoint.Manager.remove")))
 
     def leftovers(self) -> list[Path]:
         """Return what interrupted saves and removals have left."""
@@ -241,14 +239,14 @@ class Manager:
             cure = "Give them as `metrics` alone, or what is in the metadata another name."
             raise CheckpointArgumentError(argument="metadata['metrics']", value="saved", reason=reason, cure=cure)
         more = {} if metrics is None else {METRICS: as_metrics(metrics)}
-        return {"step": as_step(step), "metadata": {**known, **more}, "clock": self._clock}
+        return {"step": as_step(step, "checkpoint.Manager.save"), "metadata": {**known, **more}, "clock": self._clock}
 
     def _find(self, step: int | None) -> Path:
         steps = self.steps()
         if not steps:
             cure = "A save that was interrupted is not counted; check the folder, or save a step first."
             raise NoStepError(folder=self._folder, found="no complete checkpoint", cure=cure)
-        step = None if step is None else as_step(step)
+        step = None if step is None else as_step(step, "checkpoint.Manager")
         if step is not None and step not in steps:
             known = ", ".join(map(str, steps[-10:]))
             raise NoStepError(

@@ -9,11 +9,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol, cast
 
-from batiste.errors import CheckpointArgumentError, nearest
+from batiste._arguments import choice, refused, seconds, shown, text, whole_number
 
 __all__ = [
     "METRICS",
@@ -62,13 +61,13 @@ class KeepLast:
     """Keep the latest ``count`` steps, from 0 on.
 
     Raises:
-      CheckpointArgumentError: if ``count`` is no such integer.
+      ArgumentError: if ``count`` is no such integer.
     """
 
     count: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "count", _integer("count", self.count, least=0))
+        object.__setattr__(self, "count", whole_number(self.count, "count", "KeepLast"))
 
     def keep(self, saved: Sequence[Saved], now: float) -> Iterable[int]:
         """Return the steps to keep."""
@@ -81,13 +80,13 @@ class KeepEvery:
     """Keep the steps that are multiples of ``steps``, from 1 on.
 
     Raises:
-      CheckpointArgumentError: if ``steps`` is no such integer.
+      ArgumentError: if ``steps`` is no such integer.
     """
 
     steps: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", _integer("steps", self.steps, least=1))
+        object.__setattr__(self, "steps", whole_number(self.steps, "steps", "KeepEvery", low=1))
 
     def keep(self, saved: Sequence[Saved], now: float) -> Iterable[int]:
         """Return the steps to keep."""
@@ -100,20 +99,13 @@ class KeepRecent:
     """Keep what was saved in the last ``seconds``, from 0 on.
 
     Raises:
-      CheckpointArgumentError: if ``seconds`` is no such number.
+      ArgumentError: if ``seconds`` is no such number.
     """
 
     seconds: float
 
     def __post_init__(self) -> None:
-        given: Any = self.seconds
-        seconds: Any = given.item() if getattr(given, "shape", None) == () else given
-        object.__setattr__(self, "seconds", seconds)
-        known = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        if not known or not seconds >= 0:  # NaN is not
-            cure = "Pass a number of seconds, such as `3600`."
-            reason = "it is no number of seconds from 0 on"
-            raise CheckpointArgumentError(argument="seconds", value=repr(seconds), reason=reason, cure=cure)
+        object.__setattr__(self, "seconds", seconds(self.seconds, "seconds", "KeepRecent"))
 
     def keep(self, saved: Sequence[Saved], now: float) -> Iterable[int]:
         """Return the steps to keep."""
@@ -128,7 +120,7 @@ class KeepBest:
     step, all are kept: nothing is removed because a metric is not there yet, or has another name.
 
     Raises:
-      CheckpointArgumentError: if the metric is no name, the count is below 1, or the mode is unknown.
+      ArgumentError: if the metric is no name, the count is below 1, or the mode is unknown.
     """
 
     metric: str
@@ -136,16 +128,9 @@ class KeepBest:
     mode: Literal["min", "max"] = "min"
 
     def __post_init__(self) -> None:
-        metric: Any = self.metric
-        if not isinstance(metric, str) or not metric:
-            cure = "Pass the name of a metric, as `Manager.save` gets it."
-            raise CheckpointArgumentError(argument="metric", value=repr(metric), reason="it is no name", cure=cure)
-        object.__setattr__(self, "count", _integer("count", self.count, least=1))
-        mode: Any = self.mode
-        if mode not in ("min", "max"):
-            near = nearest(mode.lower(), ("min", "max")) if isinstance(mode, str) else ""
-            cure = f'Pass "min" or "max".{near}'
-            raise CheckpointArgumentError(argument="mode", value=repr(mode), reason="it is neither", cure=cure)
+        text(self.metric, "metric", "KeepBest", what="the name of a metric, as Manager.save gets it,")
+        object.__setattr__(self, "count", whole_number(self.count, "count", "KeepBest", low=1))
+        choice(self.mode, "mode", "KeepBest", ("min", "max"))
 
     def keep(self, saved: Sequence[Saved], now: float) -> Iterable[int]:
         """Return the steps to keep; of equal ones the later."""
@@ -191,28 +176,15 @@ def as_rules(keep: Any) -> tuple[KeepRule, ...] | None:
     """Return the rules that a manager was given.
 
     Raises:
-      CheckpointArgumentError: if they are no sequence of rules.
+      ArgumentError: if they are no sequence of rules.
     """
     if keep is None:
         return None
-    cure = "Pass a list of rules, such as `[KeepLast(3)]`; an empty one keeps the latest step alone."
+    cure = "Pass a list of rules, such as [KeepLast(3)]; an empty one keeps the latest step alone."
     if not isinstance(keep, Sequence) or isinstance(keep, str | bytes):
-        raise CheckpointArgumentError(argument="keep", value=repr(keep), reason="it is no sequence of rules", cure=cure)
+        raise refused(keep, "keep", "checkpoint.Manager", "a list of rules", cure)
     rules = tuple(cast("Sequence[Any]", keep))
     for rule in rules:
         if isinstance(rule, type) or not callable(getattr(rule, "keep", None)):
-            raise CheckpointArgumentError(argument="keep", value=repr(rules), reason=f"{rule!r} is no rule", cure=cure)
+            raise refused(keep, "keep", "checkpoint.Manager", f"rules alone, and {shown(rule)} is none", cure)
     return rules
-
-
-def _integer(argument: str, value: Any, *, least: int) -> int:
-    """An integer of Python or NumPy, from ``least`` on."""
-    try:
-        found = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        found = None
-    if found is None or found < least:
-        reason = "it is no integer" if found is None else f"it is below {least}"
-        cure = f"Pass an integer from {least} on."
-        raise CheckpointArgumentError(argument=argument, value=repr(value), reason=reason, cure=cure)
-    return found

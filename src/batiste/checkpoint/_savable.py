@@ -7,14 +7,13 @@ word (a scalar, another byte order), and refused where it cannot: a mask, a matr
 from __future__ import annotations
 
 import json
-import operator
-import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import jax
 import numpy as np
 
+from batiste._arguments import function, mapping, refused, whole_number
 from batiste.checkpoint._arrays import describe_array, form_of, is_key, is_plain_array, key_data
 from batiste.checkpoint._manifest import MAX_DEPTH, MAX_RANK
 from batiste.checkpoint._stored import StoredArray
@@ -24,57 +23,48 @@ from batiste.core import is_tracer
 from batiste.errors import CheckpointArgumentError, RemoteShardsError, UnsavableLeafError, UnsavableTreeError
 from batiste.tree import LazyArray
 
-__all__ = ["as_json", "as_metrics", "as_step", "check_axes", "check_names", "check_options", "records_of"]
+__all__ = ["CLOCK", "as_json", "as_metrics", "as_step", "check_axes", "check_names", "check_options", "records_of"]
+
+CLOCK: Final = "a function that returns seconds, such as time.time"
+"""What a clock is."""
 
 _MOST_NAME: Final = 16_000  # characters: a zip and Orbax's store have 16 bits for the bytes of one
-_MOST_STEP: Final = 1 << 63
+_MOST_STEP: Final = (1 << 63) - 1
 _MOST_TEXT: Final = 1 << 25  # characters, of one value or of all metadata: they live in the manifest
 
 
-def as_step(step: Any) -> int:
+def as_step(step: Any, where: str) -> int:
     """Return a step as a Python integer.
 
     Args:
       step: an integer of Python, or of NumPy or JAX without axes, such as the step of a train state.
+      where: the function that was given it.
 
     Raises:
-      CheckpointArgumentError: if it is none, is negative, or has more than 63 bits.
+      ArgumentError: if it is none, is negative, or has more than 63 bits.
     """
-    dtype = getattr(step, "dtype", None)
-    reason = "a step is an integer"
-    if not isinstance(step, bool) and (dtype is None or getattr(dtype, "kind", "") in "iu"):
-        try:
-            found = operator.index(step)
-        except TypeError:  # a tracer, an array with axes, or no number at all
-            found = None
-        if found is not None and 0 <= found < _MOST_STEP:
-            return found
-        reason = reason if found is None else "steps are counted from 0" if found < 0 else "it has more than 63 bits"
-    cure = "Pass the number of steps that are done: an integer, or `state.step` outside of any `jax.jit`."
-    raise CheckpointArgumentError(argument="step", value=_shown(step), reason=reason, cure=cure)
+    advice = "Pass the number of steps that are done: an integer, or state.step outside of any jax.jit."
+    return whole_number(step, "step", where, high=_MOST_STEP, advice=advice)
 
 
 def as_metrics(metrics: Any) -> dict[str, float]:
     """Return the metrics of a step as Python numbers, NaN and infinities as they are.
 
     Raises:
-      CheckpointArgumentError: if they are no mapping from names to real numbers.
+      ArgumentError: if they are no mapping from names to real numbers.
     """
-    cure = 'Pass a dict from names to real numbers, such as `{"loss": 0.5}`.'
-    if not isinstance(metrics, Mapping):
-        raise CheckpointArgumentError(argument="metrics", value=_shown(metrics), reason="it is no mapping", cure=cure)
+    where, cure = "checkpoint.Manager.save", 'Pass a dict from names to real numbers, such as {"loss": 0.5}.'
     found: dict[str, float] = {}
-    for name, value in cast("Mapping[Any, Any]", metrics).items():
-        number = _number(value)
-        if type(name) is not str or not isinstance(number, int | float):
-            reason = "its name is no string" if type(name) is not str else "it is no real number"
-            raise CheckpointArgumentError(argument=f"metrics[{name!r}]", value=_shown(value), reason=reason, cure=cure)
+    for name, value in mapping(metrics, "metrics", where, what="a dict of numbers by name", advice=cure).items():
+        argument, number = f"metrics[{name!r}]", _number(value)
+        if type(name) is not str:
+            raise refused(name, "metrics", where, "names that are strings", cure)
+        if not isinstance(number, int | float):
+            raise refused(value, argument, where, "a real number", cure)
         try:
             found[name] = float(number)
         except OverflowError:
-            raise CheckpointArgumentError(
-                argument=f"metrics[{name!r}]", value=_shown(value), reason="it is no number of 64 bits", cure=cure
-            ) from None
+            raise refused(value, argument, where, "a number of 64 bits", cure) from None
     return found
 
 
@@ -82,7 +72,7 @@ def as_json(metadata: Any) -> dict[str, Any]:
     """Return metadata as JSON has it: tuples as lists, numbers of NumPy and JAX as Python's; NaN stays NaN.
 
     Raises:
-      CheckpointArgumentError: if JSON has no place for something; the error says where.
+      ArgumentError: if JSON has no place for something; the error says where.
     """
     if not isinstance(metadata, Mapping):
         _refuse_metadata("metadata", metadata, "it is no mapping")
@@ -90,9 +80,7 @@ def as_json(metadata: Any) -> dict[str, Any]:
     try:
         size = len(json.dumps(found))
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits
-        raise CheckpointArgumentError(
-            argument="metadata", value="saved", reason=str(error), cure="Leave it out."
-        ) from None
+        raise refused(metadata, "metadata", "checkpoint.save", "what JSON has", f"Leave it out: {error}.") from None
     if size > _MOST_TEXT:
         _refuse_metadata("metadata", metadata, f"it is {size} characters long")
     return found
@@ -102,13 +90,15 @@ def check_axes(axes: Any, records: Mapping[str, Record]) -> dict[str, list[str |
     """Return the logical names of axes by path.
 
     Raises:
+      ArgumentError: if they are no mapping.
       CheckpointArgumentError: if there is no such leaf, or its axes are others.
     """
     found: dict[str, list[str | None]] = {}
-    if axes is not None and not isinstance(axes, Mapping):
-        cure = 'Pass a dict from paths to names, such as `{"params/head/kernel": ("embed", None)}`.'
-        raise CheckpointArgumentError(argument="axes", value=_shown(axes), reason="it is no mapping", cure=cure)
-    for leaf, given in cast("Mapping[Any, Any]", axes or {}).items():
+    cure = 'Pass a dict from paths to names, such as {"params/head/kernel": ("embed", None)}.'
+    table: Mapping[Any, Any] = (
+        {} if axes is None else mapping(axes, "axes", "checkpoint.save", what="a dict by path", advice=cure)
+    )
+    for leaf, given in table.items():
         record = records.get(leaf)
         names: list[Any] = [] if isinstance(given, str) else list(given)
         texts = all(name is None or (isinstance(name, str) and is_text(name)) for name in names)
@@ -135,22 +125,21 @@ def check_names(form: str, records: Mapping[str, Record]) -> None:
             raise UnsavableTreeError(path=path, reason="a zip has no names with a null character")
 
 
-def check_options(form: str, *, compress: bool, stacked: Sequence[str], clock: Callable[[], float]) -> None:
+def check_options(form: str, *, compress: bool, stacked: Any, clock: Callable[[], float]) -> None:
     """Refuse options that would be taken and not used.
 
     Raises:
       CheckpointArgumentError: if there are some.
+      ArgumentError: if ``stacked`` is no list of levels, or the clock cannot be called.
     """
     if compress and form not in ("orbax", "npz"):
         reason = f"a .{form} file holds its arrays as they are"
         cure = "Save to a folder or to an `.npz` file to compress, or leave it out."
         raise CheckpointArgumentError(argument="compress", value=compress, reason=reason, cure=cure)
-    if isinstance(stacked, str):
-        cure = f"Pass a list of levels: `stacked=[{stacked!r}]`."
-        raise CheckpointArgumentError(argument="stacked", value=stacked, reason="it is one string", cure=cure)
-    if not callable(clock):
-        cure = "Pass a function that returns seconds, such as `time.time`."
-        raise CheckpointArgumentError(argument="clock", value=_shown(clock), reason="it cannot be called", cure=cure)
+    if isinstance(stacked, str | bytes | Mapping) or not isinstance(stacked, Iterable):
+        advice = f"Pass a list of levels: stacked=[{stacked!r}]." if isinstance(stacked, str) else ""
+        raise refused(stacked, "stacked", "checkpoint.save", "a list of levels", advice)
+    function(clock, "clock", "checkpoint.save", what=CLOCK)
 
 
 def records_of(leaves: Mapping[str, Any]) -> tuple[dict[str, Record], dict[str, Any]]:
@@ -238,7 +227,7 @@ def _plain(value: Any, where: str, depth: int) -> Any:
 
 def _name(key: Any, where: str) -> str:
     if not isinstance(key, str) or not is_text(key):
-        _refuse_metadata(f"{where}[{key!r}]", "saved", "the keys of JSON are strings")
+        _refuse_metadata(f"{where}[{key!r}]", key, "a key is no string")
     return str(key)
 
 
@@ -256,11 +245,4 @@ def _number(value: Any) -> Any:
 
 def _refuse_metadata(where: str, value: Any, reason: str) -> Any:
     cure = "Use dicts with strings as keys, lists, strings, numbers and None; arrays belong into the tree."
-    raise CheckpointArgumentError(argument=where, value=_shown(value), reason=reason, cure=cure)
-
-
-def _shown(value: Any) -> str:
-    """A value in a few words, and no arrays."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{type(value).__name__} of dtype {value.dtype} and shape {tuple(value.shape)}"
-    return reprlib.repr(value).encode("ascii", "backslashreplace").decode()
+    raise refused(value, where, "checkpoint.save", "what JSON has", f"Here {reason}. {cure}")

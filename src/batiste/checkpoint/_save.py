@@ -151,7 +151,7 @@ def _prepare(
     lossy: bool,
     clock: Callable[[], float],
 ) -> _Job:
-    target = resolve(path)
+    target = resolve(path, "checkpoint.save")
     form = format_of(target)
     _check_target(path, target, form)
     check_options(form, compress=compress, stacked=stacked, clock=clock)
@@ -171,7 +171,7 @@ def _prepare(
         records, arrays = records_of(described.leaves)
         manifest = Manifest(records, described.containers, axes=described.axes)
         known = inherit(manifest, arrays)
-    manifest.step = manifest.step if step is None else as_step(step)
+    manifest.step = manifest.step if step is None else as_step(step, "checkpoint.save")
     manifest.saved_at = float(clock())
     manifest.versions = _versions()
     manifest.metadata = manifest.metadata if metadata is None else as_json(metadata)

@@ -28,7 +28,7 @@ from batiste.checkpoint._structure import is_box, unbox
 from batiste.checkpoint._types import NumpyArray, Record
 from batiste.core import is_tracer
 from batiste.errors import CheckpointArgumentError, DuplicatePathError, UnmatchedPolicyError, nearest
-from batiste.tree import PatternLike, compile_pattern, path_string
+from batiste.tree import Pattern, PatternLike, compile_pattern, path_string
 
 __all__ = ["ShardingsLike", "Target", "Wanted", "held", "own_sharding", "place", "placements", "python_value"]
 
@@ -188,7 +188,7 @@ def _is_table(shardings: Any) -> TypeGuard[Mapping[PatternLike, jax.sharding.Sha
     if not isinstance(shardings, Mapping):
         return False
     rows = cast("Mapping[Any, Any]", shardings).items()
-    return all(not isinstance(key, int) and (row is None or isinstance(row, _ONE)) for key, row in rows)
+    return all(isinstance(key, str | Pattern) and (row is None or isinstance(row, _ONE)) for key, row in rows)
 
 
 def _by_pattern(

@@ -12,6 +12,7 @@ from batiste.core._boxes import (
 from batiste.core._filters import (
     CollectionFilter,
     DenyList,
+    check_filter,
     filter_to_set,
     group_collections,
     in_filter,
@@ -65,6 +66,7 @@ __all__ = [
     "current_trace",
     "depth_in_library",
     "explain_deleted",
+    "check_filter",
     "filter_to_set",
     "fingerprint",
     "fold_numbers",

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TypeAlias, TypeVar, Union
+from typing import Any, TypeAlias, TypeVar, Union, cast
 
 from batiste.errors import InvalidFilterError
 
 __all__ = [
     "CollectionFilter",
     "DenyList",
+    "check_filter",
     "filter_to_set",
     "group_collections",
     "in_filter",
@@ -47,6 +48,23 @@ class DenyList:
 
 CollectionFilter: TypeAlias = Union[bool, str, Collection[str], "DenyList"]
 """Says which collections are meant: all or none, one name, several names, or all but some."""
+
+
+def check_filter(collection_filter: Any) -> None:
+    """Refuse what is no filter.
+
+    Raises:
+      InvalidFilterError: it is none.
+    """
+    if isinstance(collection_filter, bool | str):
+        return
+    if isinstance(collection_filter, DenyList):
+        check_filter(collection_filter.deny)
+        return
+    usable = isinstance(collection_filter, Collection) and not isinstance(collection_filter, bytes)
+    names = cast("Collection[Any]", collection_filter) if usable else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise InvalidFilterError(given=collection_filter)
 
 
 def in_filter(collection_filter: CollectionFilter, name: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from batiste.core._filters import CollectionFilter
+from batiste.core._filters import CollectionFilter, check_filter
 from batiste.core._frame import Frame
 from batiste.core._initialise import initialise
 from batiste.core._keys import KeyScheme, check_key_scheme, streams_from
@@ -55,6 +55,7 @@ def open_scope(
     Raises:
       ApplyScopeInvalidVariablesTypeError: if ``variables`` is no mapping of collections.
       ApplyScopeInvalidVariablesStructureError: if ``params`` is wrapped twice.
+      InvalidFilterError: if ``mutable`` is no filter.
       InvalidRngError: if a stream is given something that is no key.
     """
     if not isinstance(variables, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -66,6 +67,8 @@ def open_scope(
     if isinstance(params, Mapping) and isinstance(params.get("params"), Mapping):  # pyright: ignore[reportUnknownMemberType]
         raise ApplyScopeInvalidVariablesStructureError
     check_key_scheme(key_scheme)
+    if type(mutable) is not bool:
+        check_filter(mutable)
     streams = streams_from(rngs, where) if rngs is not None else {}
     return Scope(Frame(variables, streams, mutable=mutable, key_scheme=key_scheme))
 

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from batiste.core._filters import CollectionFilter
+from batiste.core._filters import CollectionFilter, check_filter
 from batiste.core._frame import Frame
 from batiste.core._keys import KeyScheme
 from batiste.core._recorder import Place, Recorder, replace_places
@@ -120,6 +120,7 @@ def initialise(
     treedef = cast("Any", jax.tree.structure((args, kwargs)))
     fixed = tuple(None if _is_array(leaf) else (leaf,) for leaf in leaves)
     arrays = tuple(leaf for leaf in leaves if _is_array(leaf))
+    check_filter(mutable)
     request = _Request(run, arrays, fixed, treedef, streams, mutable, key_scheme, where)
     recorder = Recorder(streams.values())
     try:

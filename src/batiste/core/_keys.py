@@ -154,10 +154,13 @@ def streams_from(rngs: Any, where: str) -> dict[str, Array]:
     named = cast("Mapping[Any, Any]", rngs) if isinstance(rngs, Mapping) else {"params": rngs}
     streams: dict[str, Array] = {}
     for name, key in named.items():
+        if not isinstance(name, str):
+            advice = "Name each stream: rngs={'params': jax.random.key(0), 'dropout': jax.random.key(1)}."
+            raise InvalidRngError(path=where, problem=f"a stream is called {name!r}", nearest="", advice=advice)
         if not is_key(key):
             given = f"an array of shape {jnp.shape(key)}" if hasattr(key, "shape") else f"{key!r}"
             problem = f"the stream {name!r} was given {given}, which is no random key"
             advice = "Give one key per stream: rngs={'params': jax.random.key(0), 'dropout': jax.random.key(1)}."
             raise InvalidRngError(path=where, problem=problem, nearest="", advice=advice)
-        streams[str(name)] = jnp.asarray(key) if isinstance(key, np.ndarray) else key
+        streams[name] = jnp.asarray(key) if isinstance(key, np.ndarray) else key
     return streams

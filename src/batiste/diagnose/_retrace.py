@@ -18,19 +18,21 @@ import collections
 import dataclasses
 import functools
 import inspect
-import operator
 import types
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 
+from batiste._arguments import function as checked
+from batiste._arguments import refused, text, whole_numbers
 from batiste.diagnose._differences import Comparison, Difference, Path, shape_of
 from batiste.errors import RetraceWarning
 from batiste.module import Blueprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["Retrace", "WatchedFunction", "explain_retrace", "watch_retraces"]
 
@@ -87,9 +89,23 @@ def explain_retrace(
     Returns:
       The differences. What JAX does not look at is none: the numbers in an array, another Python ``int`` for a dynamic
       argument, an equal Module or an equal optimiser of a ``TrainState``.
+
+    Raises:
+      ArgumentError: a call is no pair of arguments and keyword arguments, or another argument is not in its domain.
     """
+    for argument, call in (("before", before), ("after", after)):
+        _check_call(call, argument)
+    if function is not None:
+        checked(function, "function", "explain_retrace")
     static = _Static(function, static_argnums, static_argnames)
     return _compare(static.arguments(*before), static.arguments(*after))
+
+
+def _check_call(call: Any, argument: str) -> None:
+    pair = cast("tuple[Any, ...]", call) if isinstance(call, tuple | list) and len(call) == 2 else (None, None)  # pyright: ignore[reportUnknownArgumentType]
+    if not isinstance(pair[0], tuple | list) or not isinstance(pair[1], Mapping):
+        advice = "Write ((x, y), {'train': True}) for f(x, y, train=True)."
+        raise refused(call, argument, "explain_retrace", "a pair of arguments and keyword arguments", advice)
 
 
 def watch_retraces(function: Callable[..., Any], **jit_options: Any) -> WatchedFunction:
@@ -102,7 +118,11 @@ def watch_retraces(function: Callable[..., Any], **jit_options: Any) -> WatchedF
     Returns:
       The compiled function, with ``traces``: how often it was traced. From the second trace on, each gives a
       ``batiste.errors.RetraceWarning`` with what differs from the nearest earlier call.
+
+    Raises:
+      ArgumentError: it is no function.
     """
+    checked(function, "function", "watch_retraces")
     return WatchedFunction(function, jit_options)
 
 
@@ -209,10 +229,13 @@ class _Static:
             p.name for p in parameters if p.kind in {kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD}
         ]
         self._rest = next((p.name for p in parameters if p.kind is kinds.VAR_POSITIONAL), "args")
-        given = [numbers] if isinstance(numbers, int) else list(numbers)
+        given = whole_numbers(numbers, "static_argnums", "explain_retrace", low=None)
         count = len(self._positional)
-        self._numbers = {operator.index(n) + (count if n < 0 else 0) for n in given}
-        self._names = {names} if isinstance(names, str) else set(names)
+        self._numbers = {n + (count if n < 0 else 0) for n in given}
+        given_names = cast("Any", names)
+        several = (names,) if isinstance(names, str) or not isinstance(given_names, Iterable) else tuple(names)
+        what = "names of arguments"
+        self._names = {text(name, "static_argnames", "explain_retrace", what=what) for name in several}
         self._names |= {self._positional[n] for n in self._numbers if 0 <= n < count}
         self._numbers |= {n for n, name in enumerate(self._positional) if name in self._names}
 

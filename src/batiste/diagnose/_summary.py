@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import jax
 import numpy as np
 
-from batiste.core import unbox
+from batiste.core import streams_from, unbox
+from batiste.errors import InvalidInstanceModuleError
+from batiste.module import Blueprint
 from batiste.tree import flatten, join_path
 
 if TYPE_CHECKING:
@@ -140,7 +142,15 @@ def summary(model: _Blueprint, *inputs: Any, rngs: Rngs | None = None, **kwargs:
       *inputs: what the model is called with; arrays, and shapes (``jax.ShapeDtypeStruct``), count by shape alone.
       rngs: the random streams; their values do not matter, and by default there is ``params`` only.
       **kwargs: options of the call, passed on as they are: ``train=False``, ``method="encode"``.
+
+    Raises:
+      InvalidInstanceModuleError: if the model has no ``init``.
+      InvalidRngError: if a stream of a Module is given something that is no key.
     """
+    if isinstance(model, type) or not hasattr(model, "init"):
+        raise InvalidInstanceModuleError(call="init", given=repr(model))
+    if isinstance(model, Blueprint):
+        streams_from(rngs, type(model).__name__)
     variables, order = _shapes(model, rngs, inputs, kwargs)
     rows = [_row(path, leaf) for path, leaf in flatten(unbox(variables)).items()]
     place = {path: index for index, path in enumerate(order)}

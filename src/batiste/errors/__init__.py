@@ -240,7 +240,6 @@ from batiste.errors._train import (
     StateCallError,
     StateCollectionError,
     StepResultError,
-    TrainArgumentError,
     UnsavedStepWarning,
 )
 from batiste.errors._tree import (
@@ -478,7 +477,6 @@ __all__ = [
     "StructOptionError",
     "TiedTensorsError",
     "TracedFlagError",
-    "TrainArgumentError",
     "TransformTargetError",
     "TransformedMethodReturnValueError",
     "TransformedModuleError",

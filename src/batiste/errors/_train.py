@@ -27,7 +27,6 @@ __all__ = [
     "StateCallError",
     "StateCollectionError",
     "StepResultError",
-    "TrainArgumentError",
     "UnsavedStepWarning",
 ]
 
@@ -103,14 +102,6 @@ class LoopArgumentError(BatisteError, TypeError, ValueError):
 
     code = "train/loop-argument"
     message = "The loop's `{name}` cannot be {value}: {reason}."
-    hint = "{cure}"
-
-
-class TrainArgumentError(BatisteError, TypeError, ValueError):
-    """An argument of a function beside the loop cannot work; also a ``TypeError`` and a ``ValueError``."""
-
-    code = "train/argument"
-    message = "The `{name}` of train.{function}() cannot be {value}: {reason}."
     hint = "{cure}"
 
 

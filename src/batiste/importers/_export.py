@@ -9,7 +9,8 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from batiste.errors import ExportMismatchError, MissingPackageError, TiedTensorsError
+from batiste._arguments import choice
+from batiste.errors import ExportMismatchError, MissingPackageError, TiedTensorsError, UnmatchedRuleError
 from batiste.importers._layouts import Misfit, Part
 from batiste.importers._names import join_name
 from batiste.importers._plan import bare, target_leaves
@@ -46,17 +47,20 @@ def to_torch(
       TiedTensorsError: if leaves that go into one tensor differ.
       MappingRuleError: if a rule cannot be read backwards.
       MissingPackageError: if PyTorch is asked for and not installed.
+      UnmatchedRuleError: if a pattern of ``ignore`` matches no leaf.
     """
-    torch = _torch() if tensors == "torch" else None
+    torch = _torch() if choice(tensors, "tensors", "to_torch", ("numpy", "torch")) == "torch" else None
     rules = compile_mapping(mapping)
     for compiled in rules:
         compiled.check_backwards()
     several = ignore if isinstance(ignore, list | tuple) else (ignore,)
     patterns = [compile_pattern(cast("PatternLike", pattern)) for pattern in several]
+    found = target_leaves(variables)
+    idle = [f"  ignore={pattern.source!r}" for pattern in patterns if not any(map(pattern.matches, found))]
+    if idle:
+        raise UnmatchedRuleError(source="The tree", lines="\n".join(idle))
     leaves = {
-        path: bare(leaf)
-        for path, leaf in target_leaves(variables).items()
-        if not any(pattern.matches(path) for pattern in patterns)
+        path: bare(leaf) for path, leaf in found.items() if not any(pattern.matches(path) for pattern in patterns)
     }
     export = _Export(leaves)
     for compiled in rules:

@@ -24,6 +24,9 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from batiste._arguments import refused as outside
+from batiste._arguments import text, whole_number, whole_numbers
+
 __all__ = [
     "BIAS",
     "BatchNorm",
@@ -149,6 +152,13 @@ class Transpose(Layout):
 
     axes: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if self.axes is not None:
+            axes = whole_numbers(self.axes, "axes", "Transpose")
+            if len(set(axes)) < len(axes):
+                raise outside(self.axes, "axes", "Transpose", "each axis once")
+            object.__setattr__(self, "axes", axes)
+
     def parts(self) -> tuple[Part, ...]:
         """Return the one part."""
         return (turn(("",), ("",), self._order),)
@@ -173,6 +183,10 @@ class Reshape(Layout):
 
     original: tuple[int, ...]
     shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("original", "shape"):
+            object.__setattr__(self, name, whole_numbers(getattr(self, name), name, "Reshape"))
 
     def parts(self) -> tuple[Part, ...]:
         """Return the one part."""
@@ -228,6 +242,9 @@ class FlattenLinear(Layout):
     """
 
     shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", whole_numbers(self.shape, "shape", "FlattenLinear"))
 
     def parts(self) -> tuple[Part, ...]:
         """Return kernel and bias."""
@@ -293,6 +310,9 @@ class ConvTranspose(Layout):
 
     transpose_kernel: bool = False
     groups: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", whole_number(self.groups, "groups", "ConvTranspose", low=1))
 
     def parts(self) -> tuple[Part, ...]:
         """Return kernel and bias."""
@@ -393,6 +413,9 @@ class BatchNorm(Layout):
     """
 
     collection: str = "batch_stats"
+
+    def __post_init__(self) -> None:
+        text(self.collection, "collection", "BatchNorm", what="the name of a collection")
 
     def parts(self) -> tuple[Part, ...]:
         """Return scale, bias, both averages and the counter."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, cast
 
+from batiste._arguments import path as checked_path
 from batiste.errors import MappingFileError
 from batiste.importers._attention import Attention, AttentionIn, AttentionOut, FusedAttentionIn
 from batiste.importers._layouts import (
@@ -92,10 +93,11 @@ def load_mapping(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
     """Return the mapping that a file holds.
 
     Raises:
+      ArgumentError: if it is no path.
       MappingFileError: if it holds none.
       MappingRuleError: if a rule cannot be read.
     """
-    place = Path(path)
+    place = Path(checked_path(path, "path", "load_mapping"))
     try:
         if place.stat().st_size > _MAX_BYTES:
             raise MappingFileError(path=place, reason="it is larger than any mapping")

@@ -19,9 +19,16 @@ from typing import Any
 
 import numpy as np
 
+from batiste._arguments import whole_number
 from batiste.importers._layouts import Layout, Misfit, Part, Shapes, matrix, refused
 
 __all__ = ["Gru", "Lstm", "Rnn"]
+
+
+def _check_layer(layout: Any) -> None:
+    """Refuse a number of a layer that is none, and keep one of any kind as an ``int``."""
+    if layout.layer is not None:
+        object.__setattr__(layout, "layer", whole_number(layout.layer, "layer", type(layout).__name__))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,6 +42,9 @@ class Lstm(Layout):
 
     layer: int | None = None
     reverse: bool = False
+
+    def __post_init__(self) -> None:
+        _check_layer(self)
 
     def parts(self) -> tuple[Part, ...]:
         """Return the kernels for the input, those for the hidden state, and the biases."""
@@ -68,6 +78,9 @@ class Gru(Layout):
     layer: int | None = None
     reverse: bool = False
 
+    def __post_init__(self) -> None:
+        _check_layer(self)
+
     def parts(self) -> tuple[Part, ...]:
         """Return the kernels for the input, those for the hidden state, and the biases."""
         names = _names(self.layer, reverse=self.reverse)
@@ -96,6 +109,9 @@ class Rnn(Layout):
 
     layer: int | None = None
     reverse: bool = False
+
+    def __post_init__(self) -> None:
+        _check_layer(self)
 
     def parts(self) -> tuple[Part, ...]:
         """Return the kernel for the input, that for the hidden state, and the bias."""

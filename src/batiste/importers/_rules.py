@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeAlias, cast
 
+from batiste._arguments import refused, text
 from batiste.errors import MappingRuleError
 from batiste.importers._layouts import Identity, Layout
 from batiste.importers._names import NamePattern, Template, compile_name, compile_template
@@ -42,6 +43,16 @@ class Rule:
     optional: bool = False
     tied: bool = False
     same_as: str | None = None
+
+    def __post_init__(self) -> None:
+        text(self.source, "source", "Rule", what="a pattern over names", empty=True)
+        for name in ("target", "same_as"):
+            if getattr(self, name) is not None:
+                text(getattr(self, name), name, "Rule", what="a path or None", empty=True)
+        layout: Any = self.layout
+        if not isinstance(layout, Layout):
+            advice = f"Make one: {layout.__name__}()." if isinstance(layout, type) else ""
+            raise refused(layout, "layout", "Rule", "a layout, such as Linear()", advice)
 
 
 RuleLike: TypeAlias = Rule | tuple[str, str] | tuple[str, None] | tuple[str, str, Layout]
@@ -81,7 +92,21 @@ def compile_mapping(mapping: WeightMapping) -> tuple[Compiled, ...]:
     Raises:
       MappingRuleError: if a rule cannot be read.
     """
-    return tuple(_compile(entry if isinstance(entry, Rule) else Rule(*cast("Any", entry))) for entry in mapping)
+    rules: Any = mapping
+    if not isinstance(rules, Sequence) or isinstance(rules, str | bytes):
+        raise refused(rules, "mapping", "importers", "a list of rules")
+    return tuple(map(_compile, map(_as_rule, cast("Sequence[Any]", rules))))
+
+
+def _as_rule(entry: Any) -> Rule:
+    if isinstance(entry, Rule):
+        return entry
+    parts = cast("Sequence[Any]", entry) if isinstance(entry, tuple | list) else ()
+    if not 2 <= len(parts) <= 3:
+        raise refused(
+            entry, "mapping", "importers", "rules, each a Rule or (source, target) or (source, target, layout)"
+        )
+    return Rule(*parts)
 
 
 def compile_patterns(patterns: str | Sequence[str]) -> tuple[NamePattern, ...]:
@@ -90,28 +115,30 @@ def compile_patterns(patterns: str | Sequence[str]) -> tuple[NamePattern, ...]:
     Raises:
       MappingRuleError: if one cannot be read.
     """
-    several = (patterns,) if isinstance(patterns, str) else patterns
-    return tuple(_pattern(pattern, repr(pattern)) for pattern in several)
+    several: Any = (patterns,) if isinstance(patterns, str) else patterns
+    if not isinstance(several, list | tuple) or not all(isinstance(one, str) for one in cast("Sequence[Any]", several)):
+        raise refused(patterns, "ignore", "importers", "patterns over names")
+    return tuple(_pattern(pattern, repr(pattern)) for pattern in cast("Sequence[str]", several))
 
 
 def _compile(rule: Rule) -> Compiled:
-    text = _text(rule)
-    pattern = _pattern(rule.source, text)
+    words = _text(rule)
+    pattern = _pattern(rule.source, words)
     if rule.same_as is not None and rule.target is not None:
         reason, cure = "it has both a path and `same_as`", "Leave the path out: the tensor it is the same as has one."
-        raise MappingRuleError(rule=text, reason=reason, cure=cure)
-    return Compiled(rule, pattern, _template(rule.target, pattern, text), _template(rule.same_as, pattern, text))
+        raise MappingRuleError(rule=words, reason=reason, cure=cure)
+    return Compiled(rule, pattern, _template(rule.target, pattern, words), _template(rule.same_as, pattern, words))
 
 
-def _pattern(source: str, text: str) -> NamePattern:
+def _pattern(source: str, rule: str) -> NamePattern:
     pattern = compile_name(source)
     if isinstance(pattern, str):
         cure = "A pattern knows `*` within a level, `**` for one level or more, and `{a,b}`."
-        raise MappingRuleError(rule=text, reason=pattern, cure=cure)
+        raise MappingRuleError(rule=rule, reason=pattern, cure=cure)
     return pattern
 
 
-def _template(source: str | None, pattern: NamePattern, text: str) -> Template | None:
+def _template(source: str | None, pattern: NamePattern, rule: str) -> Template | None:
     if source is None:
         return None
     template = compile_template(source.strip("/"))
@@ -122,7 +149,7 @@ def _template(source: str | None, pattern: NamePattern, text: str) -> Template |
         if not reason:
             return template
     cure = "`{1}` is what the first wildcard of the pattern matched."
-    raise MappingRuleError(rule=text, reason=reason, cure=cure)
+    raise MappingRuleError(rule=rule, reason=reason, cure=cure)
 
 
 def _text(rule: Rule) -> str:

@@ -22,6 +22,7 @@ from typing import Any, Final, TypeAlias, cast
 import jax
 import numpy as np
 
+from batiste._arguments import refused, text
 from batiste.checkpoint import Checkpoint
 from batiste.checkpoint import open as open_checkpoint
 from batiste.errors import NestedStateDictError, NotAStateDictError
@@ -94,9 +95,16 @@ def open_state_dict(source: Source, *, nested: str | None, strip: Sequence[str])
       strip: prefixes to take off where every name has them.
 
     Raises:
+      ArgumentError: if ``nested`` is no text, or ``strip`` no list of prefixes.
       NestedStateDictError: if there are several state dicts, or none at ``nested``.
       NotAStateDictError: if the source is none.
     """
+    if nested is not None:
+        text(nested, "nested", "importers", what="the names of dicts, with slashes between", empty=True)
+    prefixes: Any = strip
+    if not isinstance(prefixes, list | tuple) or not all(isinstance(one, str) for one in cast("list[Any]", prefixes)):
+        advice = f"Write strip=[{strip!r}]." if isinstance(prefixes, str) else ""
+        raise refused(strip, "strip", "importers", "a list of prefixes", advice)
     label, entries, shared = _entries(source)
     path = _find(entries, label) if nested is None else tuple(filter(None, nested.split("/")))
     depth = len(path)

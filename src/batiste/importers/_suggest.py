@@ -24,6 +24,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 
+from batiste._arguments import refused
 from batiste.importers._candidates import Candidate, TorchLayer, candidates, natural, torch_layers
 from batiste.importers._compress import compress
 from batiste.importers._layouts import BatchNorm, Conv, ConvTranspose, Layout, Linear
@@ -123,7 +124,10 @@ def suggest_mapping(
       NotAStateDictError: if it has none.
     """
     state = open_state_dict(source, nested=nested, strip=strip)
-    leaves = {path: tuple(bare(leaf).shape) for path, leaf in target_leaves(target).items()}
+    found = {path: bare(leaf) for path, leaf in target_leaves(target).items()}
+    if not all(hasattr(leaf, "shape") for leaf in found.values()):
+        raise refused(target, "target", "suggest_mapping", "variables, or their shapes")
+    leaves = {path: tuple(leaf.shape) for path, leaf in found.items()}
     shapes = {name: tensor.shape for name, tensor in state.tensors.items()}
     layers = torch_layers(shapes)
     matching = _Matching(layers, shapes, leaves)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from batiste._arguments import refused, text, whole_number
 from batiste.importers._layouts import Layout, Linear, Misfit, Part, Shapes
 
 __all__ = ["WeightNorm"]
@@ -35,6 +36,13 @@ class WeightNorm(Layout):
     layout: Layout = Linear()  # noqa: RUF009 - a frozen value
     tensor: str = "weight"
     dim: int | None = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layout, Layout):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise refused(self.layout, "layout", "WeightNorm", "a layout, such as Linear()")
+        text(self.tensor, "tensor", "WeightNorm", what="the name of a tensor")
+        if self.dim is not None:
+            object.__setattr__(self, "dim", whole_number(self.dim, "dim", "WeightNorm", low=None))
 
     def parts(self) -> tuple[Part, ...]:
         """Return those of the layer, with two tensors in the place of the weight."""

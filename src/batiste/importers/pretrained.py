@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from batiste._arguments import text
 from batiste.errors import UnknownMappingError, nearest
 from batiste.importers._attention import AttentionIn, AttentionOut
 from batiste.importers._layouts import BatchNorm, Conv, Embedding, LayerNorm, Linear, Transpose
@@ -75,8 +76,9 @@ def ready_mapping(name: str) -> tuple[Rule, ...]:
     """Return the ready mapping of this name.
 
     Raises:
+      ArgumentError: if it is no text.
       UnknownMappingError: if there is none.
     """
-    if name not in READY:
+    if text(name, "name", "ready_mapping", what="the name of a mapping") not in READY:
         raise UnknownMappingError(name=name, near=nearest(name, READY), known=", ".join(READY))
     return READY[name]

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from batiste.core import CollectionFilter
+from batiste._arguments import function as checked
+from batiste._arguments import mapping, refused, whole_numbers
+from batiste.core import CollectionFilter, check_filter
 from batiste.errors import SeveralScopesError
 from batiste.lift._first import Body, FirstValues, all_shared, first_values
 from batiste.lift._region import Groups, Region, Streams, Written
@@ -48,7 +50,9 @@ def _call(
     Raises:
       SeveralScopesError: if ``advice`` is given and the module holds modules from elsewhere.
     """
-    function = wrap_method_once(fn)
+    function = wrap_method_once(checked(fn, "fn", name, what="a function of a module"))
+    for each in (*variables, rngs):
+        check_filter(each)
     region = Region(name, fn, args, {}, variables, [rngs])
     if advice is not None and len(region.scopes) > 1:
         paths = ", ".join(scope.path_text for scope in region.scopes)
@@ -139,10 +143,19 @@ def jvp(
     Raises:
       SeveralScopesError: if ``mdl`` holds modules from elsewhere.
     """
+    for argument, each in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(each, tuple | list):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise refused(each, argument, "jvp", "a tuple with an entry for each input", f"Write {argument}=(x,).")
+    if len(primals) != len(tangents):
+        raise refused(tangents, "tangents", "jvp", f"{len(primals)} entries, one for each of primals")
     advice = "Differentiate by arrays that you pass yourself, or call it on a module that owns what it uses."
     call = _call("jvp", fn, (mdl, *primals), [variables], rngs, advice=advice)
     region = call.region
     (held,) = region.groups[0]
+    what = "a dict of tangents by collection"
+    unknown = mapping(variable_tangents, "variable_tangents", "jvp", what=what).keys() - held.keys()
+    if unknown:
+        raise refused(variable_tangents, "variable_tangents", "jvp", f"tangents by {list(held)}", f"{sorted(unknown)}?")
     tangents_in = {collection: tree for collection, tree in variable_tangents.items() if jax.tree.leaves(tree)}
     moving = {collection: tree for collection, tree in held.items() if collection in tangents_in}
 
@@ -242,7 +255,10 @@ def custom_vjp(
     Returns:
       A function ``(module, *args)``; it raises ``SeveralScopesError`` if the module holds modules from elsewhere.
     """
-    numbers = (nondiff_argnums,) if isinstance(nondiff_argnums, int) else tuple(nondiff_argnums)
+    numbers = whole_numbers(nondiff_argnums, "nondiff_argnums", "custom_vjp")
+    for argument, each in (("fn", fn), ("forward_fn", forward_fn), ("backward_fn", backward_fn)):
+        checked(each, argument, "custom_vjp")
+    check_filter(grad_vars)
 
     def differentiable(mdl: Any, *args: Any) -> Any:
         advice = "Call it on a module that owns what it uses."

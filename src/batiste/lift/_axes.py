@@ -8,8 +8,10 @@ from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from batiste.core import CollectionFilter, add_axis, remove_axis
+from batiste._arguments import mapping, refused, whole_number
+from batiste.core import CollectionFilter, add_axis, check_filter, remove_axis
 from batiste.errors import LiftAxisSizeError
 from batiste.module import Blueprint
 
@@ -26,12 +28,14 @@ __all__ = [
     "is_axis",
     "is_shared_axis",
     "merged",
+    "metadata",
     "move_in",
     "move_out",
     "out_axis",
     "per_argument",
     "size_along",
     "static_args",
+    "table",
     "the_size",
     "to_front",
     "without_modules",
@@ -78,6 +82,37 @@ AxisSpec: TypeAlias = int | In[Any] | Out[Any] | None
 
 VariableAxes: TypeAlias = Mapping[CollectionFilter, AxisSpec]
 """The axis of the variables of each collection, by collection filter."""
+
+
+def table(value: Any, argument: str, where: str) -> dict[Any, Any]:
+    """Return axes by collections, ``variable_axes``, or flags by streams, ``split_rngs``, as a dict.
+
+    Raises:
+      ArgumentError: they are something else.
+      InvalidFilterError: a key is no filter.
+    """
+    flags = argument == "split_rngs"
+    what = "a dict from streams to True or False" if flags else "a dict from collections to axes"
+    found = dict(mapping(value, argument, where, what=what))
+    for key, entry in found.items():
+        check_filter(key)
+        if flags:
+            if not isinstance(entry, bool | np.bool_) and entry not in (0, 1):
+                raise refused(entry, f"{argument}[{key!r}]", where, "True or False")
+            continue
+        axis: Any = cast("In[Any]", entry).axis if isinstance(entry, In | Out) else entry
+        if not is_shared_axis(axis):
+            whole_number(axis, f"{argument}[{key!r}]", where, low=None)
+    return found
+
+
+def metadata(value: Any, where: str) -> dict[Any, Any]:
+    """Return what boxes are told of an axis as a dict.
+
+    Raises:
+      ArgumentError: it is something else.
+    """
+    return dict(mapping(value, "metadata_params", where, what="a dict of what boxes are told"))
 
 
 def in_axis(spec: AxisSpec) -> int | None:

@@ -10,9 +10,11 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 
-from batiste.core import CollectionFilter
+from batiste._arguments import function as checked
+from batiste._arguments import refused
+from batiste.core import CollectionFilter, check_filter
 from batiste.errors import BranchVariablesError
-from batiste.lift._axes import without_modules
+from batiste.lift._axes import table, without_modules
 from batiste.lift._first import Body, known_values, make_first
 from batiste.lift._region import Place, Region, Streams
 from batiste.module import wrap_method_once
@@ -71,6 +73,8 @@ def switch(
     Raises:
       BranchVariablesError: if a function makes a variable that the others do not make.
     """
+    if not isinstance(branches, list | tuple):
+        raise refused(branches, "branches", "switch", "a list of functions of a module")
     return _choose("switch", index, list(branches), mdl, operands, variables, rngs)
 
 
@@ -83,7 +87,12 @@ def _choose(
     variables: CollectionFilter,
     rngs: CollectionFilter,
 ) -> Any:
-    functions = [wrap_method_once(branch) for branch in branches]
+    what = "functions of a module, at least one"
+    if not branches:
+        raise refused(branches, "branches", name, what)
+    functions = [wrap_method_once(checked(branch, "branches", name, what=what)) for branch in branches]
+    check_filter(variables)
+    check_filter(rngs)
     region = Region(name, branches[0], (mdl, *operands), {}, [variables], [rngs])
     made = known_values(region)
     values, fill = without_modules(operands)
@@ -151,7 +160,11 @@ def while_loop(
     Raises:
       LoopVariableError: if the body makes a variable.
     """
-    test, function = wrap_method_once(cond_fn), wrap_method_once(body_fn)
+    test = wrap_method_once(checked(cond_fn, "cond_fn", "while_loop", what="a function of a module and a state"))
+    function = wrap_method_once(checked(body_fn, "body_fn", "while_loop", what="a function of a module and a state"))
+    split_rngs = table(split_rngs, "split_rngs", "while_loop")
+    check_filter(carry_variables)
+    check_filter(broadcast_variables)
     filters = [carry_variables, broadcast_variables]
     region = Region(
         "while_loop",

@@ -14,8 +14,8 @@ import jax
 
 from batiste._arguments import whole_numbers
 from batiste.core import CollectionFilter
-from batiste.errors import LiftAxisSizeError
-from batiste.lift._axes import AxisSpec, is_array_like, static_args
+from batiste.errors import LiftAxisSizeError, TransformTargetError
+from batiste.lift._axes import AxisSpec, is_array_like, metadata, static_args
 from batiste.lift._first import known_values
 from batiste.lift._region import Region, from_keys, to_keys
 from batiste.lift._scan import scan
@@ -213,7 +213,7 @@ def remat_scan(
             problem=f"{len(told)} metadata_params for {len(steps)} loops",
             advice="Give one mapping for all loops, or one for each of lengths.",
         )
-    loops = tuple((length, dict(each)) for length, each in zip(steps, told, strict=True))
+    loops = tuple((length, metadata(each, "remat_scan")) for length, each in zip(steps, told, strict=True))
     options = _RematScan(loops, policy, variable_broadcast, variable_carry, variable_axes, split_rngs)
     return lifted("remat_scan", target, _run_remat_scan, options, keep_name=keep_name)
 
@@ -264,4 +264,6 @@ def _looped(
 def named_call(class_fn: Target, force: bool = True) -> Target:
     """Return ``class_fn`` as it is: the methods of modules have their names in profiles anyway."""
     del force
+    if not callable(class_fn):
+        raise TransformTargetError(transform="named_call", given=f"an object of type {type(class_fn).__name__}")
     return class_fn

@@ -27,11 +27,13 @@ from batiste.lift._axes import (
     in_axis,
     is_axis,
     is_shared_axis,
+    metadata,
     move_in,
     move_out,
     out_axis,
     per_argument,
     size_along,
+    table,
     the_size,
     to_front,
 )
@@ -113,17 +115,17 @@ def scan(
       SharedVariableError: if the body writes a variable that steps share, and not the same in each of them.
     """
     options = _Options(
-        dict(variable_axes),
+        table(variable_axes, "variable_axes", "scan"),
         variable_broadcast,
         variable_carry,
-        dict(split_rngs),
+        table(split_rngs, "split_rngs", "scan"),
         in_axes,
         out_axes,
         None if length is None else whole_number(length, "length", "scan"),
         reverse,
         unroll if isinstance(unroll, bool) else whole_number(unroll, "unroll", "scan", low=1),
         data_transform,
-        dict(metadata_params),
+        metadata(metadata_params, "scan"),
         _split_transpose,
         check_constancy_invariants,
     )

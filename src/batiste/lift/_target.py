@@ -17,8 +17,10 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
-from batiste.core import ByIdentity, Valued, fingerprint, kept
+from batiste._arguments import function, mapping, text, whole_numbers
+from batiste.core import ByIdentity, Valued, check_filter, fingerprint, kept
 from batiste.errors import LiftedMethodError, TransformTargetError, nearest
+from batiste.lift._axes import table
 from batiste.module import Blueprint, compact, run_noted, unbound_call, wrap_method_once
 
 __all__ = ["Methods", "Run", "lifted"]
@@ -59,6 +61,7 @@ def lifted(
         partial = cast("functools.partial[Any]", target)
         inner = lifted(name, partial.func, run, options, methods=methods, keep_name=keep_name)
         return cast("Any", functools.partial(inner, *partial.args, **partial.keywords))
+    _check_options(name, options)
     if isinstance(target, type) and issubclass(target, Blueprint):
         chosen = _options_of_methods(name, target, options, methods)
         recipe = _Recipe(name, target, run, chosen, "" if keep_name else name.capitalize())
@@ -73,21 +76,56 @@ def _options_of_methods(name: str, target: type[Blueprint], options: Any, method
     if isinstance(methods, Mapping):
         given = cast("Mapping[str, Mapping[str, Any]]", methods)
     else:
-        names = ("__call__",) if methods is None else (methods,) if isinstance(methods, str) else methods
+        names = ("__call__",) if methods is None else _several(methods)
         given = {method: dict[str, Any]() for method in names}
     known = {field.name for field in dataclasses.fields(options)}
     chosen: dict[str, Any] = {}
     for method, more in given.items():
+        text(method, "methods", name, what="the name of a method")
         if not callable(getattr(target, method, None)):
             methods_there = [each for each in dir(target) if callable(getattr(target, each))]
             problem, near = f"the method {method!r}, which is not there", nearest(method, methods_there)
             raise LiftedMethodError(transform=name, target=target.__name__, problem=problem, nearest=near)
+        mapping(more, f"methods[{method!r}]", name, what="a dict of options")
         unknown = [option for option in more if option not in known]
         if unknown:
             problem, near = f"the option {unknown[0]!r} for {method!r}, which is none", nearest(unknown[0], known)
             raise LiftedMethodError(transform=name, target=target.__name__, problem=problem, nearest=near)
         chosen[method] = dataclasses.replace(options, **more)
+        _check_options(name, chosen[method])
     return chosen
+
+
+_FILTERS = (
+    "variables", "rngs", "mapped_collections", "variable_broadcast", "variable_carry", "carry_variables",
+    "broadcast_variables",
+)  # fmt: skip
+
+
+def _check_options(name: str, options: Any) -> None:
+    """Refuse options that no transform takes; what belongs to JAX alone, such as ``device``, JAX looks at."""
+    for field in dataclasses.fields(options):
+        value: Any = getattr(options, field.name)
+        if field.name in _FILTERS:
+            check_filter(value)
+        elif field.name in ("static_argnums", "donate_argnums"):
+            numbers = sorted(cast("set[Any]", value)) if isinstance(value, set | frozenset) else value
+            whole_numbers(cast("Any", numbers), field.name, name, low=None)
+        elif field.name == "static_argnames":
+            for each in _several(value):
+                text(each, field.name, name, what="names of arguments")
+        elif field.name == "policy":
+            function(
+                bool if value is None else value, field.name, name, what="a policy of jax.checkpoint_policies, or None"
+            )
+        elif field.name in ("trans_in_fn", "trans_out_fn"):
+            function(value, field.name, name, what="a function of variables")
+        elif field.name in ("variable_axes", "split_rngs"):
+            table(value, field.name, name)
+
+
+def _several(names: Any) -> Iterable[Any]:
+    return (names,) if isinstance(names, str) or not isinstance(names, Iterable) else cast("Iterable[Any]", names)
 
 
 class _Recipe(Valued):

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from batiste.core import CollectionFilter, add_axis, remove_axis
-from batiste.lift._axes import VariableAxes
+from batiste.lift._axes import VariableAxes, metadata, table
 from batiste.lift._first import Body, Layout, first_values, known_values, make_first
 from batiste.lift._region import Region
 from batiste.lift._target import Methods, lifted
@@ -108,9 +108,10 @@ def add_metadata_axis(
       methods: the methods of a class; by default ``__call__``.
       keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
     """
-    for collection_filter, axis in variable_axes.items():
+    told = metadata(metadata_params, "add_metadata_axis")
+    for collection_filter, axis in table(variable_axes, "variable_axes", "add_metadata_axis").items():
         if isinstance(axis, int):
-            box = _Axis(axis, dict(metadata_params))
+            box = _Axis(axis, told)
             target = map_variables(
                 target,
                 collection_filter,

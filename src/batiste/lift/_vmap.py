@@ -21,11 +21,13 @@ from batiste.lift._axes import (
     in_axis,
     is_array_like,
     is_axis,
+    metadata,
     move_in,
     move_out,
     out_axis,
     per_argument,
     size_along,
+    table,
     the_size,
 )
 from batiste.lift._first import Body, Layout, first_values
@@ -88,14 +90,14 @@ def vmap(
       SharedVariableError: if entries make or write different values of a variable that they share.
     """
     options = _Options(
-        dict(variable_axes),
-        dict(split_rngs),
+        table(variable_axes, "variable_axes", "vmap"),
+        table(split_rngs, "split_rngs", "vmap"),
         in_axes,
         out_axes,
         None if axis_size is None else whole_number(axis_size, "axis_size", "vmap"),
         axis_name,
         spmd_axis_name,
-        dict(metadata_params),
+        metadata(metadata_params, "vmap"),
     )
     return lifted("vmap", target, _run, options, methods=methods, keep_name=keep_name)
 

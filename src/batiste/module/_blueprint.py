@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Final, dataclass_transform
 
 from batiste.core import Scope
+from batiste.errors import InvalidInstanceModuleError
 
-__all__ = ["UNSPECIFIED", "Blueprint", "ModuleState", "Unspecified"]
+__all__ = ["UNSPECIFIED", "Blueprint", "ModuleState", "Unspecified", "check_module"]
 
 
 class Unspecified:
@@ -130,3 +131,13 @@ class Blueprint:
     def _name_scope(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG002 - an interface
         """Return what runs ``function`` of this module as the child ``name``."""
         raise TypeError(type(self).__name__)
+
+
+def check_module(value: Any, call: str) -> None:
+    """Refuse what is no module.
+
+    Raises:
+      InvalidInstanceModuleError: it is something else; ``call`` is the name of the function that was given it.
+    """
+    if not isinstance(value, Blueprint):
+        raise InvalidInstanceModuleError(call=call, given=repr(value))

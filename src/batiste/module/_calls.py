@@ -12,12 +12,16 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from batiste._arguments import function as checked_function
 from batiste.core import (
     CollectionFilter,
     DenyList,
     Fingerprint,
     KeyScheme,
     Scope,
+    check_filter,
     check_key_scheme,
     current_trace,
     depth_in_library,
@@ -33,10 +37,9 @@ from batiste.core import (
 from batiste.errors import (
     ApplyModuleInvalidMethodError,
     CollectionNameWarning,
-    InvalidInstanceModuleError,
     ModuleResultWarning,
 )
-from batiste.module._blueprint import Blueprint
+from batiste.module._blueprint import Blueprint, check_module
 from batiste.module._context import CURRENT, CaptureFilter, capturing
 from batiste.module._fields import value_of
 from batiste.module._mistakes import incomplete
@@ -134,12 +137,17 @@ _NEAR = 0.8  # as "intermediate" is to "intermediates"; "params_axes" is a colle
 
 
 def _captures(
-    capture: bool | CaptureFilter, mutable: CollectionFilter
+    capture: bool | CaptureFilter | None, mutable: CollectionFilter, where: str
 ) -> tuple[CaptureFilter | None, CollectionFilter]:
     """Return the filter of what is captured, and ``mutable`` with the collection that captures go to."""
-    if not capture:
+    if capture is False or capture is None:
         return None, mutable
-    return only_call if capture is True else capture, union_filters(mutable, "intermediates")
+    check_filter(mutable)
+    mutable = union_filters(mutable, "intermediates")
+    if isinstance(capture, bool | np.bool_):
+        return (only_call, mutable) if capture else (None, mutable)
+    what = "True, False or a function of a module and the name of its method"
+    return checked_function(capture, "capture_intermediates", where, what=what), mutable
 
 
 class Applier:
@@ -171,7 +179,7 @@ class Applier:
         if not is_eager(current_trace()):
             self._hold()
         function = resolve_method(module, method)
-        capture, mutable = _captures(capture_intermediates, mutable)
+        capture, mutable = _captures(capture_intermediates, mutable, type(module).__name__)
         scope = open_scope(variables, rngs, mutable=mutable, key_scheme=key_scheme, where=type(module).__name__)
         token = CURRENT.set(None)
         try:
@@ -253,12 +261,11 @@ def init_with(
     want_output: bool,
 ) -> tuple[Any, dict[str, Any]]:
     """Initialise a module; return what the method returns (None unless it is wanted) and the variables."""
-    if not isinstance(module, Blueprint):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidInstanceModuleError(call="init", given=repr(module))
+    check_module(module, "init")
     check_key_scheme(key_scheme)
     where = type(module).__name__
     function = resolve_method(module, method)
-    capture, mutable = _captures(capture_intermediates, mutable)
+    capture, mutable = _captures(capture_intermediates, mutable, where)
 
     def run(scope: Scope, *inner_args: Any, **inner_kwargs: Any) -> Any:
         token = CURRENT.set(None)

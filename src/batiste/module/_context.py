@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 
+from batiste._arguments import function
+
 if TYPE_CHECKING:
     from batiste.module._blueprint import Blueprint
 
@@ -88,7 +90,13 @@ def intercept_methods(interceptor: Interceptor) -> Generator[None]:
       interceptor: called as ``interceptor(next_method, args, kwargs, context)``; it returns the method's result, most
         often ``next_method(*args, **kwargs)``. Interceptors nest: the one given last is called last. They also see
         methods of unbound modules, ``context.module.scope is None``, but none marked ``nowrap``.
+
+    Raises:
+      ArgumentError: it is no function.
     """
+    function(
+        interceptor, "interceptor", "nn.intercept_methods", what="a function of a method, its arguments and a context"
+    )
     watch = WATCH.get() or Watch()
     interceptors = (*watch.interceptors, interceptor)
     token = WATCH.set(watch._replace(interceptors=interceptors))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from batiste._arguments import function
 from batiste.core import CollectionFilter, Scope
 from batiste.errors import CallShareScopeOnUnboundModuleError, MergeParamError
-from batiste.module._blueprint import Blueprint
+from batiste.module._blueprint import Blueprint, check_module
 from batiste.module._calls import INIT_MUTABLE, Applier, init_with
 from batiste.module._context import CURRENT, CaptureFilter
 from batiste.module._variables import where
@@ -31,7 +32,12 @@ def apply(
       module: the blueprint.
       mutable: which collections may change; if not False, the result is a pair with them.
       capture_intermediates: as for ``Module.apply``.
+
+    Raises:
+      ArgumentError: if ``fn`` is no function.
+      InvalidInstanceModuleError: if the module is none.
     """
+    _check(fn, module, "nn.apply")
 
     def applied(variables: Variables, *args: Any, rngs: Rngs | None = None, **kwargs: Any) -> Any:
         return Applier(module)(
@@ -60,7 +66,12 @@ def init_with_output(
       module: the blueprint.
       mutable: which collections are made.
       capture_intermediates: as for ``Module.init``.
+
+    Raises:
+      ArgumentError: if ``fn`` is no function.
+      InvalidInstanceModuleError: if the module is none.
     """
+    _check(fn, module, "nn.init_with_output")
 
     def initialised(rngs: Rngs | None, *args: Any, **kwargs: Any) -> tuple[Any, MutableVariables]:
         return init_with(
@@ -91,7 +102,12 @@ def init(
       module: the blueprint.
       mutable: which collections are made.
       capture_intermediates: as for ``Module.init``.
+
+    Raises:
+      ArgumentError: if ``fn`` is no function.
+      InvalidInstanceModuleError: if the module is none.
     """
+    _check(fn, module, "nn.init")
 
     def initialised(rngs: Rngs | None, *args: Any, **kwargs: Any) -> MutableVariables:
         return init_with(
@@ -107,6 +123,11 @@ def init(
         )[1]
 
     return initialised
+
+
+def _check(fn: Any, module: Any, where: str) -> None:
+    function(fn, "fn", where, what="a function of a bound module")
+    check_module(module, where.removeprefix("nn."))
 
 
 def merge_param(name: str, a: T | None, b: T | None) -> T:
@@ -145,9 +166,11 @@ def share_scope(module: Blueprint, other: Blueprint, /) -> None:
       other: a submodule that ``setup`` has assigned, or a field.
 
     Raises:
+      InvalidInstanceModuleError: if one of them is no module.
       CallShareScopeOnUnboundModuleError: if one of them is not bound.
     """
     for each in (module, other):
+        check_module(each, "share_scope")
         if each.scope is None:
             raise CallShareScopeOnUnboundModuleError(path=type(each).__name__)
     if _is_within(other.scope, module.scope):

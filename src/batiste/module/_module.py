@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, cast, o
 
 import jax
 
+from batiste._arguments import text
 from batiste.core import CollectionFilter, KeyScheme, Scope, open_scope
 from batiste.errors import (
     AssignSubModuleError,
@@ -153,6 +154,8 @@ class Module(VariableAccess):
             raise AssignSubModuleError(child=type(self).__name__, path=where(parent))
         if self.name is None:
             self.__dict__["name"] = state.next_name(type(self).__name__)
+        elif type(self.name) is not str or not self.name:
+            text(self.name, "name", where(parent), what=f"the name of a {type(self).__name__}")
         name = cast("str", self.name)
         again = state.takes_names_again
         if not again and name in scope.reservations:

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from batiste._arguments import whole_number
+from batiste._arguments import mapping, whole_number
 from batiste.core import CollectionFilter, unbox
+from batiste.module._blueprint import check_module
 from batiste.module._calls import INIT_MUTABLE
 from batiste.module._context import InterceptorContext, intercept_methods
 from batiste.typing import Rngs
@@ -142,6 +143,12 @@ def tabulate(
       compute_vjp_flops: whether those of the gradient are counted.
       **kwargs: keyword inputs of the module.
     """
+    check_module(module, "tabulate")
+    options = {"console_kwargs": console_kwargs, "table_kwargs": table_kwargs, "column_kwargs": column_kwargs}
+    looks: list[Mapping[str, Any]] = [
+        {} if value is None else mapping(value, argument, "nn.tabulate", what="a dict of options of rich")
+        for argument, value in options.items()
+    ]
 
     def table(*args: Any, **more: Any) -> str:
         rows, variables = table_of(
@@ -156,7 +163,7 @@ def tabulate(
             compute_vjp_flops=compute_vjp_flops,
         )
         title = f"{type(module).__name__} Summary"
-        return _render(title, rows, variables, console_kwargs or {}, table_kwargs or {}, column_kwargs or {})
+        return _render(title, rows, variables, *looks)
 
     return table
 

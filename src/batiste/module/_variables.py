@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import jax
 import jax.numpy as jnp
 
+from batiste._arguments import function, text
 from batiste.core import Scope, Variable
 from batiste.errors import CallUnboundModuleError, NameInUseError, PerturbationError, VariableOutsideSetupError
 from batiste.module._blueprint import Blueprint
@@ -46,13 +47,21 @@ class VariableAccess(Blueprint):
           **init_kwargs: keyword arguments of ``init_fn``.
 
         Raises:
+          ArgumentError: the name is no text, or is empty; so it is for every method here.
           VariableOutsideSetupError: outside of ``setup`` and compact methods.
           NameInUseError: if the name is taken.
           ScopeParamNotFoundError: if ``apply`` was given variables without it.
           ScopeParamShapeError: if it has another shape than ``init_fn`` makes.
         """
         scope, state = self.scope, self._state
-        if scope is None or state.reuses_names or not state.allows_children or name in scope.reservations:
+        if (
+            scope is None
+            or type(name) is not str
+            or not name
+            or state.reuses_names
+            or not state.allows_children
+            or name in scope.reservations
+        ):
             scope = self._ready_for("param", "params", name)
         value = scope.param(name, init_fn, *init_args, unbox=unbox, **init_kwargs)
         state.children[name] = "params"
@@ -90,6 +99,7 @@ class VariableAccess(Blueprint):
     def _ready_for(self, call: str, collection: str, name: str) -> Scope:
         """Return the scope if a variable may be made there under this name now."""
         scope = self._bound(call)
+        self._check_names(name=name, col=collection)
         if not self._state.allows_children:
             kind = "The parameter" if call == "param" else "The variable"
             raise VariableOutsideSetupError(kind=kind, name=name, path=where(self), call=call)
@@ -107,11 +117,15 @@ class VariableAccess(Blueprint):
 
     def has_variable(self, col: str, name: str) -> bool:
         """Return whether the variable is there."""
-        return self._bound("has_variable").has_variable(col, name)
+        scope = self._bound("has_variable")
+        self._check_names(col=col, name=name)
+        return scope.has_variable(col, name)
 
     def get_variable(self, col: str, name: str, default: Any = None) -> Any:
         """Return the value of a variable of this module, or ``default`` where there is none."""
-        return self._bound("get_variable").get_variable(col, name, default)
+        scope = self._bound("get_variable")
+        self._check_names(col=col, name=name)
+        return scope.get_variable(col, name, default)
 
     def put_variable(self, col: str, name: str, value: Any) -> None:
         """Store a value in a collection that may change.
@@ -119,11 +133,15 @@ class VariableAccess(Blueprint):
         Raises:
           ModifyScopeVariableError: if the collection is not mutable in this call.
         """
-        self._bound("put_variable").put_variable(col, name, value)
+        scope = self._bound("put_variable")
+        self._check_names(col=col, name=name)
+        scope.put_variable(col, name, value)
 
     def is_mutable_collection(self, col: str) -> bool:
         """Return whether variables of the collection may change in this call."""
-        return self._bound("is_mutable_collection").is_mutable_collection(col)
+        scope = self._bound("is_mutable_collection")
+        self._check_names(col=col)
+        return scope.is_mutable_collection(col)
 
     def is_initializing(self) -> bool:
         """Return whether this call is an ``init``."""
@@ -131,7 +149,9 @@ class VariableAccess(Blueprint):
 
     def has_rng(self, name: str) -> bool:
         """Return whether there is a random stream ``name``."""
-        return self._bound("has_rng").has_rng(name)
+        scope = self._bound("has_rng")
+        self._check_names(name=name)
+        return scope.has_rng(name)
 
     def make_rng(self, name: str = "params") -> Key:
         """Return a new random key of a stream; it depends on the path and on how often it was asked for there.
@@ -139,7 +159,10 @@ class VariableAccess(Blueprint):
         Raises:
           InvalidRngError: if neither this stream nor ``params`` was given.
         """
-        return self._bound("make_rng").make_rng(name)
+        scope = self._bound("make_rng")
+        if type(name) is not str or not name:
+            self._check_names(name=name)
+        return scope.make_rng(name)
 
     def sow(
         self,
@@ -166,6 +189,7 @@ class VariableAccess(Blueprint):
             module does not lift it.
         """
         scope = self._bound("sow")
+        self._check_names(col=col, name=name)
         if not scope.is_mutable_collection(col):
             if jax.tree.leaves(value):  # names alone are nothing that was computed
                 scope.check_sown(col, name)
@@ -176,8 +200,8 @@ class VariableAccess(Blueprint):
             self._check_free(scope, name, col)
             scope.reserve(name, col)
             self._state.children[name] = col
-            held = init_fn()
-        scope.put_variable(col, name, reduce_fn(held, value))
+            held = function(init_fn, "init_fn", self)()
+        scope.put_variable(col, name, function(reduce_fn, "reduce_fn", self)(held, value))
         return True
 
     def perturb(self, name: str, value: T, collection: str = "perturbations") -> T:
@@ -192,6 +216,7 @@ class VariableAccess(Blueprint):
           PerturbationError: if ``apply`` is given the collection, but without this variable, or in another shape.
         """
         scope = self._bound("perturb")
+        self._check_names(name=name, collection=collection)
         array = cast("Any", value)
         if not scope.has_variable(collection, name):
             if not scope.is_mutable_collection(collection):
@@ -211,6 +236,12 @@ class VariableAccess(Blueprint):
 
     def _refuse_perturbation(self, name: str, collection: str, problem: str) -> NoReturn:
         raise PerturbationError(path=where(self), name=name, collection=collection, problem=problem)
+
+    def _check_names(self, **names: Any) -> None:
+        """Refuse what is no name: a path could not tell it from another, or would hold nothing."""
+        for argument, name in names.items():
+            if type(name) is not str or not name:
+                text(name, argument, self, what="a name")
 
     def _bound(self, call: str) -> Scope:
         scope = self.scope

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import jax
 
+from batiste._arguments import function as checked
 from batiste.errors import (
     CallSetupUnboundModuleError,
     DescriptorAttributeError,
@@ -51,19 +52,34 @@ _NEVER_WRAPPED = frozenset(
 
 
 def compact(function: F) -> F:
-    """Mark a method that defines submodules and parameters where it uses them."""
+    """Mark a method that defines submodules and parameters where it uses them.
+
+    Raises:
+      ArgumentError: it is no function.
+    """
+    checked(function, "function", "nn.compact", what="a method")
     function.compact = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
 
 
 def nowrap(function: F) -> F:
-    """Mark a method that is called as it is: it makes nothing, and may be called on unbound modules."""
+    """Mark a method that is called as it is: it makes nothing, and may be called on unbound modules.
+
+    Raises:
+      ArgumentError: it is no function.
+    """
+    checked(function, "function", "nn.nowrap", what="a method")
     function.nowrap = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
 
 
 def compact_name_scope(function: F) -> F:
-    """Mark a method whose submodules get a level of names of their own, called like the method."""
+    """Mark a method whose submodules get a level of names of their own, called like the method.
+
+    Raises:
+      ArgumentError: it is no function.
+    """
+    checked(function, "function", "compact_name_scope", what="a method")
     function.compact_name_scope = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
 

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from batiste._arguments import function
 from batiste.core import AxisMetadata, is_axis_metadata
 from batiste.errors import AxisNamesError, PartitioningUnspecifiedError, PartitionNameMismatchError
 from batiste.shard._context import LogicalRules, as_rules, get_logical_axis_rules
-from batiste.shard._logical import as_names, resolve
+from batiste.shard._logical import as_names, is_open, resolve
 from batiste.shard._mesh import AnyMesh, Placed, check_specs
 from batiste.struct import PyTreeNode, field
 
@@ -63,6 +64,8 @@ class Partitioned(PyTreeNode, AxisMetadata[A]):
         if isinstance(self.names, str):
             raise AxisNamesError(given=repr(self.names), reason="it is one name, and a sequence of names is needed")
         if type(self.names) is not tuple:
+            if not isinstance(self.names, list | PartitionSpec):
+                raise AxisNamesError(given=repr(self.names), reason="it is not a sequence of names")
             object.__setattr__(self, "names", tuple(self.names))
 
     def unbox(self, apply_constraint: bool = True) -> A:
@@ -105,8 +108,12 @@ class Partitioned(PyTreeNode, AxisMetadata[A]):
         return params[PARTITION_NAME]
 
     def get_partition_spec(self) -> PartitionSpec:
-        """Return the names as a ``PartitionSpec``."""
-        return PartitionSpec(*self.names)
+        """Return the names as a ``PartitionSpec``.
+
+        Raises:
+          AxisNamesError: if there is something else among them.
+        """
+        return PartitionSpec(*_checked(self.names))
 
     def get_sharding(self, mesh: AnyMesh) -> NamedSharding:
         """Return where the array lies on a mesh.
@@ -155,6 +162,15 @@ class LogicallyPartitioned(Partitioned[A], Generic[A]):
         return resolve(as_names(self.names), rules, None) or PartitionSpec()
 
 
+def _checked(names: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return names of mesh axes; refuse anything that is none, neither several in a tuple, nor open."""
+    for entry in names:
+        several = cast("tuple[Any, ...]", entry) if isinstance(entry, tuple) else (entry,)
+        if not is_open(entry) and not all(isinstance(name, str) for name in several):
+            raise AxisNamesError(given=repr(names), reason=f"{entry!r} is not the name of a mesh axis")
+    return names
+
+
 @dataclasses.dataclass(frozen=True)
 class _Boxing:
     """An initialiser whose values come in a box; equal by value, so that ``init`` compiles one program for equal ones.
@@ -189,9 +205,11 @@ def with_partitioning(
       mesh: kept in the box; it has no effect.
 
     Raises:
-      AxisNamesError: if the names are not a sequence.
+      ArgumentError: if ``fn`` is no function.
+      AxisNamesError: if the names are not a sequence of names.
     """
-    names = Partitioned(None, names).names
+    function(fn, "fn", "with_partitioning", what="an initialiser")
+    names = _checked(Partitioned(None, names).names)
     return _Boxing(fn, Partitioned, (("names", names), ("mesh", mesh)))
 
 
@@ -210,9 +228,11 @@ def with_logical_partitioning(
       rules: pairs ``(logical name, mesh axes)`` for these names, in place of those in effect.
 
     Raises:
+      ArgumentError: if ``fn`` is no function.
       AxisNamesError: if the names are not a sequence of names.
       LogicalRulesError: if the rules are not pairs.
     """
+    function(fn, "fn", "with_logical_partitioning", what="an initialiser")
     rules = None if rules is None else as_rules(rules)
     return _Boxing(fn, LogicallyPartitioned, (("names", as_names(names)), ("mesh", mesh), ("rules", rules)))
 

@@ -25,8 +25,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from batiste.core import is_tracer
 from batiste.errors import AbstractMeshError, AxisNamesError, AxisRankError, ManualAxisError
 from batiste.shard._context import LogicalRules, as_rules, get_logical_axis_rules
-from batiste.shard._logical import RulesFallback, as_names, is_names, resolve
-from batiste.shard._mesh import AnyMesh, Placed, axes_of, check_axes, check_divisible, mesh_in_context
+from batiste.shard._logical import RulesFallback, as_names, check_fallback, is_names, resolve
+from batiste.shard._mesh import AnyMesh, Placed, axes_of, check_axes, check_divisible, check_mesh, mesh_in_context
 from batiste.tree import path_string
 
 __all__ = ["with_logical_constraint"]
@@ -54,6 +54,7 @@ def with_logical_constraint(
         rules lead to mesh axes that are taken is not split.
 
     Raises:
+      ArgumentError: if ``mesh`` is no mesh, or the fallback is none.
       AbstractMeshError: outside of a trace, if the mesh that is named has no devices.
       AxisNamesError: if these are no names.
       AxisRankError: if there are more names than axes.
@@ -63,6 +64,9 @@ def with_logical_constraint(
       UnknownLogicalAxisError: if a name has no rule, and there are rules or a mesh.
       UnknownMeshAxisError: if a rule leads to an axis that the mesh does not have.
     """
+    check_fallback(fallback, "with_logical_constraint")
+    if mesh is not None:
+        check_mesh(mesh, "with_logical_constraint")
     known = get_logical_axis_rules() if rules is None else as_rules(rules)
     named = mesh_in_context() if mesh is None else mesh
     if not known and named is None:

@@ -13,7 +13,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from batiste.shard._mesh import Indivisible
+from batiste.core import streams_from
+from batiste.errors import InvalidInstanceModuleError
+from batiste.module import Blueprint
+from batiste.shard._mesh import Indivisible, check_mesh
 from batiste.shard._specs import PathRules, Unmatched, shardings
 from batiste.typing import MutableVariables, Rngs
 
@@ -56,9 +59,17 @@ def init(
       **options: keyword arguments of ``model.init``.
 
     Raises:
+      ArgumentError: if ``mesh`` is no mesh.
+      InvalidInstanceModuleError: if the model has no ``init``.
+      InvalidRngError: if a stream of a Module is given something that is no key.
       ShardError: what ``batiste.shard.specs`` raises.
       TreeError: likewise.
     """
+    check_mesh(mesh, "shard.init")
+    if isinstance(model, type) or not hasattr(model, "init"):
+        raise InvalidInstanceModuleError(call="init", given=repr(model))
+    if isinstance(model, Blueprint):
+        streams_from(rngs, type(model).__name__)
     leaves, treedef = cast("tuple[list[Any], Any]", jax.tree.flatten((inputs, options)))
     is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
 

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias, cast
 import jax
 from jax.sharding import PartitionSpec
 
+from batiste._arguments import refused
 from batiste.errors import AxisNamesError, DuplicateAxisNameError, UnknownLogicalAxisError, nearest
 from batiste.shard._context import LogicalRules, as_rules, get_logical_axis_rules
 
@@ -27,7 +28,9 @@ __all__ = [
     "LogicalNames",
     "RulesFallback",
     "as_names",
+    "check_fallback",
     "is_names",
+    "is_open",
     "is_spec",
     "logical_to_mesh",
     "logical_to_mesh_axes",
@@ -68,10 +71,12 @@ def logical_to_mesh_axes(
         rules are all taken is not split.
 
     Raises:
+      ArgumentError: if the fallback is none.
       AxisNamesError: if these are no names.
       DuplicateAxisNameError: if two axes have one name.
       UnknownLogicalAxisError: if a name has no rule.
     """
+    check_fallback(fallback, "logical_to_mesh_axes")
     if array_dim_names is None:
         return None
     known = get_logical_axis_rules() if rules is None else as_rules(rules)
@@ -90,11 +95,23 @@ def logical_to_mesh(tree: Any, rules: LogicalRules | None = None, *, fallback: R
       AxisNamesError: if a leaf is no ``PartitionSpec``.
       UnknownLogicalAxisError: if a name has no rule.
     """
+    check_fallback(fallback, "logical_to_mesh")
 
     def in_mesh_axes(names: Any) -> PartitionSpec | None:
         return logical_to_mesh_axes(names, rules, fallback=fallback)
 
     return jax.tree.map(in_mesh_axes, tree, is_leaf=is_spec)
+
+
+def check_fallback(fallback: Any, where: str) -> None:
+    """Refuse what is no fallback.
+
+    Raises:
+      ArgumentError: it is something else.
+    """
+    if fallback is not None and not isinstance(fallback, RulesFallback):
+        known = ", ".join(f"RulesFallback.{one.name}" for one in RulesFallback)
+        raise refused(fallback, "fallback", where, f"None, or one of {known}")
 
 
 def is_spec(value: Any) -> bool:
@@ -109,11 +126,12 @@ def is_names(value: Any) -> bool:
     if type(value) not in (tuple, list):  # a named tuple is a container
         return False
     entries = cast("Sequence[Any]", value)
-    is_flat = all(isinstance(entry, str) or _is_open(entry) for entry in entries)
+    is_flat = all(isinstance(entry, str) or is_open(entry) for entry in entries)
     return is_flat and (type(value) is tuple or any(isinstance(entry, str) for entry in entries))
 
 
-def _is_open(entry: Any) -> bool:
+def is_open(entry: Any) -> bool:
+    """Return whether an axis is not split, or left to the compiler."""
     return entry is None or entry is PartitionSpec.UNCONSTRAINED
 
 
@@ -130,7 +148,7 @@ def as_names(names: Any) -> tuple[Any, ...]:
         raise AxisNamesError(given=given, reason="it is not a sequence of names")
     entries: tuple[Any, ...] = tuple(cast("Sequence[Any]", names))
     for entry in entries:
-        if not isinstance(entry, str) and not _is_open(entry):
+        if not isinstance(entry, str) and not is_open(entry):
             raise AxisNamesError(given=given, reason=f"{entry!r} is not a logical name")
     return entries
 
@@ -140,7 +158,7 @@ def resolve(names: tuple[Any, ...], rules: LogicalRules, fallback: RulesFallback
     for name in names:
         if isinstance(name, str) and names.count(name) > 1:
             raise DuplicateAxisNameError(names=names, name=name)
-    entries = [name if _is_open(name) else _UNDECIDED for name in names]
+    entries = [name if is_open(name) else _UNDECIDED for name in names]
     taken: set[str] = set()
     for name, axes in rules:
         if name in names and entries[names.index(name)] is _UNDECIDED:

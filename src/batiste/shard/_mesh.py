@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from batiste._arguments import refused
 from batiste.errors import IndivisibleAxisError, PartitionSpecError, UnknownMeshAxisError, nearest
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "axes_of",
     "check_axes",
     "check_divisible",
+    "check_mesh",
     "check_specs",
     "mesh_in_context",
 ]
@@ -88,6 +90,17 @@ def _misfits(placed: Iterable[Placed]) -> Iterator[str]:
             yield each.line(f"{len(each.spec)} entries for {len(each.shape)} axes")
         if len(set(used)) < len(used):
             yield each.line("a mesh axis is used twice")
+
+
+def check_mesh(mesh: Any, where: str) -> None:
+    """Refuse what is no mesh.
+
+    Raises:
+      ArgumentError: it is something else.
+    """
+    if not isinstance(mesh, Mesh | AbstractMesh):
+        advice = 'Make one of the devices: jax.make_mesh((8,), ("data",)).'
+        raise refused(mesh, "mesh", where, "a jax.sharding.Mesh", advice)
 
 
 def check_axes(placed: Iterable[Placed], mesh: AnyMesh) -> None:

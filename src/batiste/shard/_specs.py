@@ -27,7 +27,7 @@ from batiste.errors import PartitionRulesError, ShadowedRuleError, UnboxedLeaves
 from batiste.shard._boxes import Partitioned, get_partition_spec
 from batiste.shard._context import LogicalRules
 from batiste.shard._logical import RulesFallback, is_spec, logical_to_mesh
-from batiste.shard._mesh import AnyMesh, Indivisible, Placed, check_specs
+from batiste.shard._mesh import AnyMesh, Indivisible, Placed, check_mesh, check_specs
 from batiste.tree import PatternLike, compile_pattern, path_string, select, unflatten
 
 __all__ = ["PathRules", "Unmatched", "get_sharding", "logical_to_mesh_sharding", "shardings", "specs"]
@@ -60,7 +60,7 @@ def specs(
       indivisible: whether an axis that the mesh does not cut into equal parts is an error, or is not split.
 
     Raises:
-      ArgumentError: if ``default`` is no spec, or ``unmatched`` or ``indivisible`` none of the above.
+      ArgumentError: if ``mesh`` is no mesh, ``default`` no spec, or ``unmatched`` or ``indivisible`` none of the above.
       IndivisibleAxisError: if the mesh does not cut an axis into equal parts.
       PartitionRulesError: if the rules are not a mapping from patterns to specs.
       PartitionSpecError: if a spec has more entries than its leaf has axes, or uses a mesh axis twice.
@@ -71,6 +71,8 @@ def specs(
       UnmatchedPatternError: if a pattern matches no path.
     """
     choice(indivisible, "indivisible", "specs", ("error", "replicate"))
+    if mesh is not None:
+        check_mesh(mesh, "shard.specs")
     if default is not None and not isinstance(cast("Any", default), PartitionSpec):
         raise refused(default, "default", "specs", "a jax.P")
     found, treedef = _flatten(tree, is_axis_metadata)
@@ -97,6 +99,7 @@ def shardings(
     The arguments and errors are those of ``specs``. The result is what ``jax.device_put(tree, ...)`` and
     ``jax.jit(..., out_shardings=...)`` take.
     """
+    check_mesh(mesh, "shard.shardings")
     found = specs(tree, rules, mesh, default=default, unmatched=unmatched, indivisible=indivisible)
 
     def sharding(spec: PartitionSpec) -> NamedSharding:
@@ -111,10 +114,12 @@ def get_sharding(tree: Any, mesh: AnyMesh) -> Any:
     Arrays without a box lie whole on every device; anything that is no array has None.
 
     Raises:
+      ArgumentError: if ``mesh`` is no mesh.
       IndivisibleAxisError: if the mesh does not cut an axis into equal parts.
       PartitionSpecError: if there are more names than axes, or a mesh axis is named twice.
       UnknownMeshAxisError: if the mesh does not have an axis.
     """
+    check_mesh(mesh, "get_sharding")
     return _placed_on(tree, mesh, get_partition_spec, is_leaf=is_axis_metadata)
 
 
@@ -133,6 +138,7 @@ def logical_to_mesh_sharding(
       UnknownLogicalAxisError: if a name has no rule.
       UnknownMeshAxisError: if a rule leads to an axis that the mesh does not have.
     """
+    check_mesh(mesh, "logical_to_mesh_sharding")
 
     def same(spec: PartitionSpec) -> PartitionSpec:
         return spec

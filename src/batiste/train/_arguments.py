@@ -6,18 +6,19 @@ NumPy's and JAX's scalars as well; True, 10.0 and "10" are none.
 
 from __future__ import annotations
 
-import operator
-import os
 from collections.abc import Iterable
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, Final, NamedTuple, cast
 
 import jax
 
+from batiste._arguments import function, path, refused, seconds, whole_number
 from batiste.checkpoint import KeepBest, Manager
-from batiste.errors import LoopArgumentError, TrainArgumentError, nearest
+from batiste.errors import LoopArgumentError, nearest
 from batiste.train._data import check_data
 
 __all__ = ["Checked", "check_best", "check_cache", "check_loop"]
+
+_LOOP: Final = "The training loop"
 
 
 class Checked(NamedTuple):
@@ -45,19 +46,20 @@ def check_loop(
     """Return the arguments of a loop as it uses them.
 
     Raises:
-      LoopArgumentError: one cannot work.
+      ArgumentError: one is not in its domain.
+      LoopArgumentError: the data gives no batches.
     """
     _check_functions(step, state, log, evaluate)
     check_data(data)
     if not isinstance(finite, bool):
-        _refuse("finite", finite, "it is neither True nor False", "Write finite=False to let NaN and infinity pass.")
-    if not isinstance(compile_cache, bool) and not _is_folder(compile_cache):
-        _refuse("compile_cache", compile_cache, "it names no folder", "Give True, False or a path.")
-    count = None if steps is None else _whole("steps", steps, 0)
+        raise refused(finite, "finite", _LOOP, "True or False", "Write finite=False to let NaN and infinity pass.")
+    if not isinstance(compile_cache, bool):
+        path(compile_cache, "compile_cache", _LOOP, what="True, False or a path")
+    count = None if steps is None else whole_number(steps, "steps", _LOOP)
     every = (
-        _whole("save_every", save_every, 1),
-        _whole("log_every", log_every, 1),
-        _whole("evaluate_every", evaluate_every, 1),
+        whole_number(save_every, "save_every", _LOOP, low=1),
+        whole_number(log_every, "log_every", _LOOP, low=1),
+        whole_number(evaluate_every, "evaluate_every", _LOOP, low=1),
     )
     return Checked(count, _run(run), every)
 
@@ -87,79 +89,32 @@ def check_best(run: Manager | None, known: Iterable[str] | None, *, evaluates: b
             raise LoopArgumentError(name="run", value=value, reason=reason, cure=cure)
 
 
-def _is_folder(value: Any) -> bool:
-    """Say whether a value names a folder: a path, or a text that is not empty."""
-    return isinstance(value, str | os.PathLike) and os.fspath(cast("os.PathLike[str]", value)) != ""
-
-
-def check_cache(folder: Any, seconds: Any) -> None:
+def check_cache(folder: Any, least: Any) -> None:
     """Refuse what names no folder, and what is no number of seconds; None is a folder of JAX's or the user's.
 
     Raises:
-      TrainArgumentError: the one or the other.
+      ArgumentError: the one or the other.
     """
-    if folder is not None and not _is_folder(folder):
-        _refuse_of("compile_cache", "folder", folder, "it names no folder", "Give a path, or None for the usual one.")
-    number: Any = seconds.item() if getattr(seconds, "shape", None) == () else seconds
-    if isinstance(number, bool) or not isinstance(number, int | float) or not number >= 0:
-        _refuse_of("compile_cache", "min_seconds", seconds, "it counts seconds", "Give a number from 0 on.")
+    if folder is not None:
+        path(folder, "folder", "train.compile_cache", what="a path, or None for the usual folder")
+    seconds(least, "min_seconds", "train.compile_cache")
 
 
 def _check_functions(step: Any, state: Any, log: Any, evaluate: Any) -> None:
     if isinstance(step, type) or not callable(step):
         backwards = callable(state) and not isinstance(state, type)
         cure = "Write the step first: fit(step, state, data)." if backwards else "Give a function (state, batch)."
-        reason = "it is no function from a state and a batch to the next state and metrics"
-        _refuse("step", step, reason, cure)
+        raise refused(step, "step", _LOOP, "a function from a state and a batch to the next state and metrics", cure)
     if callable(state) and any(leaf is state for leaf in jax.tree.leaves(state)):
         cure = "Write fit(step, state, data): the function, what it changes, and the batches."
-        _refuse("state", state, "it is a function, and no tree of arrays", cure)
-    for name, function in (("log", log), ("evaluate", evaluate)):
-        if function is not None and not callable(function):
-            example = "train.show, or any function of a row" if name == "log" else "a function of the state"
-            _refuse(name, function, "it is no function", f"Give {example}.")
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    if type(value) is int and value >= least:
-        return value
-    cure = f"Give a number from {least} on."
-    number = None
-    if not isinstance(value, bool) and getattr(value, "shape", ()) == ():
-        try:
-            number = operator.index(value)
-        except TypeError:
-            if isinstance(value, float) and value.is_integer() and value >= least:
-                cure = f"Write {int(value)}; a division of whole numbers is whole with //."
-    if number is None or number < least:
-        _refuse(name, value, "it counts steps", cure)
-    return number
+        raise refused(state, "state", _LOOP, "a tree of arrays", cure)
+    if log is not None:
+        function(log, "log", _LOOP, what="a function of a row, such as train.show, or None")
+    if evaluate is not None:
+        function(evaluate, "evaluate", _LOOP, what="a function of the state, or None")
 
 
 def _run(run: Any) -> Manager | None:
     if run is None or isinstance(run, Manager) or hasattr(run, "save_async"):
         return cast("Manager | None", run)
-    if not _is_folder(run):
-        cure = 'Give a folder, run="runs/first", or its checkpoints, run=checkpoint.Manager("runs/first", keep=...).'
-        _refuse("run", run, "it names no folder for checkpoints", cure)
-    return Manager(run)
-
-
-def _refuse(name: str, value: Any, reason: str, cure: str) -> NoReturn:
-    raise LoopArgumentError(name=name, value=_shown(value), reason=reason, cure=cure)
-
-
-def _refuse_of(function: str, name: str, value: Any, reason: str, cure: str) -> NoReturn:
-    raise TrainArgumentError(function=function, name=name, value=_shown(value), reason=reason, cure=cure)
-
-
-def _shown(value: Any) -> str:
-    """Return a value as an error shows it: numbers and texts as they are, anything else by its type."""
-    if value is None or isinstance(value, bool | int | float | complex | str):
-        return repr(value)
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    if getattr(value, "shape", None) == ():
-        return f"{value!r}"
-    name = getattr(value, "__name__", None) if callable(value) else None
-    return f"a {type(value).__name__}" if name is None else f"the function {name}"
+    return Manager(path(run, "run", _LOOP, what="a folder, or its checkpoint.Manager(folder, keep=...)"))

@@ -39,7 +39,7 @@ def compile_cache(folder: str | os.PathLike[str] | None = None, *, min_seconds: 
       The folder, or None where it cannot be written.
 
     Raises:
-      TrainArgumentError: ``folder`` is no path, or ``min_seconds`` no such number.
+      ArgumentError: ``folder`` is no path, or ``min_seconds`` no such number.
     """
     check_cache(folder, min_seconds)
     config: Any = jax.config

@@ -88,7 +88,8 @@ class Loop(Generic[State]):
       step: how many steps are done.
 
     Raises:
-      LoopArgumentError: an argument cannot work, or ``KeepBest`` of ``run`` asks for a metric that there cannot be.
+      ArgumentError: an argument is not in its domain.
+      LoopArgumentError: the data gives no batches, or ``KeepBest`` of ``run`` asks for a metric that there cannot be.
       DeletedArrayError: the state was used up by an earlier step.
       RunMismatchError: ``run`` has checkpoints of another state.
     """

@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from batiste.errors import MetricError, NonFiniteMetricError, TrainArgumentError
+from batiste._arguments import refused
+from batiste.errors import MetricError, NonFiniteMetricError
 from batiste.tree import flatten, path_string
 
 __all__ = ["Metrics", "Row", "Rows", "check_metrics", "evaluation", "log_row", "metric_names", "non_finite", "show"]
@@ -281,7 +282,7 @@ def log_row(row: Row) -> None:
     """Log a row as a line, ``step 100  loss 0.25``: the logger is ``batiste.train``, the level is information.
 
     Raises:
-      TrainArgumentError: it is no row.
+      ArgumentError: it is no row.
     """
     logging.getLogger("batiste.train").info("%s", _text(row))
 
@@ -290,7 +291,7 @@ def show(row: Row) -> None:
     """Print a row as a line, with rich where it is installed.
 
     Raises:
-      TrainArgumentError: it is no row.
+      ArgumentError: it is no row.
     """
     text = _text(row)
     try:
@@ -308,10 +309,5 @@ def _text(row: Row) -> str:
         numbers = "  ".join(f"{name} {value:.5g}" for name, value in row.items() if name not in _OWN)
         return f"step {row['step']:.0f}  {numbers}"
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise TrainArgumentError(
-            function="show",
-            name="row",
-            value=f"a {type(row).__name__}",
-            reason="a row is a dict of numbers by name, of which `step` is one",
-            cure="Give it to the loop, which calls it with its rows: train.fit(..., log=train.show).",
-        ) from None
+        cure = "Give it to the loop, which calls it with its rows: train.fit(..., log=train.show)."
+        raise refused(row, "row", "train.show", "a dict of numbers by name, of which step is one", cure) from None

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from batiste._arguments import refused
 from batiste.errors import CastLossError, TreeMismatchError, TreeValueError
 from batiste.tree._containers import take_apart
 from batiste.tree._conversion import cast_loss, has_range_of, number_kind
@@ -56,11 +57,14 @@ def average(trees: Sequence[Any], *, weights: Sequence[float] | None = None) -> 
       CastLossError: if another tree has a wider dtype, and the mean is beyond that of the first one.
       TreeMismatchError: if trees differ in paths or shapes, or the first has no place for what another has (a fraction
         in an integer, an imaginary part); the error lists every leaf.
+      ArgumentError: if ``trees`` is no list.
       TreeValueError: if there is no tree, or the weights do not fit.
     """
     if isinstance(trees, Mapping):
         reason, cure = "it is one tree, and a mean is one of several", "Give a list: `average([first, second])`."
         raise TreeValueError(argument="trees", value="a mapping", reason=reason, cure=cure)
+    if isinstance(trees, str | bytes) or not isinstance(cast("Any", trees), Sequence):
+        raise refused(trees, "trees", "average", "a list of trees")
     if not trees:
         raise TreeValueError(argument="trees", value="empty", reason="there is nothing to average", cure="Give a tree.")
     if weights is not None and np.ndim(cast("Any", weights)) != 1:

@@ -21,6 +21,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 import ml_dtypes
 import numpy as np
 
+from batiste._arguments import dtype_name
+
 __all__ = ["NumberKind", "cast_loss", "converted", "has_range_of", "number_kind"]
 
 _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -106,8 +108,11 @@ def cast_loss(array: _Array, dtype: np.dtype[Any]) -> str:
     Args:
       array: any NumPy array, with the dtypes of ``ml_dtypes`` too.
       dtype: what it would become.
+
+    Raises:
+      ArgumentError: there is no such dtype.
     """
-    new = np.dtype(dtype)
+    new = dtype if isinstance(dtype, np.dtype) else dtype_name(dtype, "dtype", "cast_loss")  # pyright: ignore[reportUnnecessaryIsInstance]
     if has_range_of(new, array.dtype):
         return ""
     if "none" in (number_kind(array.dtype), number_kind(new)):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, cast
 
 import numpy as np
 
+from batiste._arguments import dtype_name, function, whole_numbers
 from batiste.errors import CastLossError, LazyIndexError, LazyReadError
 from batiste.tree._conversion import cast_loss, converted
 from batiste.tree._leaves import is_abstract, is_jax_array, is_traced
@@ -48,6 +49,9 @@ class LazyArray:
       dtype: the element type.
       read: called with ``None`` for the whole array, or with one slice an axis (step 1, within bounds, not empty) for
         a box of it; returns a NumPy array of that shape and of ``dtype``.
+
+    Raises:
+      ArgumentError: an argument is none of these.
     """
 
     __slots__ = ("_read", "dtype", "shape")
@@ -56,9 +60,9 @@ class LazyArray:
     dtype: np.dtype[Any]
 
     def __init__(self, shape: Sequence[int], dtype: DTypeLike, read: Reader) -> None:
-        self.shape = tuple(int(extent) for extent in shape)
-        self.dtype = np.dtype(cast("Any", dtype))
-        self._read = read
+        self.shape = whole_numbers(shape, "shape", "LazyArray")
+        self.dtype = dtype if isinstance(dtype, np.dtype) else dtype_name(dtype, "dtype", "LazyArray")
+        self._read = function(read, "read", "LazyArray", what="a function of a box")
 
     @property
     def ndim(self) -> int:

@@ -128,9 +128,12 @@ def lora_merge(params: Any, adapters: Any, *, alpha: float | ArrayLike | None = 
       A tree of the structure of ``params``; merged kernels keep their dtype, all other leaves are the same objects.
 
     Raises:
+      ArgumentError: if ``alpha`` is no number.
       AdapterMismatchError: if adapters have no kernel, half of a pair, shapes that do not fit, or numbers that the
         kernel's dtype has no place for (fractions, imaginary parts); the error lists all.
     """
+    if alpha is not None and not hasattr(alpha, "shape"):
+        number(alpha, "alpha", "lora_merge")
     leaves = flatten(params)
     pairs = _pairs(flatten(adapters))
     _check_fit(leaves, pairs)
