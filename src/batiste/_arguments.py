@@ -322,16 +322,23 @@ def shown(value: Any) -> str:
         kind = "a traced array" if _is_traced(value) else "an array"
         return f"{kind} of shape {shape}, {dtype}"
     if isinstance(value, str | int | float | complex | None | np.generic | np.dtype):
-        words = repr(cast("Any", value))
+        words = _repr(value)
     elif isinstance(value, type):
         words = f"the class {value.__name__}"
     elif isinstance(value, tuple | list | dict | set | frozenset) or shape == ():
-        words = " ".join(repr(cast("Any", value)).split())
+        words = " ".join(_repr(value).split())
     elif callable(value) and hasattr(value, "__name__"):
         words = f"the function {value.__name__}"
     else:
         words = f"an object of type {type(value).__name__}"
     return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 3]}..."
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError, RuntimeError):  # thousands of digits or levels; an array within was donated
+        return f"a {type(value).__name__}"
 
 
 def _index(value: Any) -> Any:
@@ -408,7 +415,9 @@ def _is_numeric(word: str) -> bool:
 
 
 def _is_deleted(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] in ("jax", "jaxlib") and bool(getattr(value, "is_deleted", bool)())
+    if type(value).__module__.partition(".")[0] not in ("jax", "jaxlib") or _is_traced(value):
+        return False
+    return bool(getattr(value, "is_deleted", bool)())
 
 
 def _is_traced(value: Any) -> bool:

@@ -37,7 +37,7 @@ def test_save_find_restore(tmp_path):
     assert_same(run.restore(step=5), tree(6))
     run.remove(0)
     assert run.steps() == [5, 10]
-    with pytest.raises(errors.CheckpointArgumentError):
+    with pytest.raises(errors.ArgumentError):
         run.save(-1, tree(0))
 
 
@@ -58,7 +58,7 @@ def test_the_rules():
     assert kept([KeepBest("accuracy")], saved, 0.0) == set(range(6))
     assert kept([KeepLast(2), KeepEvery(3)], saved, 0.0) == {0, 3, 4, 5}
     assert kept([KeepLast(2)], [], 0.0) == set()
-    with pytest.raises(errors.CheckpointArgumentError):
+    with pytest.raises(errors.ArgumentError):
         KeepEvery(0)
 
 

@@ -445,7 +445,7 @@ def test_a_leaf_whose_name_is_no_text(tmp_path, kind):
 
 def test_a_name_with_a_null_character(tmp_path):
     for call in (lambda path: checkpoint.save(path, ONE), checkpoint.open, checkpoint.restore, checkpoint.Manager):
-        with pytest.raises(errors.CheckpointArgumentError, match="null character"):
+        with pytest.raises(errors.ArgumentError, match="null character"):
             call(f"{tmp_path}/a\0b")
     assert names_in(tmp_path) == []
 

@@ -16,7 +16,6 @@ from tests.errors.domains import (
     DTYPE,
     FLAG,
     FUNCTION_REQUIRED,
-    OUTSIDE,
     SIZE,
     TREE,
     Anything,
@@ -242,4 +241,3 @@ STRUCT_ROWS = {
         },
     ),
 }
-UNUSED = (COUNT, OUTSIDE, SIZE)

@@ -1,6 +1,4 @@
-"""The rows of ``batiste.module``, ``batiste.lift``, ``batiste.shard`` and ``batiste.diagnose``: models as they are run."""
-
-import functools
+"""The rows of ``batiste.module``, ``lift``, ``shard`` and ``diagnose``: models as they are run."""
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +7,11 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from batiste import diagnose, module, nn, shard
 from tests.errors.domains import (
-    COUNT,
-    COUNT_OR_NONE,
     FLAG,
     FUNCTION_REQUIRED,
     JAX,
     OUTSIDE,
-    TEXT,
     TREE,
-    UNMATCHED,
     Anything,
     Domain,
     Row,
@@ -158,7 +152,7 @@ MODULE_ROWS = {
         {"variables": TREE_OF_ARRAYS, "rngs": RNGS_OR_NONE, **part("mutable", "key_scheme")},
     ),
     "Module.clone": Row(
-        lambda **given: MODEL.clone(**given),
+        MODEL.clone,
         {},
         {
             "parent": Domain((3, "dense", MATRIX, Anything())),
@@ -280,7 +274,6 @@ def called(transform, *arguments, names):
 
     def run(**given):
         positional = [given.pop(name, usual) for name, usual in zip(names, arguments, strict=True)]
-        inner = MODEL
         return jax.eval_shape(
             Body(
                 lambda self, x: transform(*(self_of(one, inner_of(self)) for one in positional), **given)
@@ -312,8 +305,44 @@ DIFFERENTIATED = {
     "reduce_axes": open_to("as Linen has it: not used by JAX any more"),
 }
 BRANCH = Domain((3, "dense", None, MATRIX))
+
+
+def looped(mdl=MODEL, **given):
+    """Run a loop within a module."""
+    usual = {
+        "cond_fn": lambda layer, c: c[1] < 2,
+        "body_fn": lambda layer, c: (layer(c[0]) @ jnp.ones((3, 4)), c[1] + 1),
+        "init": (BATCH, 0),
+    }
+    arguments = {**usual, **given}
+    order = [arguments.pop(name) for name in ("cond_fn", "body_fn")]
+    init = arguments.pop("init")
+
+    def body(self, x):
+        layer = MODEL.clone(parent=self) if mdl is MODEL else mdl
+        if mdl is MODEL:
+            layer(x)
+        return nn.while_loop(*order, layer, init, **arguments)
+
+    return jax.eval_shape(Body(body).init_with_output, KEY, BATCH)
+
+
+def customised(**given):
+    """Differentiate a layer by a rule of its own."""
+    usual = {
+        "fn": lambda layer, x: layer(x),
+        "forward_fn": lambda layer, x: nn.vjp(lambda one, y: one(y), layer, x),
+        "backward_fn": lambda back, out: back(out),
+    }
+    arguments = {**usual, **given}
+    order = [arguments.pop(name) for name in ("fn", "forward_fn", "backward_fn")]
+    run = lambda self, x: nn.custom_vjp(*order, **arguments)(MODEL.clone(parent=self), x)  # noqa: E731
+    variables = jax.eval_shape(Body(run).init, KEY, BATCH)
+    return jax.eval_shape(jax.grad(lambda v: Body(run).apply(v, BATCH).sum()), variables)
+
+
 LIFT_ROWS = {
-    "remat": Row(
+    "checkpoint": Row(
         lifted(nn.remat),
         {},
         {
@@ -379,6 +408,8 @@ LIFT_ROWS = {
             "variable_carry": FILTER,
             "variable_axes": Domain((3, "params", [1], {"params": "x"}, {"params": 1.5})),
             "split_rngs": Domain((3, "params", [1], {"params": "x"}, {"params": 3})),
+            "metadata_params": Domain((3, "axis", MATRIX, [{}])),
+            "keep_name": FLAG,
         },
     ),
     **{
@@ -448,7 +479,7 @@ LIFT_ROWS = {
         },
     ),
     "while_loop": Row(
-        lambda **given: looped(**given),
+        looped,
         {},
         {
             "cond_fn": FUNCTION_REQUIRED,
@@ -461,7 +492,7 @@ LIFT_ROWS = {
         },
     ),
     "custom_vjp": Row(
-        lambda **given: customised(**given),
+        customised,
         {},
         {
             "fn": FUNCTION_REQUIRED,
@@ -472,40 +503,6 @@ LIFT_ROWS = {
         },
     ),
 }
-
-
-def looped(mdl=MODEL, **given):
-    """Run a loop within a module."""
-    usual = {
-        "cond_fn": lambda layer, c: c[1] < 2,
-        "body_fn": lambda layer, c: (layer(c[0]) @ jnp.ones((3, 4)), c[1] + 1),
-        "init": (BATCH, 0),
-    }
-    arguments = {**usual, **given}
-    order = [arguments.pop(name) for name in ("cond_fn", "body_fn")]
-    init = arguments.pop("init")
-
-    def body(self, x):
-        layer = MODEL.clone(parent=self) if mdl is MODEL else mdl
-        if mdl is MODEL:
-            layer(x)
-        return nn.while_loop(*order, layer, init, **arguments)
-
-    return jax.eval_shape(Body(body).init_with_output, KEY, BATCH)
-
-
-def customised(**given):
-    """Differentiate a layer by a rule of its own."""
-    usual = {
-        "fn": lambda layer, x: layer(x),
-        "forward_fn": lambda layer, x: nn.vjp(lambda one, y: one(y), layer, x),
-        "backward_fn": lambda back, out: back(out),
-    }
-    arguments = {**usual, **given}
-    order = [arguments.pop(name) for name in ("fn", "forward_fn", "backward_fn")]
-    run = lambda self, x: nn.custom_vjp(*order, **arguments)(MODEL.clone(parent=self), x)  # noqa: E731
-    variables = jax.eval_shape(Body(run).init, KEY, BATCH)
-    return jax.eval_shape(jax.grad(lambda v: Body(run).apply(v, BATCH).sum()), variables)
 
 
 MESH = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
@@ -537,6 +534,22 @@ PLACED = {"default": SPEC, "unmatched": choice("error", "default"), "indivisible
 NAMES = Domain((3, "data", Anything(), (3,), (1.5, None), [None, {}]))
 RULE = {"rules": [("batch", "data")]}
 FALLBACK = Domain(("ERROR", "nothing", 3, True, Anything()))
+
+
+def keeping(rules):
+    """Set rules, and put back those that were there."""
+    old = shard.get_logical_axis_rules()
+    try:
+        shard.set_logical_axis_rules(rules)
+    finally:
+        shard.set_logical_axis_rules(old)
+
+
+def initialised(model=MODEL, mesh=MESH, rules=None, rngs=KEY, inputs=BATCH, **given):
+    """Make variables on a mesh."""
+    return shard.init(model, mesh, {"**": jax.P()} if rules is None else rules, rngs, inputs, **given)
+
+
 SHARD_ROWS = {
     "specs": Row(
         shard.specs,
@@ -549,9 +562,7 @@ SHARD_ROWS = {
         {"tree": TREE, "rules": PATH_RULES, "mesh": NO_MESH_AT_ALL, **PLACED},
     ),
     "init": Row(
-        lambda model=MODEL, mesh=MESH, rules={"**": jax.P()}, rngs=KEY, inputs=BATCH, **given: shard.init(
-            model, mesh, rules, rngs, inputs, **given
-        ),  # noqa: B006
+        initialised,
         {},
         {
             "model": MODULE,
@@ -566,7 +577,7 @@ SHARD_ROWS = {
     "get_partition_spec": Row(shard.get_partition_spec, {"tree": NAMED}, {"tree": TREE}),
     "get_sharding": Row(shard.get_sharding, {"tree": NAMED, "mesh": MESH}, {"tree": TREE, "mesh": NO_MESH_AT_ALL}),
     "logical_axis_rules": Row(lambda rules: shard.logical_axis_rules(rules).__enter__(), RULE, {"rules": RULES}),
-    "set_logical_axis_rules": Row(set_rules := lambda rules: keeping(rules), RULE, {"rules": RULES}),
+    "set_logical_axis_rules": Row(keeping, RULE, {"rules": RULES}),
     "logical_to_mesh": Row(
         shard.logical_to_mesh,
         {"tree": {"w": PartitionSpec("batch")}, **RULE},
@@ -610,15 +621,6 @@ SHARD_ROWS = {
 }
 
 
-def keeping(rules):
-    """Set rules, and put back those that were there."""
-    old = shard.get_logical_axis_rules()
-    try:
-        shard.set_logical_axis_rules(rules)
-    finally:
-        shard.set_logical_axis_rules(old)
-
-
 CALL = Domain((3, None, "call", MATRIX, (), ((1,),), (3, {}), ((1,), 3), Anything()))
 DIAGNOSE_ROWS = {
     "summary": Row(
@@ -643,4 +645,3 @@ DIAGNOSE_ROWS = {
         {"function": FUNCTION_REQUIRED, "jit_options": JAX},
     ),
 }
-UNUSED = (COUNT, COUNT_OR_NONE, TEXT, UNMATCHED, functools)

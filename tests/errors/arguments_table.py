@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from batiste import dtypes, importers, nn, shard, tree
+from batiste import dtypes, nn, tree
+from tests.errors import arguments_data, arguments_files, arguments_models
 from tests.errors.domains import (
     ADVANCED,
     ARRAY,
@@ -543,43 +544,25 @@ TREE_ROWS = {
     ),
 }
 
-MESH = jax.sharding.AbstractMesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-RULES = {"tree": PARAMS, "rules": {"**": jax.P()}}
-PATH_RULES = Domain(
-    (3, "**", [("**", jax.P())], {"**": "data"}, {3: jax.P()}, {"nowhere": jax.P()}, {"**/bias": jax.P()})
-)
-SHARD_ROWS = {
-    "specs": arguments(
-        shard.specs,
-        RULES,
-        tree=TREE,
-        rules=PATH_RULES,
-        unmatched=UNMATCHED,
-        mesh=OUTSIDE,
-        default=OUTSIDE,
-        indivisible=OUTSIDE,
-    ),
-}
-
 ROWS = {
     **{f"nn.{name}": row for name, row in FUNCTIONS.items()},
     **{f"nn.{name}": row for name, row in LAYERS.items()},
     **{f"nn.initializers.{name}": row for name, row in INITIALIZERS.items()},
     **{f"tree.{name}": row for name, row in TREE_ROWS.items()},
-    **{f"shard.{name}": row for name, row in SHARD_ROWS.items()},
+    **{f"tree.{name}": row for name, row in arguments_data.TREE_ROWS.items()},
+    **{f"struct.{name}": row for name, row in arguments_data.STRUCT_ROWS.items()},
+    **{f"importers.{name}": row for name, row in arguments_data.IMPORTER_ROWS.items()},
+    **{f"module.{name}": row for name, row in arguments_models.SCOPE_ROWS.items()},
+    **{f"module.{name}": row for name, row in arguments_models.MODULE_ROWS.items()},
+    **{f"lift.{name}": row for name, row in arguments_models.LIFT_ROWS.items()},
+    **{f"shard.{name}": row for name, row in arguments_models.SHARD_ROWS.items()},
+    **{f"diagnose.{name}": row for name, row in arguments_models.DIAGNOSE_ROWS.items()},
+    **{f"checkpoint.{name}": row for name, row in arguments_files.CHECKPOINT_ROWS.items()},
+    **{f"train.{name}": row for name, row in arguments_files.TRAIN_ROWS.items()},
     "nn.avg_pool": pooled(nn.avg_pool),
     "nn.max_pool": pooled(nn.max_pool),
     "nn.min_pool": pooled(nn.min_pool),
 }
-HEADS = {"heads": COUNT_OR_NONE, "transposed": FLAG}
-IMPORTER_ROWS = {
-    "Attention": arguments(importers.Attention, {"heads": 2}, heads=COUNT_OR_NONE),
-    **{
-        name: Row(getattr(importers, name), {"heads": 2}, HEADS)
-        for name in ("AttentionIn", "AttentionOut", "FusedAttentionIn")
-    },
-}
-ROWS.update({f"importers.{name}": row for name, row in IMPORTER_ROWS.items()})
 ROWS.update(
     {
         "dtypes.canonicalize_dtype": Row(
@@ -616,66 +599,76 @@ ROWS.update(
 
 INSIDE = "for the packages above it: what a user gives has been checked when it arrives here"
 STATES = "a value that batiste makes and users read"
-AS_LINEN = "as Flax Linen has it; tests/lift compares it with Linen, mistakes included"
 ELSEWHERE = {
     "dtypes.is_array_class": INSIDE,
     "dtypes.matched": INSIDE,
     "dtypes.square_dtype": INSIDE,
-    **dict.fromkeys(("tree.Diff", "tree.Difference", "tree.Total", "tree.Pattern"), STATES),
-    "tree.LazyArray": "what its reader returns is checked against it when it is read: LazyReadError",
-    **dict.fromkeys(
-        ("tree.average", "tree.interpolate", "tree.add_scaled", "tree.lora_merge"),
-        "weights and scales may be traced; tests/tree has what is refused",
-    ),
-    "tree.cast_loss": "takes any array and dtype of NumPy, which says in its own error what is none",
-    "tree.path_string": "takes JAX's key paths, whatever their entries are",
-    **dict.fromkeys(
-        ("struct.PyTreeNode", "struct.dataclass", "struct.field"),
-        "the arguments of dataclasses, which names in its own errors what it does not take",
-    ),
     **dict.fromkeys(
         (
+            "tree.Diff",
+            "tree.Difference",
+            "tree.Total",
+            "tree.Pattern",
+            "diagnose.Difference",
+            "diagnose.Retrace",
+            "diagnose.Summary",
+            "diagnose.SummaryRow",
+            "diagnose.WatchedFunction",
+            "checkpoint.Checkpoint",
+            "checkpoint.Manifest",
+            "checkpoint.Record",
+            "checkpoint.SaveHandle",
+            "checkpoint.Saved",
+            "checkpoint.Verification",
+            "importers.Ambiguity",
+            "importers.Report",
+            "importers.Suggestion",
+            "importers.Use",
             "lift.In",
             "lift.Out",
-            "lift.add_metadata_axis",
-            "lift.checkpoint",
-            "lift.cond",
-            "lift.custom_vjp",
-            "lift.fold_rngs",
-            "lift.grad",
-            "lift.jit",
-            "lift.jvp",
-            "lift.map_variables",
-            "lift.named_call",
-            "lift.remat_scan",
-            "lift.switch",
-            "lift.value_and_grad",
-            "lift.vjp",
-            "lift.while_loop",
         ),
-        AS_LINEN,
+        STATES,
     ),
     **dict.fromkeys(
         (
+            "checkpoint.KeepRule",
             "shard.Initialisable",
-            "shard.LogicallyPartitioned",
-            "shard.Partitioned",
             "shard.RulesFallback",
-            "shard.get_logical_axis_rules",
-            "shard.get_partition_spec",
-            "shard.get_sharding",
-            "shard.init",
-            "shard.logical_axis_rules",
-            "shard.logical_to_mesh",
-            "shard.logical_to_mesh_axes",
-            "shard.logical_to_mesh_sharding",
-            "shard.set_logical_axis_rules",
-            "shard.shardings",
-            "shard.with_logical_constraint",
-            "shard.with_logical_partitioning",
-            "shard.with_partitioning",
+            "nn.initializers.Initializer",
         ),
-        "names, rules and meshes are checked together; tests/shard/test_errors.py has a case for each",
+        "a type for annotations, or the members of one",
+    ),
+    **dict.fromkeys(
+        (
+            "module.Applier",
+            "module.Blueprint",
+            "module.ModuleState",
+            "module.InterceptorContext",
+            "module.blueprint_fields",
+            "module.bound_copy",
+            "module.map_modules",
+            "module.run_noted",
+            "module.unbound_call",
+            "module.wrap_method_once",
+        ),
+        INSIDE,
+    ),
+    "module.Module": "fields are the user's; the names of submodules are looked at where they are taken",
+    "module.current_module": "takes nothing",
+    "shard.get_logical_axis_rules": "takes nothing",
+    "struct.PyTreeNode": "its options are those of struct.dataclass",
+    **dict.fromkeys(
+        (
+            "checkpoint.Checkpoint.check_files",
+            "checkpoint.Checkpoint.read_box",
+            "checkpoint.Checkpoint.read_many",
+            "checkpoint.Checkpoint.refuse_opaque",
+        ),
+        INSIDE,
+    ),
+    "train.TrainState": "made by create and init, which have rows",
+    **dict.fromkeys(
+        ("train.log_row", "train.show"), "a row of the loop; tests/train/test_arguments.py has what is none"
     ),
     **dict.fromkeys(("nn.MultiHeadAttention", "nn.SelfAttention"), "nn.MultiHeadDotProductAttention under other names"),
     **dict.fromkeys(
@@ -701,11 +694,5 @@ ELSEWHERE = {
 }
 WHOLE_PACKAGES = {
     "core": INSIDE,
-    "module": "what a model is, and not what it is given; tests/module has the errors, one for each mistake",
     "nn.fp8_ops": "the arithmetic of Linen's module of this name, for those who write their own products",
-    "checkpoint": "files and folders; tests/checkpoint has what each refuses, and a row here is welcome",
-    "importers": "mappings are checked as a whole; tests/importers has what is refused",
-    "importers.pretrained": "one function of a name, which names the nearest",
-    "train": "steps, data and states; tests/train has what each refuses, and a row here is welcome",
-    "diagnose": "looks at what it is given, and changes nothing",
 }

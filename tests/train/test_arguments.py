@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from batiste import checkpoint, train
-from batiste.errors import BatchError, LoopArgumentError, StepResultError, TrainArgumentError
+from batiste.errors import ArgumentError, BatchError, LoopArgumentError, StepResultError
 from batiste.train import Loop, compile_cache, fit, log_row, show
 
 
@@ -48,7 +48,9 @@ def test_an_argument_out_of_its_domain(name, tmp_path, monkeypatch):
     for value in WRONG[name]:
         given = {"step": step, "state": begin(), "data": number, "steps": 2, name: value}
         for call in (Loop, fit):
-            with pytest.raises(LoopArgumentError, match=f"`{name}` cannot be ") as error:
+            with pytest.raises(
+                (ArgumentError, LoopArgumentError), match=f"`{name}` cannot be |was given {name}="
+            ) as error:
                 call(**given)
             assert isinstance(error.value, ValueError)
             assert isinstance(error.value, TypeError)
@@ -66,13 +68,11 @@ def test_whole_numbers_of_every_kind(tmp_path):
 
 
 def test_arguments_in_another_order():
-    with pytest.raises(
-        LoopArgumentError, match=r"`step` cannot be a dict(?s:.*)Write the step first: fit\(step, state"
-    ):
+    with pytest.raises(ArgumentError, match=r"was given step={(?s:.*)Write the step first: fit\(step, state"):
         fit(begin(), step, [number(0)], steps=2)
     with pytest.raises(LoopArgumentError, match="`data` cannot be a dict of 'sum'"):
         fit(step, begin(), begin(), steps=2)
-    with pytest.raises(LoopArgumentError, match="`state` cannot be the function number"):
+    with pytest.raises(ArgumentError, match="was given state=the function number"):
         fit(step, number, begin(), steps=2)
 
 
@@ -85,15 +85,15 @@ def test_a_path_is_a_run(tmp_path):
 
 def test_other_public_functions(tmp_path):
     for folder in (3, "", b"x", True, ["x"]):
-        with pytest.raises(TrainArgumentError, match=r"`folder` of train.compile_cache\(\) cannot be"):
+        with pytest.raises(ArgumentError, match=r"train\.compile_cache was given folder="):
             compile_cache(folder)
     for seconds in (-1, float("nan"), "1", None, True, np.ones(2)):
-        with pytest.raises(TrainArgumentError, match=r"`min_seconds` of train.compile_cache\(\) cannot be"):
+        with pytest.raises(ArgumentError, match=r"train\.compile_cache was given min_seconds="):
             compile_cache(tmp_path / "cache", min_seconds=seconds)
     assert not (tmp_path / "cache").exists()
     for row in (3, None, {}, {"loss": 1.0}, {"step": "x"}, {"step": 1, "loss": "x"}, [("step", 1)]):
         for function in (log_row, show):
-            with pytest.raises(TrainArgumentError, match=r"`row` of train.show\(\) cannot be a"):
+            with pytest.raises(ArgumentError, match=r"train\.show was given row="):
                 function(row)
 
 

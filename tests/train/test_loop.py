@@ -17,6 +17,7 @@ import rich.console
 
 from batiste import checkpoint, nn
 from batiste.errors import (
+    ArgumentError,
     DataExhaustedError,
     LoopArgumentError,
     MetricError,
@@ -440,14 +441,14 @@ def test_a_state_whose_static_fields_change():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"steps": -1}, "`steps` cannot be -1"),
-        ({"save_every": 0}, "`save_every` cannot be 0"),
-        ({"log_every": 0}, "`log_every` cannot be 0"),
-        ({"evaluate_every": -5}, "`evaluate_every` cannot be -5"),
+        ({"steps": -1}, "given steps=-1"),
+        ({"save_every": 0}, "given save_every=0"),
+        ({"log_every": 0}, "given log_every=0"),
+        ({"evaluate_every": -5}, "given evaluate_every=-5"),
     ],
 )
 def test_arguments(options, words):
-    with pytest.raises(LoopArgumentError, match=words):
+    with pytest.raises(ArgumentError, match=words):
         Loop(add, zero(), number, **options)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from batiste._arguments import text
 from batiste.checkpoint._arrays import digest_array, dtype_by_name, wrap_key
 from batiste.checkpoint._detect import open_source
 from batiste.checkpoint._manifest import Manifest
@@ -102,9 +103,11 @@ class Checkpoint:
         """Return one array, unread; a typed random key as its data, ``uint32[..., n]``.
 
         Raises:
+          ArgumentError: if it is no text.
           PathNotFoundError: if there is no array at that path.
           RefusedCheckpointError: if it is an opaque entry.
         """
+        text(path, "path", "Checkpoint.lazy", what="the path of an array", empty=True)
         record = self.manifest.records.get(path)
         if record is None and path in self.manifest.opaque:
             self.refuse_opaque([path])

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import jax
 
-from batiste._arguments import whole_numbers
+from batiste._arguments import refused, whole_numbers
 from batiste.core import CollectionFilter
 from batiste.errors import LiftAxisSizeError, TransformTargetError
 from batiste.lift._axes import AxisSpec, is_array_like, metadata, static_args
@@ -205,7 +205,12 @@ def remat_scan(
       LiftAxisSizeError: if there are more or fewer metadata_params than loops.
     """
     steps = () if lengths is None else whole_numbers(lengths, "lengths", "remat_scan", low=1)
-    told = (metadata_params,) * len(steps) if isinstance(metadata_params, Mapping) else tuple(metadata_params)
+    if isinstance(metadata_params, Mapping):
+        told: tuple[Any, ...] = (metadata_params,) * len(steps)
+    elif isinstance(metadata_params, tuple | list):
+        told = tuple(metadata_params)
+    else:
+        raise refused(metadata_params, "metadata_params", "remat_scan", "a dict, or a list of dicts")
     if len(told) != len(steps):
         raise LiftAxisSizeError(
             transform="remat_scan",

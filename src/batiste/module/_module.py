@@ -154,9 +154,7 @@ class Module(VariableAccess):
             raise AssignSubModuleError(child=type(self).__name__, path=where(parent))
         if self.name is None:
             self.__dict__["name"] = state.next_name(type(self).__name__)
-        elif type(self.name) is not str or not self.name:
-            text(self.name, "name", where(parent), what=f"the name of a {type(self).__name__}")
-        name = cast("str", self.name)
+        name = text(self.name, "name", cast("Any", parent), what=f"the name of a {type(self).__name__}")
         again = state.takes_names_again
         if not again and name in scope.reservations:
             raise NameInUseError(

@@ -112,7 +112,7 @@ def check_data(data: Any) -> None:
     if isinstance(data, type) and hasattr(data, "__iter__"):
         cure = f"Make one: {data.__name__}(...)."
         raise LoopArgumentError(name="data", value=f"the class {data.__name__}", reason="it is no instance", cure=cure)
-    if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+    if isinstance(data, np.generic) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
         _check_function(data)
 
 

@@ -29,7 +29,6 @@ from batiste.errors import (
     StateCallError,
     StateCollectionError,
     StepResultError,
-    TrainArgumentError,
     UnsavedStepWarning,
 )
 from batiste.train import Loop, compile_cache, fit
@@ -71,9 +70,9 @@ def a_cache_below_a_file():
     compile_cache("file/programs")
 
 
-@raises(LoopArgumentError, "`save_every` cannot be 0: it counts steps", "Give a number from 1 on.")
-def a_checkpoint_every_no_steps():
-    fit(lambda state, batch: (state, {"loss": batch}), {"w": x}, [1.0, 2.0], save_every=0)
+@raises(LoopArgumentError, "`data` cannot be a dict of 'x', 'y'", "a function from the step to its batch")
+def whole_arrays_in_the_place_of_batches():
+    fit(lambda state, batch: (state, {"loss": batch}), {"w": x}, {"x": x, "y": x}, steps=1)
 
 
 @raises(StepResultError, "The step forget() cannot be repeated", "more: missing, float32[2, 3]", "(state, metrics)")
@@ -162,8 +161,3 @@ def a_loop_that_is_left_with_a_loss_that_is_infinite():
     for n, _ in Loop(divide, {"w": jnp.ones(2)}, lambda n: 1.0 - n, run="run", save_every=2):
         if n == 2:
             break
-
-
-@raises(TrainArgumentError, "`min_seconds` of train.compile_cache() cannot be -1", "a number from 0 on")
-def a_cache_of_programs_that_took_less_than_no_time():
-    compile_cache("programs", min_seconds=-1)
