@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import report, results, table
-from benchmarks.rows import CHECKPOINT, LIBRARIES, ROWS, selected
+from benchmarks.rows import CHECKPOINT, LEAVES, LIBRARIES, ROWS, selected
 from benchmarks.running import MismatchError, Runner
 from benchmarks.worker import WorkerError
 
@@ -48,11 +48,19 @@ def checkpoints(folder: Path, *, quick: bool, rounds: int) -> bool:
     return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - this project's own program
 
 
+def leaves(folder: Path, *, quick: bool, rounds: int) -> bool:
+    """Run the benchmark of many leaves, a program of its own, and say whether it ended well."""
+    options = ["--rounds", str(rounds), "--results", str(folder), *(["--quick"] if quick else [])]
+    command = [sys.executable, "-m", "benchmarks.leaves", *options]
+    return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - this project's own program
+
+
 def run(options: argparse.Namespace, folder: Path, console: Console) -> int:
     """Measure the rows that are asked for and return the exit code."""
     rows, code = selected(options.rows), 0
     with_checkpoints = not options.rows or CHECKPOINT in options.rows
-    if not rows and not with_checkpoints:
+    with_leaves = not options.rows or LEAVES in options.rows
+    if not rows and not with_checkpoints and not with_leaves:
         console.print(f"no row matches {' '.join(options.rows)}; `python -m benchmarks list` names them")
         return 2
     runner = Runner(
@@ -69,6 +77,8 @@ def run(options: argparse.Namespace, folder: Path, console: Console) -> int:
             console.print(f"[red]{row.name} stopped[/]: {error}", highlight=False)
             code = 1
     if with_checkpoints and not checkpoints(folder, quick=options.quick, rounds=options.rounds):
+        code = 1
+    if with_leaves and not leaves(folder, quick=options.quick, rounds=options.rounds):
         code = 1
     found = results.read(folder)
     for drawn in table.terminal(found, rows):

@@ -74,6 +74,24 @@ def checkpoints(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n\n".join(texts)
 
 
+def leaves(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the tables of trees of many leaves, and of models of many layers."""
+    if "leaves" not in found:
+        return "Not measured yet."
+    rows = found["leaves"]["leaves"]
+    sizes = list(next(iter(rows.values())))
+    lines = [f"| CPU time | {' | '.join(f'{int(size):,} leaves' for size in sizes)} | growth |"]
+    lines.append(f"| --- |{' ---: |' * (len(sizes) + 1)}")
+    for name, row in rows.items():
+        cells = " | ".join(f"{1e3 * row[size]:.3g} ms" for size in sizes)
+        lines.append(f"| {name} | {cells} | {row[sizes[-1]] / row[sizes[-2]]:.1f} |")
+    texts = [
+        f"{model}: " + ", ".join(f"{name} {1e3 * value:.3g} ms" for name, value in row.items()) + "."
+        for model, row in found["leaves"]["models"].items()
+    ]
+    return "\n".join([*lines, "", *texts])
+
+
 def write(folder: Path = results.FOLDER, readme: Path = README, drawing: Path = PICTURE) -> list[Path]:
     """Fill in the README and draw the picture; return the files that were written."""
     found = results.read(folder)
@@ -83,6 +101,7 @@ def write(folder: Path = results.FOLDER, readme: Path = README, drawing: Path = 
         "absent": missing(found),
         "unmet": unmet(found),
         "checkpoints": checkpoints(found),
+        "leaves": leaves(found),
         "accelerator": gpu_table.markdown(found.get("gpu")),
     }
     written = [readme]

@@ -211,6 +211,7 @@ def _every_row() -> tuple[Row, ...]:
 
 ROWS = _every_row()
 CHECKPOINT = "checkpoint"  # a row that is a program of its own: benchmarks/checkpoint.py
+LEAVES = "leaves"  # likewise: benchmarks/leaves.py
 
 
 def selected(patterns: Sequence[str]) -> list[Row]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import jax
@@ -242,8 +242,10 @@ def _check_free(targets: Iterable[Parts], rest: Iterable[Parts]) -> None:
 
 def _check_equal(groups: dict[Parts, dict[int, dict[Parts, Any]]], name: str, containers: Containers) -> None:
     lines: list[str] = []
+    places = {(*parent, f"{name}_{number}") for parent, layers in groups.items() for number in layers}
+    found = _kinds(containers, places)
     for parent, layers in groups.items():
-        kinds = dict(_kinds(containers, (*parent, f"{name}_0")))
+        kinds = dict(found[(*parent, f"{name}_0")])
         for number in range(1, len(layers)):
             at = (*parent, f"{name}_{number}")
             first, other = layers[0], layers[number]
@@ -256,17 +258,21 @@ def _check_equal(groups: dict[Parts, dict[int, dict[Parts, Any]]], name: str, co
             ]
             lines += [
                 f"  {join_path((*at, *parts))}: {kind.__name__}, in layer 0 {kinds[parts].__name__}"
-                for parts, kind in _kinds(containers, at)
+                for parts, kind in found[at]
                 if parts in kinds and kinds[parts] is not kind
             ]
     if lines:
         raise UnequalLayersError(lines="\n".join(lines))
 
 
-def _kinds(containers: Containers, at: Parts) -> Iterator[tuple[Parts, type[Any]]]:
+def _kinds(containers: Containers, places: set[Parts]) -> dict[Parts, list[tuple[Parts, type[Any]]]]:
+    """Return the containers at and below each of these places, in one pass over all of them."""
+    found: dict[Parts, list[tuple[Parts, type[Any]]]] = {place: [] for place in places}
     for parts, node in containers.items():
-        if parts[: len(at)] == at and node.names:
-            yield parts[len(at) :], node.kind
+        for depth in range(len(parts) + 1) if node.names else ():
+            if parts[:depth] in found:
+                found[parts[:depth]].append((parts[depth:], node.kind))
+    return found
 
 
 def _atom_key(atom: Any) -> tuple[Any, ...]:
