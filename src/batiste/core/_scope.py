@@ -349,7 +349,7 @@ class Scope:
 
         Not during ``init``, whose result is the variables that a model needs.
         """
-        if self.frame.above is not None and not self.frame.initializing:
+        if self.frame.outer is not None and not self.frame.initializing:
             transform = self.frame.loses(collection)
             if transform is not None:
                 raise SownInVainError(path=self.path_text, name=name, collection=collection, transform=transform)
@@ -434,13 +434,12 @@ class Scope:
 
     def _missing(self, collection: str, name: str) -> Exception:
         frame = self.frame
-        if not frame.variables.get(collection):
-            while frame.outer is not None:
-                inner, frame = frame, frame.outer.frame
-                if frame.variables.get(collection) or frame.is_mutable(collection):
-                    return hidden_collection(frame.variables, collection, name, path=self.path, frame=inner)
+        while not frame.variables.get(collection) and frame.outer is not None:
+            inner, frame = frame, frame.outer.frame
+            if not inner.hands_on(collection) and (frame.variables.get(collection) or frame.is_mutable(collection)):
+                return hidden_collection(frame.variables, collection, name, path=self.path, frame=inner)
         return missing_variable(
-            self.frame.variables, collection, self.path, name, path=self.path, given=frame.variables, frame=self.frame
+            frame.variables, collection, self.path, name, path=self.path, given=frame.variables, frame=frame
         )
 
     def _not_mutable(self, collection: str, name: str) -> Exception:

@@ -14,8 +14,8 @@ from batiste.core import CollectionFilter
 from batiste.errors import BranchVariablesError
 from batiste.lift._axes import without_modules
 from batiste.lift._first import Body, known_values, make_first
-from batiste.lift._region import Place, Region, Streams
-from batiste.module import wrap_method_once
+from batiste.lift._groups import check_carried, held, leaves, region_of, whole
+from batiste.module import KeyGroups, Place, wrap_method_once
 from batiste.typing import Key
 
 __all__ = ["cond", "switch", "while_loop"]
@@ -84,7 +84,7 @@ def _choose(
     rngs: CollectionFilter,
 ) -> Any:
     functions = [wrap_method_once(branch) for branch in branches]
-    region = Region(name, branches[0], (mdl, *operands), {}, [variables], [rngs])
+    region = region_of(name, branches[0], (mdl, *operands), {}, [variables], [rngs])
     made = known_values(region)
     values, fill = without_modules(operands)
     places: list[set[Place]] = []
@@ -94,14 +94,14 @@ def _choose(
         def run(groups: Any, streams: Any, values: list[Any]) -> Any:
             output, written = region.run(function, groups, streams, (mdl, *fill(values)), {}, premade=made.entry())
             places.append(set(written[0]))
-            left = {place: region.held(groups[0], place) for place in sorted(kept - written[0].keys())}
+            left = {place: held(region, groups[0], place) for place in sorted(kept - written[0].keys())}
             return output, ({**written[0], **left},)
 
         return run
 
     def choose() -> Any:
         bodies = [body(function) for function in functions]
-        arguments = (region.groups, region.streams, values)
+        arguments = (region.variables, region.streams, values)
         if name == "cond":
             return cast("Any", jax.lax.cond(choice, *bodies, *arguments))
         return cast("Any", jax.lax.switch(choice, bodies, *arguments))
@@ -113,7 +113,7 @@ def _choose(
         odd = [place for place in set[Place]().union(*places) if not all(place in written for written in places)]
         if not odd:
             raise
-        made_here = [place for place in odd if region.held(region.groups[0], place) is None]
+        made_here = [place for place in odd if held(region, region.variables[0], place) is None]
         if made_here:
             names = ", ".join(sorted("/".join(place) for place in made_here))
             raise BranchVariablesError(transform=name, path=region.path, names=names) from None
@@ -121,7 +121,7 @@ def _choose(
         region.count_from(counts)
         result = choose()
     output, written = result
-    region.finish(written)
+    region.publish(written)
     return output
 
 
@@ -153,7 +153,7 @@ def while_loop(
     """
     test, function = wrap_method_once(cond_fn), wrap_method_once(body_fn)
     filters = [carry_variables, broadcast_variables]
-    region = Region(
+    region = region_of(
         "while_loop",
         body_fn,
         (mdl,),
@@ -163,11 +163,11 @@ def while_loop(
         mutable=[True, False],
         splits=list(split_rngs.values()),
     )
-    make_first(region, Body(function, (mdl, init), {}, region.groups), [0, 1], counted=False)
-    shared = region.groups[1]
+    make_first(region, Body(function, (mdl, init), {}, region.variables), [0, 1], counted=False)
+    shared = region.variables[1]
     changed: set[Place] = set()
 
-    def keys_of(number: Any) -> Streams:
+    def keys_of(number: Any) -> KeyGroups:
         """Return the keys of a step."""
         return tuple(
             jax.tree.map(functools.partial(_fold, number), group) if is_split else group
@@ -181,12 +181,12 @@ def while_loop(
     def step(state: Any) -> Any:
         number, carried, value = state
         value, written = region.run(function, (carried, shared), keys_of(number), (mdl, value), {})
-        region.check_carried("while_loop", carried, written[0])
+        check_carried(region, carried, written[0])
         changed.update(written[0])
-        return number + 1, region.whole(0, (carried,), written), value
+        return number + 1, whole(region, 0, (carried,), written), value
 
-    _, carried, value = jax.lax.while_loop(go_on, step, (jnp.uint32(0), region.groups[0], init))
-    region.finish((region.leaves(carried, changed), {}))
+    _, carried, value = jax.lax.while_loop(go_on, step, (jnp.uint32(0), region.variables[0], init))
+    region.publish((leaves(region, carried, changed), {}))
     return value
 
 

@@ -36,8 +36,9 @@ from batiste.lift._axes import (
     to_front,
 )
 from batiste.lift._first import Body, FirstValues, Layout, first_values, make_first
-from batiste.lift._region import Group, Groups, Place, Region, Streams
+from batiste.lift._groups import check_carried, leaves, region_of, split_keys, whole
 from batiste.lift._target import Methods, lifted
+from batiste.module import Group, Groups, KeyGroups, Place, Region
 
 __all__ = ["scan"]
 
@@ -134,7 +135,7 @@ def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...],
     filters = [options.variable_broadcast, options.variable_carry, *options.variable_axes]
     splits = list(options.split_rngs.values())
     mutable = [True, True, *(not isinstance(spec, In) for spec in options.variable_axes.values())]
-    region = Region("scan", function, args, kwargs, filters, [*options.split_rngs], mutable=mutable, splits=splits)
+    region = region_of("scan", function, args, kwargs, filters, [*options.split_rngs], mutable=mutable, splits=splits)
     if len(args) < 2:
         raise ScanBodyError(path=region.path, problem="is called without a carry")
     return _Loop(options, region, function, args, kwargs).run()
@@ -165,7 +166,7 @@ class _Loop:
         nothing: Group = tuple(dict[str, Any]() for _ in region.scopes)
         self.slices: list[Any] = [
             nothing if isinstance(spec, Out) else to_front(group, in_axis(spec))
-            for spec, group in zip(self.specs, region.groups[2:], strict=True)
+            for spec, group in zip(self.specs, region.variables[2:], strict=True)
         ]
         self.carried_places: set[Place] = set()
         self.own = range(2, len(region.filters))
@@ -175,9 +176,9 @@ class _Loop:
         """Run the loop; return the last carry and the outputs."""
         options, region = self.options, self.region
         made = self._first_values()
-        keys = region.split_keys(self.length)
+        keys = split_keys(region, self.length)
         keys = [group if is_split else () for group, is_split in zip(keys, region.splits, strict=True)]
-        state = (region.groups[1], self.carry)
+        state = (region.variables[1], self.carry)
         steps = (None if made.values is None else jnp.arange(self.length), self.slices, keys, self.stacked)
         shared, shared_outputs, changed = self._first_pass(made, state, steps)
 
@@ -200,7 +201,7 @@ class _Loop:
         except TypeError as error:
             raise self._carry_error(state, error) from None
         stacked = [from_front(values, out_axis(spec)) for values, spec in zip(written, self.specs, strict=True)]
-        region.finish((changed, region.leaves(carried, self.carried_places), *stacked))
+        region.publish((changed, leaves(region, carried, self.carried_places), *stacked))
         return carry, _join(outputs, shared_outputs, options.out_axes)
 
     def _carry_error(self, state: Any, error: TypeError) -> Exception:
@@ -215,7 +216,7 @@ class _Loop:
         region, specs = self.region, self.specs
         slices = self._bare(first_entry(self.slices, 0))
         arguments = (self.module, self.carry, *self.join(first_entry(self.stacked, 0)))
-        body = Body(self.function, arguments, self.kwargs, (*region.groups[:2], *slices))
+        body = Body(self.function, arguments, self.kwargs, (*region.variables[:2], *slices))
         layout = Layout(
             [None, None, *map(out_axis, specs)],
             [True, self.options.variable_carry is not False, *(not isinstance(spec, In) for spec in specs)],
@@ -226,7 +227,7 @@ class _Loop:
         )
         if self.options.variable_carry is not False:
             make_first(region, body, [1], counted=False, layout=layout)
-            body = body._replace(groups=(*region.groups[:2], *slices))
+            body = body._replace(groups=(*region.variables[:2], *slices))
         return first_values(region, body, layout)
 
     def _first_pass(self, made: FirstValues, state: Any, steps: Any) -> tuple[Group, Any, dict[Place, Any]]:
@@ -242,12 +243,12 @@ class _Loop:
         has_outputs = any(map(is_shared_axis, jax.tree.leaves(axes, is_leaf=is_axis)))
         may_write = not is_filter_empty(intersect_filters(region.filters[0], region.frame.mutable))
         if not (has_outputs or may_write or any(map(any, region.streams))):
-            return region.groups[0], None, {}
+            return region.variables[0], None, {}
         found: set[Place] = set()
 
         def first(state: Any, steps: Any) -> Any:
             inputs = first_entry(steps, 0)
-            _, outputs, written = self._step(region.groups[0], made.entry(inputs[0], (0, *self.own)), state, inputs)
+            _, outputs, written = self._step(region.variables[0], made.entry(inputs[0], (0, *self.own)), state, inputs)
             found.update(written[0])
             return _choose(outputs, axes, shared=True), written[0]
 
@@ -267,7 +268,7 @@ class _Loop:
                     transform="scan", path=region.path, names=names, options="variable_axes, variable_carry or out_axes"
                 ) from None
         entered = {place: region.first[place] for place in region.entered if region.group_of(place) == 0}
-        return region.whole(0, region.groups, ({**entered, **changed},)), outputs, changed
+        return whole(region, 0, region.variables, ({**entered, **changed},)), outputs, changed
 
     def _step(
         self, shared: Any, premade: Mapping[Place, Any] | None, state: Any, step: Any
@@ -276,7 +277,7 @@ class _Loop:
         (carried, carry), (_, slices, keys, inputs) = state, step
         region = self.region
         groups: Groups = (shared, carried, *self._bare(slices))
-        streams: Streams = tuple(
+        streams: KeyGroups = tuple(
             key if is_split else group for key, is_split, group in zip(keys, region.splits, region.streams, strict=True)
         )
         if self.options.data_transform is not None:
@@ -288,12 +289,12 @@ class _Loop:
                 path=region.path, problem=f"returns an object of type {type(cast('Any', result)).__name__}"
             )
         pair = cast("Sequence[Any]", result)
-        region.check_carried("scan", carried, written[1])
+        check_carried(region, carried, written[1])
         metadata = self.options.metadata_params
         kept: list[dict[Place, Any]] = [
             move_out(values, out_axis(spec), metadata) for values, spec in zip(written[2:], self.specs, strict=True)
         ]
-        return (region.whole(1, groups, written), pair[0]), pair[1], [*written[:2], *kept]
+        return (whole(region, 1, groups, written), pair[0]), pair[1], [*written[:2], *kept]
 
     def _bare(self, slices: Sequence[Any]) -> list[Any]:
         """Tell the boxes of stacked variables that the stacked axis is gone."""
@@ -302,7 +303,7 @@ class _Loop:
 
     def _length(self, inputs: tuple[Any, ...], in_axes: tuple[Any, ...]) -> int:
         found = size_along(inputs, in_axes, "scan", self.region.path)
-        for spec, group in zip(self.specs, self.region.groups[2:], strict=True):
+        for spec, group in zip(self.specs, self.region.variables[2:], strict=True):
             found |= size_along(group, in_axis(spec), "scan", self.region.path)
         if self.options.length is not None:
             found.add(self.options.length)

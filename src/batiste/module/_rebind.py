@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from batiste.core import Frame, Start
-from batiste.module import Blueprint, ModuleState, blueprint_fields, map_modules
+from batiste.module._adopt import map_modules
+from batiste.module._blueprint import Blueprint, ModuleState
+from batiste.module._fields import blueprint_fields
 
-__all__ = ["Rebinder", "Rebound", "modules_in"]
+__all__ = ["Rebinder", "Rebound", "modules_in", "outer_modules"]
 
 _PRIVATE = frozenset({"_state", "_value", "scope", "parent"})
 
@@ -31,6 +33,18 @@ def modules_in(arguments: Any) -> list[Blueprint]:
             for _, value in sorted(blueprint_fields(module).items()):
                 map_modules(visit, value)
             found.append(module)
+        return module
+
+    map_modules(visit, arguments)
+    return found
+
+
+def outer_modules(arguments: Any) -> list[Blueprint]:
+    """Return the modules among nested arguments, in order, without those that their fields hold."""
+    found: list[Blueprint] = []
+
+    def visit(_: str, module: Any) -> Any:
+        found.append(module)
         return module
 
     map_modules(visit, arguments)
