@@ -10,12 +10,12 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 
-from batiste.core import CollectionFilter
+from batiste.core import CollectionFilter, intersect_filters, is_filter_empty
 from batiste.errors import BranchVariablesError
 from batiste.lift._axes import without_modules
 from batiste.lift._first import Body, known_values, make_first
 from batiste.lift._groups import check_carried, held, leaves, region_of, whole
-from batiste.module import KeyGroups, Place, wrap_method_once
+from batiste.module import KeyGroups, Place, Region, wrap_method_once
 from batiste.typing import Key
 
 __all__ = ["cond", "switch", "while_loop"]
@@ -87,42 +87,59 @@ def _choose(
     region = region_of(name, branches[0], (mdl, *operands), {}, [variables], [rngs])
     made = known_values(region)
     values, fill = without_modules(operands)
-    places: list[set[Place]] = []
-    kept: set[Place] = set()  # what some branches write and the others leave as it is
 
     def body(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(groups: Any, streams: Any, values: list[Any]) -> Any:
-            output, written = region.run(function, groups, streams, (mdl, *fill(values)), {}, premade=made.entry())
-            places.append(set(written[0]))
-            left = {place: held(region, groups[0], place) for place in sorted(kept - written[0].keys())}
-            return output, ({**written[0], **left},)
+            return region.run(function, groups, streams, (mdl, *fill(values)), {}, premade=made.entry())
 
         return run
 
-    def choose() -> Any:
-        bodies = [body(function) for function in functions]
-        arguments = (region.variables, region.streams, values)
-        if name == "cond":
-            return cast("Any", jax.lax.cond(choice, *bodies, *arguments))
-        return cast("Any", jax.lax.switch(choice, bodies, *arguments))
-
-    counts = region.counts()
-    try:
-        result = choose()
-    except TypeError:
-        odd = [place for place in set[Place]().union(*places) if not all(place in written for written in places)]
-        if not odd:
-            raise
-        made_here = [place for place in odd if held(region, region.variables[0], place) is None]
-        if made_here:
-            names = ", ".join(sorted("/".join(place) for place in made_here))
-            raise BranchVariablesError(transform=name, path=region.path, names=names) from None
-        kept.update(odd)
-        region.count_from(counts)
-        result = choose()
-    output, written = result
+    bodies, arguments = [body(function) for function in functions], (region.variables, region.streams, values)
+    if not is_filter_empty(intersect_filters(region.filters[0], region.frame.mutable)):
+        bodies = _writing_alike(region, bodies, arguments)
+    if name == "cond":
+        output, written = cast("Any", jax.lax.cond(choice, *bodies, *arguments))
+    else:
+        output, written = cast("Any", jax.lax.switch(choice, bodies, *arguments))
     region.publish(written)
     return output
+
+
+def _writing_alike(
+    region: Region, bodies: list[Callable[..., Any]], arguments: tuple[Any, ...]
+) -> list[Callable[..., Any]]:
+    """Return bodies that all write the same variables: what others write and they do not, as it is.
+
+    What each writes is known from a trace. ``jax.jit`` keeps it, so that no body is traced once more within the branch;
+    should it not, the body draws the same keys again.
+
+    Raises:
+      BranchVariablesError: if a body makes a variable that the others do not make.
+    """
+    kept: list[Any] = [jax.jit(body, inline=True) for body in bodies]
+    counts: list[Any] = []
+    places: list[set[Place]] = []
+    for each in kept:
+        counts.append(region.counts())
+        places.append(set(jax.eval_shape(each, *arguments)[1][0]))
+    ended, every = region.counts(), set[Place]().union(*places)
+    odd = [place for place in every if not all(place in written for written in places)]
+    made_here = [place for place in odd if held(region, region.variables[0], place) is None]
+    if made_here:
+        names = ", ".join(sorted("/".join(place) for place in made_here))
+        raise BranchVariablesError(transform=region.transform, path=region.path, names=names)
+
+    def branch(number: int) -> Callable[..., Any]:
+        def run(groups: Any, streams: Any, values: list[Any]) -> Any:
+            region.count_from(counts[number])
+            output, (written,) = kept[number](groups, streams, values)
+            region.count_from(ended)
+            left = {place: held(region, groups[0], place) for place in sorted(every - written.keys())}
+            return output, ({**written, **left},)
+
+        return run
+
+    return [branch(number) for number in range(len(kept))]
 
 
 def while_loop(

@@ -170,7 +170,7 @@ class _Loop:
         ]
         self.carried_places: set[Place] = set()
         self.own = range(2, len(region.filters))
-        self.ends: list[Any] = []  # dtype and shape of the carry that the body has returned, for messages
+        self.end: Any = None  # dtypes and shapes of the carry that the body has returned, once it has
 
     def run(self) -> tuple[Any, Any]:
         """Run the loop; return the last carry and the outputs."""
@@ -183,9 +183,10 @@ class _Loop:
         shared, shared_outputs, changed = self._first_pass(made, state, steps)
 
         def step(state: Any, inputs: Any) -> Any:
+            self.end = None
             state, outputs, written = self._step(shared, made.entry(inputs[0], self.own), state, inputs)
             self.carried_places.update(written[1])
-            self.ends.append(jax.tree.map(_kind, state[1]))
+            self.end = jax.tree.map(_kind, state[1])
             return state, (_choose(outputs, options.out_axes, shared=False), written[2:])
 
         try:
@@ -199,17 +200,17 @@ class _Loop:
                 _split_transpose=options._split_transpose,
             )
         except TypeError as error:
-            raise self._carry_error(state, error) from None
+            raise self._said(error, state) from None
         stacked = [from_front(values, out_axis(spec)) for values, spec in zip(written, self.specs, strict=True)]
         region.publish((changed, leaves(region, carried, self.carried_places), *stacked))
         return carry, _join(outputs, shared_outputs, options.out_axes)
 
-    def _carry_error(self, state: Any, error: TypeError) -> Exception:
-        """Return the error for a body that returns another carry than it was given, if that was it."""
-        if not self.ends or "carry" not in str(error):
+    def _said(self, error: TypeError, state: Any) -> Exception:
+        """Return the error for a body that has ended, and returns another carry than it was given, if that was it."""
+        before, after = (f"{tree}".replace("'", "") for tree in (jax.tree.map(_kind, state[1]), self.end))
+        if self.end is None or before == after:
             return error
-        before, after = (f"{tree}".replace("'", "") for tree in (jax.tree.map(_kind, state[1]), self.ends[-1]))
-        return error if before == after else ScanCarryError(path=self.region.path, given=after, expected=before)
+        return ScanCarryError(path=self.region.path, given=after, expected=before)
 
     def _first_values(self) -> FirstValues:
         """On ``init``, make the variables that are carried, and return the first values of the others."""
@@ -244,12 +245,15 @@ class _Loop:
         may_write = not is_filter_empty(intersect_filters(region.filters[0], region.frame.mutable))
         if not (has_outputs or may_write or any(map(any, region.streams))):
             return region.variables[0], None, {}
-        found: set[Place] = set()
+        found, has_ended = set[Place](), False
 
         def first(state: Any, steps: Any) -> Any:
+            nonlocal has_ended
+            has_ended = False
             inputs = first_entry(steps, 0)
             _, outputs, written = self._step(region.variables[0], made.entry(inputs[0], (0, *self.own)), state, inputs)
             found.update(written[0])
+            has_ended = True
             return _choose(outputs, axes, shared=True), written[0]
 
         counts = region.counts()
@@ -260,8 +264,8 @@ class _Loop:
         if found or has_outputs:
             try:  # an output of vmap that does not depend on the mapped axis is the same in every step
                 outputs, changed = jax.vmap(first, out_axes=None)(*jax.tree.map(_with_axis, (state, steps)))
-            except ValueError as error:
-                if "out_axes" not in str(error):
+            except ValueError:
+                if not has_ended:  # it is the body's own
                     raise
                 names = ", ".join(sorted("/".join(place) for place in found)) or "outputs"
                 raise SharedVariableError(

@@ -132,24 +132,36 @@ def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...],
         shared.update(place for values, axis in zip(written, outs, strict=True) if axis is None for place in values)
         return output, tuple(move_out(values, axis, metadata) for values, axis in zip(written, outs, strict=True))
 
-    mapped = jax.vmap(
-        body,
-        in_axes=(0, tuple(ins), tuple(0 if is_split else None for is_split in splits), in_axes, 0),
-        out_axes=(options.out_axes, tuple(outs)),
-        axis_size=size,
-        axis_name=options.axis_name,
-        spmd_axis_name=options.spmd_axis_name,
-    )
+    def mapped(axes_of_variables: tuple[int | None, ...]) -> Callable[..., Any]:
+        return jax.vmap(
+            body,
+            in_axes=(0, tuple(ins), tuple(0 if is_split else None for is_split in splits), in_axes, 0),
+            out_axes=(options.out_axes, axes_of_variables),
+            axis_size=size,
+            axis_name=options.axis_name,
+            spmd_axis_name=options.spmd_axis_name,
+        )
+
     numbers = None if made.values is None else jnp.arange(size)
+    arguments = (numbers, groups, split_keys(region, size), inputs, mapped_kwargs)
     try:
-        output, written = mapped(numbers, groups, split_keys(region, size), inputs, mapped_kwargs)
-    except ValueError as error:
-        if not shared or "out_axes[1]" not in str(error):
+        output, written = mapped(tuple(outs))(*arguments)
+    except ValueError:
+        if not shared or not _works(mapped(tuple(0 if axis is None else axis for axis in outs)), arguments):
             raise
         names = ", ".join(sorted("/".join(place) for place in shared))
         raise SharedVariableError(transform="vmap", path=region.path, names=names, options="variable_axes") from None
     region.publish(written)
     return output
+
+
+def _works(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
+    """Return whether a function can be traced: what fails for shared variables works if each entry has its own."""
+    try:
+        jax.eval_shape(function, *arguments)
+    except ValueError:
+        return False
+    return True
 
 
 def _first(axes: Any, tree: Any) -> Any:

@@ -39,6 +39,7 @@ from batiste.core import (
 from batiste.errors import MixedCallsError, TransformedMethodReturnValueError, TransformedModuleError
 from batiste.module._blueprint import Blueprint
 from batiste.module._rebind import Rebinder, modules_in, outer_modules
+from batiste.module._wrap import wrap_method_once
 from batiste.typing import Key
 
 __all__ = ["Group", "Groups", "KeyGroups", "Place", "Region", "Written"]
@@ -204,6 +205,7 @@ class Region:
 
         Args:
           body: called with ``args`` and ``kwargs``, in which every bound module is replaced by one over ``variables``.
+            Its first argument is a module, in which it runs like a method, unless it is marked ``nowrap``.
           variables: the variables, grouped as ``self.variables``.
           streams: the base keys, grouped as ``self.streams``.
           args: arguments, modules of this region among them; by default what ``take`` was given, alone.
@@ -219,7 +221,7 @@ class Region:
           TransformedMethodReturnValueError: if the body returns a module or a variable.
         """
         frame, call = self.open(variables, streams, mutable=mutable, starts=starts, known=premade)
-        output = call(body, (self._arguments,) if args is None else args, kwargs or {})
+        output = call(wrap_method_once(body), (self._arguments,) if args is None else args, kwargs or {})
         return output, self._written(frame, premade or {})
 
     def run_in_place(
@@ -233,7 +235,7 @@ class Region:
         """Run the body without a transform, and store what it made and wrote: what most transforms do on ``init``.
 
         Args:
-          body: called with ``args`` and ``kwargs``.
+          body: called with ``args`` and ``kwargs``, as ``run`` does.
           args: arguments, the modules of this region among them.
           kwargs: keyword arguments.
           starts: for each scope, where its keys begin; by default they go on as outside.
@@ -247,7 +249,7 @@ class Region:
             known=outer.known,
             is_rehearsal=outer.is_rehearsal,
         )
-        output = call(body, args, kwargs or {})
+        output = call(wrap_method_once(body), args, kwargs or {})
         for group in self._written(frame, {}):
             self.store(group, as_made=self.is_initializing)
         outer.created.update(frame.created)

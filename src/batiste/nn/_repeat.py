@@ -123,24 +123,19 @@ class Repeat(Module):
         return self.name or "layers"
 
     def _attach(self) -> None:
-        parent = self.parent
-        if isinstance(parent, Blueprint):
-            if parent._state.in_setup and self.name is None:
-                return
-            scope = cast("Scope", self._child_scope(parent).parent)
-            again = parent._state.takes_names_again
-        elif isinstance(parent, Scope):
-            scope, again = parent, False
-        else:
+        scope = self._place()
+        if scope is None:
             return
+        if not isinstance(self.parent, Scope):
+            scope = cast("Scope", scope.parent)
         self.__dict__["scope"] = scope
         for number in range(self.length):
             name = self.layer_name(number)
-            if not again and scope.name_reserved(name):
+            if scope.name_reserved(name) and not scope.retakes:
                 raise NameInUseError(
                     kind="a layer of Repeat", name=name, path=scope.path_text, holder="another variable or submodule"
                 )
-            scope.push(name, reuse=True)
+            scope.push(name, reuse=True, holder=_Layer)
         self._state.is_attached = self._state.is_set_up = True
 
     @nowrap
@@ -272,6 +267,7 @@ class _Call:
         """Run one layer as a pure function; the numbers of its keys are those of ``name``."""
         streams, above = self.scope.start
 
+        @nowrap
         def body(place: Module) -> Any:
             return self._call_block(number, layer, place.scope, carry)
 
@@ -400,13 +396,7 @@ def _template(block: Any) -> Module:
         raise RepeatBlockError(path="Repeat", problem=f"a block is an object of type {type(made).__name__}")
     parent, name = made.parent, made.name
     if isinstance(parent, Blueprint) and made.scope is not None and parent.scope is not None and name is not None:
-        state = parent._state
-        if state.children.get(name) is made:
-            state.children.pop(name)
-            parent.scope.release(name)
-            prefix, _, number = name.rpartition("_")
-            if prefix == type(made).__name__ and state.cursors.get(prefix) == int(number) + 1:
-                state.cursors[prefix] -= 1
+        parent.scope.give_back(name, made)
     return made.clone(name=None) if parent is not None or name is not None else made
 
 
