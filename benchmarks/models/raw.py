@@ -40,10 +40,15 @@ def dense(params: Tree, x: jax.Array) -> jax.Array:
 
 
 def norm(params: Tree, x: jax.Array) -> jax.Array:
-    """Return a layer norm, statistics in float32."""
+    """Return a layer norm, statistics in float32.
+
+    The square is written before the mean: the other way the gradient of a block has more than twice the instructions on
+    a CPU, and what is measured beside it would look better than it is.
+    """
     wide = x.astype(jnp.float32)
+    square = jnp.square(wide)
     mean = jnp.mean(wide, -1, keepdims=True)
-    variance = jnp.maximum(jnp.mean(jnp.square(wide), -1, keepdims=True) - jnp.square(mean), 0.0)
+    variance = jnp.maximum(jnp.mean(square, -1, keepdims=True) - jnp.square(mean), 0.0)
     result = (wide - mean) * (lax.rsqrt(variance + EPSILON_LAYER) * params["scale"]) + params["bias"]
     return result.astype(x.dtype)
 
@@ -90,8 +95,9 @@ def batch_norm(params: Tree, stats: Tree, x: jax.Array, *, train: bool) -> tuple
     wide = x.astype(jnp.float32)
     mean, variance = stats["mean"], stats["var"]
     if train:
+        square = jnp.square(wide)  # as in `norm`
         mean = jnp.mean(wide, (0, 1, 2))
-        variance = jnp.maximum(jnp.mean(jnp.square(wide), (0, 1, 2)) - jnp.square(mean), 0.0)
+        variance = jnp.maximum(jnp.mean(square, (0, 1, 2)) - jnp.square(mean), 0.0)
         stats = {
             "mean": MOMENTUM * stats["mean"] + (1 - MOMENTUM) * mean,
             "var": MOMENTUM * stats["var"] + (1 - MOMENTUM) * variance,

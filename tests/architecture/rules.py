@@ -103,6 +103,78 @@ def foreign_privates(file: SourceFile) -> list[str]:
     return problems
 
 
+NAMED_TUPLE = frozenset({"_asdict", "_fields", "_make", "_replace"})
+"""What `typing.NamedTuple` documents under names that look private."""
+
+BORDER_EXCEPTIONS: dict[tuple[str, str], str] = {}
+"""Private attributes of others that a file may use, by module and attribute, each with its reason."""
+
+
+def border_crossings(files: Sequence[SourceFile]) -> list[str]:
+    """Forbid `x._name`, and `getattr(x, "_name")`, of what another package keeps to itself.
+
+    A package is one house: its files may use what one of them defines. What a class hands to its subclasses in other
+    packages they reach through `self`, `cls` or `super()`.
+    """
+    defined_in: dict[str, set[str]] = {}
+    for file in files:
+        defined_in.setdefault(file.owner, set()).update(private_definitions(file))
+    problems = []
+    for file in files:
+        for line, name in private_uses(file):
+            exception = BORDER_EXCEPTIONS.get((file.module, name))
+            if name not in NAMED_TUPLE and name not in defined_in[file.owner] and not exception:
+                problems.append(f"{file.at(line)}: {name} is private to another package")
+    return problems
+
+
+def is_private(name: str) -> bool:
+    """Say whether a name begins with one underscore."""
+    return name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def private_definitions(file: SourceFile) -> set[str]:
+    """Return the private names that a file defines: functions, classes, values, and attributes of its classes."""
+    found = set()
+    for node, _ in walk(file.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+            if isinstance(node, ast.ClassDef):
+                slots = [assigned(part)[1] for part in node.body if assigned(part)[0] == ["__slots__"]]
+                found |= {
+                    each.value for slot in slots if slot for each in ast.walk(slot) if isinstance(each, ast.Constant)
+                }
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            found |= set(assigned(node)[0])
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_own(node.value):
+            found.add(node.attr)
+    return {name for name in found if is_private(str(name))}
+
+
+def private_uses(file: SourceFile) -> Iterable[tuple[int, str]]:
+    """Yield the line and the name of every private attribute of something that is not `self`, `cls` or `super()`."""
+    for node, _ in walk(file.tree):
+        if isinstance(node, ast.Attribute) and not is_own(node.value):
+            name = node.attr
+        elif isinstance(node, ast.Call) and last_name(node.func) in ATTRIBUTE_FUNCTIONS and len(node.args) > 1:
+            second = node.args[1]
+            name = second.value if isinstance(second, ast.Constant) and not is_own(node.args[0]) else ""
+        else:
+            continue
+        if isinstance(name, str) and is_private(name):
+            yield node.lineno, name
+
+
+ATTRIBUTE_FUNCTIONS = frozenset({"__setattr__", "delattr", "getattr", "hasattr", "setattr"})
+
+
+def is_own(node: ast.expr) -> bool:
+    """Say whether an expression is `self`, `cls` or `super()`."""
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id == "super"
+    return isinstance(node, ast.Name) and node.id in {"self", "cls"}
+
+
 def local_imports(file: SourceFile) -> list[str]:
     """Forbid to import the library inside a function, `importlib.import_module("batiste...")` included."""
     problems = [

@@ -18,6 +18,7 @@ THE_WHOLE = (
     rules.upward_imports,
     rules.import_cycles,
     rules.undocumented_constants,
+    rules.border_crossings,
 )
 EACH_FILE = (
     rules.self_imports,

@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from tests.architecture import rules
+from tests.architecture import rules, test_house
 from tests.architecture.source import SourceFile
 
 
@@ -84,6 +84,45 @@ def test_foreign_privates_knows_inner_folders():
     outer = file("from batiste.compat.flax._linen import NAMES", "batiste.compat._names")
     assert rules.foreign_privates(inner) == []
     assert len(rules.foreign_privates(outer)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("def f(module):\n    return module._state", 1),
+        ("def f(module):\n    module._state.count += 1", 1),
+        ("def f(module):\n    module._state = 1", 1),
+        ("def f(x):\n    return x.inner()._state", 1),
+        ("def f(x):\n    return getattr(x, '_state', None)", 1),
+        ("def f(x):\n    object.__setattr__(x, '_state', 1)", 1),
+        ("class A:\n    def f(self, other):\n        return self._state == other._state", 1),
+        ("class A:\n    def f(self):\n        return self._state, super()._state, getattr(self, '_state')", 0),
+        ("class A:\n    def __init__(self, other):\n        self._state = other._state", 0),
+        ("class A:\n    _state: int\ndef f(a):\n    return a._state", 0),
+        ("class A:\n    __slots__ = ('_state',)\ndef f(a):\n    return a._state", 0),
+        ("def f(pair):\n    return pair._replace(a=1), pair.__dict__, pair.state_", 0),
+        ("def f(a):\n    return a._near", 0),
+    ],
+)
+def test_border_crossings(text, problems):
+    near = file("class Near:\n    def _near(self): ...", "batiste.core._keys")
+    far = file("class Module:\n    def __init__(self):\n        self._state = 1", "batiste.module._module")
+    assert len(rules.border_crossings([near, far, file(text)])) == problems
+
+
+def test_border_crossings_has_exceptions(monkeypatch):
+    monkeypatch.setattr(rules, "BORDER_EXCEPTIONS", {("batiste.core._scope", "_state"): "a reason"})
+    text = "def f(x):\n    return x._state, x._other"
+    assert [line.split(": ")[1] for line in rules.border_crossings([file(text)])] == [
+        "_other is private to another package"
+    ]
+
+
+def test_every_exception_at_the_border_has_a_use_and_a_reason():
+    for (module, name), reason in rules.BORDER_EXCEPTIONS.items():
+        source = next(each for each in test_house.FILES if each.module == module)
+        assert name in {used for _, used in rules.private_uses(source)}
+        assert reason
 
 
 @pytest.mark.parametrize(

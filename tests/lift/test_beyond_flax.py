@@ -186,6 +186,63 @@ def test_boxes_take_an_axis_from_the_end():
     assert kernel.value.shape == (4, 4, 3)
 
 
+def test_branches_that_write_different_variables_are_traced_once():
+    calls = []
+
+    class Counted(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            calls.append(1)
+            seen = self.variable("stats", "seen", jnp.zeros, ())
+            seen.value += x.sum()
+            return x
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            counted = Counted()
+            if self.is_initializing():
+                return counted(x)
+
+            def inner(counted, x):
+                return nn.cond(True, lambda c, x: c(x), lambda _, x: -x, counted, x)
+
+            x = nn.cond(x.sum() > 0, inner, lambda _, x: x, counted, x)
+            return nn.switch(2, [lambda c, x: c(x), lambda _, x: x, lambda c, x: c(c(x))], counted, x)
+
+    variables = Model().init(KEYS, X)
+    calls.clear()
+    _, changed = Model().apply(variables, abs(X), mutable="stats")
+    assert len(calls) == 4
+    assert changed["stats"]["Counted_0"]["seen"] == pytest.approx(float(3 * abs(X).sum()), rel=1e-5)
+
+
+def test_an_error_of_the_body_stays_what_it_is():
+    """No error is told from another by its words."""
+
+    def failing(error):
+        def body(module, carry, *_):
+            module.put_variable("stats", "seen", carry.sum())
+            raise error
+
+        return body
+
+    class Model(nn.Module):
+        error: Exception
+
+        @nn.compact
+        def __call__(self, x):
+            body, own = failing(self.error), {"variable_axes": {"stats": None}, "split_rngs": {}}
+            if isinstance(self.error, TypeError):
+                return nn.scan(body, variable_carry="stats", length=2)(self, x)
+            return nn.vmap(body, **own)(self, x)
+
+    for error in (TypeError("carry"), ValueError("out_axes[1] of vmap")):
+        with pytest.raises(type(error), match=r"^" + str(error).replace("[", r"\[")) as caught:
+            Model(error).apply({"stats": {"seen": jnp.zeros(())}}, X, mutable="stats")
+        assert caught.value is error
+
+
 def test_one_way_axes_are_public():
     options = {"variable_axes": {"params": 0, "seen": Out(0), "given": In(None)}, "split_rngs": {"params": True}}
 

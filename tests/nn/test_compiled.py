@@ -1,5 +1,6 @@
 """What batiste adds to the compiled program is nothing: instructions counted beside raw JAX and Flax Linen."""
 
+import functools
 import re
 
 import flax.linen
@@ -106,6 +107,45 @@ def test_repeat_is_the_scan_by_hand():
     np.testing.assert_allclose(jax.jit(model.apply)(stacked, x), scan(stacked, x), rtol=1e-6)
     assert instructions(model.apply, stacked, x) <= instructions(scan, stacked, x)
     assert instructions(gradient(model.apply), stacked, x) <= instructions(gradient(scan), stacked, x)
+
+
+class Feeds(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        for number in range(3):
+            inner = nn.Dense(16, name=f"up_{number}")(nn.LayerNorm(name=f"norm_{number}")(x))
+            x = x + nn.Dense(8, name=f"down_{number}")(nn.gelu(inner))
+        return x
+
+
+def feeds_by_hand(variables, x, *, square_first):
+    def dense(name, x):
+        return x @ variables["params"][name]["kernel"] + variables["params"][name]["bias"]
+
+    for number in range(3):
+        layer = variables["params"][f"norm_{number}"]
+        if square_first:
+            square = jnp.square(x)
+            mean = jnp.mean(x, -1, keepdims=True)
+        else:
+            mean = jnp.mean(x, -1, keepdims=True)
+            square = jnp.square(x)
+        variance = jnp.maximum(jnp.mean(square, -1, keepdims=True) - jnp.square(mean), 0)
+        y = (x - mean) * (jax.lax.rsqrt(variance + 1e-6) * layer["scale"]) + layer["bias"]
+        x = x + dense(f"down_{number}", nn.gelu(dense(f"up_{number}", y)))
+    return x
+
+
+@pytest.mark.usefixtures("users_rules")
+def test_the_order_of_square_and_mean_in_a_norm():
+    """Nothing but the order of two lines; `nn.LayerNorm` has the better one, and no more than that."""
+    x = jax.random.normal(KEY, (2, 5, 8))
+    variables = Feeds().init(KEY, x)
+    first, last = (functools.partial(feeds_by_hand, square_first=first) for first in (True, False))
+    np.testing.assert_allclose(Feeds().apply(variables, x), first(variables, x), rtol=1e-5, atol=1e-6)
+    best = instructions(gradient(first), variables, x)
+    assert instructions(gradient(Feeds().apply), variables, x) <= best
+    assert instructions(gradient(last), variables, x) > 1.1 * best
 
 
 def test_more_is_counted():

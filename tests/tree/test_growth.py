@@ -1,4 +1,4 @@
-"""What a tree costs grows as its leaves do: the calls that each function makes, counted at a size and at twice the size."""
+"""What a tree costs grows as its leaves do: the calls that each function makes, at a size and at twice the size."""
 
 import sys
 

@@ -22,8 +22,9 @@ from typing import Any, BinaryIO, Final, TypeAlias, cast
 from batiste.checkpoint._arrays import as_bytes
 from batiste.checkpoint._manifest import Manifest
 from batiste.checkpoint._msgpack import CHUNKED
-from batiste.checkpoint._structure import children_of, is_box, is_leaf, is_mapping, unbox
+from batiste.checkpoint._structure import children_of, is_box, is_leaf, is_mapping
 from batiste.checkpoint._types import NumpyArray, Record
+from batiste.core import stored_in
 from batiste.errors import UnsavableLeafError, UnsavableTreeError
 from batiste.tree import join_path
 
@@ -124,7 +125,7 @@ def _layout(node: Any, parts: tuple[str, ...]) -> Layout | Place | None:
     if node is None:
         return None
     if is_box(node):
-        return {"value": _layout(unbox(node), parts)}
+        return {"value": _layout(stored_in(node), parts)}
     if is_leaf(node):
         return Place(join_path(parts))
     if is_mapping(node):  # in an order of its own

@@ -31,6 +31,7 @@ import numpy as np
 
 from batiste.checkpoint._arrays import is_jax_array
 from batiste.checkpoint._manifest import MAX_DEPTH
+from batiste.core import stored_in
 from batiste.errors import UnsavableTreeError
 from batiste.tree import LazyArray, join_path, path_string, split_path
 
@@ -47,7 +48,6 @@ __all__ = [
     "is_mapping",
     "is_text",
     "rebuild",
-    "unbox",
 ]
 
 _IMPORTABLE: Final = ("optax", "jax", "batiste")
@@ -74,11 +74,6 @@ class Described:
 def is_box(node: Any) -> bool:
     """Return whether a node is an array in a wrapper that says something about it."""
     return hasattr(node, "unbox") and hasattr(node, "replace_boxed")
-
-
-def unbox(node: Any) -> Any:
-    """Return what is in a box, as it is stored: without any sharding constraint."""
-    return node.value if hasattr(node, "value") else node.unbox()
 
 
 def box_names(node: Any) -> list[str | None] | None:
@@ -211,7 +206,7 @@ def _describe(node: Any, parts: tuple[str, ...], found: Described) -> None:
         names = box_names(node)
         if names is not None:
             found.axes[path] = names
-        node = unbox(node)
+        node = stored_in(node)
     keys = _keys(node, path)
     children = list(children_of(node))
     row = _container_row(node, [name for name, _ in children], keys, path)

@@ -24,9 +24,9 @@ from batiste.checkpoint._arrays import (
     key_data,
     wrap_key,
 )
-from batiste.checkpoint._structure import is_box, unbox
+from batiste.checkpoint._structure import is_box
 from batiste.checkpoint._types import NumpyArray, Record
-from batiste.core import is_tracer
+from batiste.core import is_tracer, stored_in
 from batiste.errors import CheckpointArgumentError, DuplicatePathError, UnmatchedPolicyError, nearest
 from batiste.tree import Pattern, PatternLike, compile_pattern, path_string
 
@@ -100,7 +100,7 @@ class Target:
             if path in self._boxes:
                 raise DuplicatePathError(path=path)
             self._boxes[path] = leaf
-            self.wanted[path] = _wanted(unbox(leaf) if is_box(leaf) else leaf)
+            self.wanted[path] = _wanted(stored_in(leaf) if is_box(leaf) else leaf)
 
     def fill(self, values: Mapping[str, Any]) -> Any:
         """Return the target's tree with these leaves, in the target's containers and boxes."""
@@ -218,7 +218,7 @@ def _by_pattern(
 
 def _by_tree(tree: Any, shapes: Mapping[str, tuple[int, ...]], others: Collection[str]) -> dict[str, Any]:
     flatten = cast("Any", jax.tree_util.tree_flatten_with_path)
-    rows = {path_string(keys): unbox(row) if is_box(row) else row for keys, row in flatten(tree, is_leaf=is_box)[0]}
+    rows = {path_string(keys): stored_in(row) if is_box(row) else row for keys, row in flatten(tree, is_leaf=is_box)[0]}
     for path, row in rows.items():
         if not isinstance(row, jax.sharding.Sharding):
             _refuse_sharding(path, row)

@@ -7,6 +7,7 @@ from batiste.core._boxes import (
     map_axis_meta,
     remove_axis,
     replace_boxed,
+    stored_in,
     unbox,
 )
 from batiste.core._filters import (
@@ -90,6 +91,7 @@ __all__ = [
     "remove_axis",
     "replace_boxed",
     "stack",
+    "stored_in",
     "streams_from",
     "subtract_filters",
     "unbox",

@@ -15,7 +15,16 @@ from typing import Any, Generic, Self, TypeVar, cast
 
 import jax
 
-__all__ = ["AxisMetadata", "add_axis", "is_axis_metadata", "map_axis_meta", "remove_axis", "replace_boxed", "unbox"]
+__all__ = [
+    "AxisMetadata",
+    "add_axis",
+    "is_axis_metadata",
+    "map_axis_meta",
+    "remove_axis",
+    "replace_boxed",
+    "stored_in",
+    "unbox",
+]
 
 T = TypeVar("T")
 
@@ -41,6 +50,11 @@ class AxisMetadata(Generic[T], metaclass=abc.ABCMeta):
     @abc.abstractmethod
     def remove_axis(self, index: int, params: dict[Any, Any]) -> Self:
         """Return the box after a transform has taken away the axis at ``index``."""
+
+
+def stored_in(box: Any) -> Any:
+    """Return what is in a box as it is stored: ``unbox`` of one with names of axes may constrain its sharding."""
+    return box.value if hasattr(box, "value") else box.unbox()
 
 
 def is_axis_metadata(value: Any) -> bool:

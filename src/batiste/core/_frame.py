@@ -44,15 +44,14 @@ class Frame:
       is_open: whether the call is still running.
       outer: for the body of a lifted transform, a scope outside of it; else None. Messages ask it what was given.
       transform: the name of that transform.
+      lifted: the filters of the collections that it hands in and out.
       trace: the trace that JAX was in when the call began.
       is_tracing: whether operations of the call are traced rather than run.
-      above: for the body of a lifted transform the frame outside, the transform, and the filters of what it lifts.
       splitting: while the body of a lifted transform runs: the transform, and the streams that it splits.
     """
 
     __slots__ = (
         "_decided",
-        "above",
         "adopted",
         "counters",
         "created",
@@ -63,6 +62,7 @@ class Frame:
         "is_tracing",
         "key_scheme",
         "known",
+        "lifted",
         "mutable",
         "outer",
         "recorder",
@@ -88,6 +88,7 @@ class Frame:
         is_rehearsal: bool = False,
         outer: Any = None,
         transform: str = "",
+        lifted: tuple[CollectionFilter, ...] = (),
     ) -> None:
         self._decided: dict[str, bool] = {}
         self.mutable = mutable
@@ -105,12 +106,11 @@ class Frame:
         self.created: dict[tuple[str, ...], Any] = {}
         self.is_rehearsal = is_rehearsal
         self.adopted: dict[int, Any] = {}
-        self.outer, self.transform = outer, transform
+        self.outer, self.transform, self.lifted = outer, transform, lifted
         self.is_noting = False
         self.is_open = True
         self.trace = current_trace()
         self.is_tracing = not is_eager(self.trace)
-        self.above: tuple[Frame, str, tuple[CollectionFilter, ...]] | None = None
         self.splitting: tuple[str, frozenset[str]] | None = None
 
     def is_mutable(self, collection: str) -> bool:
@@ -120,14 +120,17 @@ class Frame:
             decided = self._decided[collection] = in_filter(self.mutable, collection)
         return decided
 
+    def hands_on(self, collection: str) -> bool:
+        """Return whether the lifted transform of this frame hands a collection in and out."""
+        return any(in_filter(each, collection) for each in self.lifted)
+
     def loses(self, collection: str) -> str | None:
         """Return the lifted transform that keeps a mutable collection from this frame, or None."""
         frame = self
-        while frame.above is not None:
-            outer, transform, lifted = frame.above
-            if outer.is_mutable(collection):
-                return None if any(in_filter(each, collection) for each in lifted) else transform
-            frame = outer
+        while frame.outer is not None:
+            inner, frame = frame, frame.outer.frame
+            if frame.is_mutable(collection):
+                return None if inner.hands_on(collection) else inner.transform
         return None
 
     def mutable_variables(self) -> dict[str, Any]:
@@ -137,6 +140,6 @@ class Frame:
 
 def copy_tree(tree: Any) -> Any:
     """Return nested mappings as nested dicts of their own, with the same leaves."""
-    if isinstance(tree, Mapping):
+    if type(tree) is dict or isinstance(tree, Mapping):  # the usual kind first: the other question costs more
         return {name: copy_tree(value) for name, value in cast("Mapping[str, Any]", tree).items()}
     return tree

@@ -25,6 +25,7 @@ from batiste.core._boxes import add_axis
 from batiste.core._draws import Arithmetic, draw_bits, fold_keys, is_fill, small_constants, split_off_bits
 from batiste.core._fingerprint import Fingerprint, Valued, fingerprint, kept
 from batiste.core._frame import Frame, HasEffects
+from batiste.core._init_call import InitCall
 from batiste.core._keys import fold_numbers, is_threefry
 from batiste.core._programs import program_value
 from batiste.core._stacking import unstack
@@ -108,21 +109,6 @@ class _Noted(Valued):
         return None if split is None else Arithmetic(self.value, *split)
 
 
-class _Call(Valued):
-    """An initialiser with its arguments."""
-
-    __slots__ = ("args", "init_fn", "kwargs")
-
-    def __init__(self, init_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        super().__init__(fingerprint((init_fn, args, kwargs)))
-        self.init_fn, self.args, self.kwargs = init_fn, args, kwargs
-
-    def __call__(self, key: Key | None, numbers: Any) -> Any:
-        if key is None:
-            return self.init_fn(*self.args, **self.kwargs)
-        return self.init_fn(fold_numbers(key, numbers), *self.args, **self.kwargs)
-
-
 class Recorder:
     """Notes the initial values of one abstract pass.
 
@@ -158,7 +144,7 @@ class Recorder:
           kwargs: its keyword arguments.
           drawn: the base key of its stream and the numbers to fold into it; None if the initialiser takes no key.
         """
-        call = _Call(init_fn, args, kwargs)
+        call = InitCall(init_fn, args, kwargs)
         alike = self._noted.setdefault((call.value, 0 if drawn is None else len(drawn[1])), [])
         if alike and call.value.is_by_value:
             noted = alike[0]
@@ -286,7 +272,7 @@ def _numbers(drawn: Drawn | None) -> np.ndarray:
     return np.array(() if drawn is None else drawn[1], np.uint32)
 
 
-def _trace(call: _Call, frame: Frame, drawn: Drawn | None) -> _Noted | None:
+def _trace(call: InitCall, frame: Frame, drawn: Drawn | None) -> _Noted | None:
     """Trace an initialiser and see what it depends on; return None if it can only run in the pass itself."""
     shape: list[Any] = []
 

@@ -2,8 +2,8 @@
 
 A scope stands at a path. A module asks its scope for a parameter by name; on ``init`` the scope enters a value there,
 on ``apply`` it hands out the value that it finds. ``push`` gives the scope of a child, one step further down. A scope
-also draws random keys, each belonging to its path, and keeps the names that are taken so that no two things in one
-place share one.
+also draws random keys, each belonging to its path. It alone owns the names of its place: it remembers who holds each,
+so that no two things share one, and counts the numbers of automatic names.
 
 All scopes of a call share a ``Frame``, which owns the variables; a scope itself only knows its path and remembers the
 dicts it has found there. The last section is for transforms, which take a scope's variables out of one frame
@@ -56,10 +56,24 @@ class Scope:
       name: the last name of the path, or None at the top.
       parent: the scope one step up, or None at the top of a frame.
       path: the names from the outermost module down to here.
-      reservations: the names taken here, each with the collections that take it (None for a child).
+      names: who holds each name that is taken here: a tuple of collections that have a variable of that name, or else
+        what a child is to messages, such as the module.
+      numbers: the next number of an automatic name, by what stands before it.
+      retakes: whether code runs once more that has taken its names already.
     """
 
-    __slots__ = ("_key_path", "_nodes", "_streams", "frame", "name", "parent", "path", "reservations")
+    __slots__ = (
+        "_key_path",
+        "_nodes",
+        "_streams",
+        "frame",
+        "name",
+        "names",
+        "numbers",
+        "parent",
+        "path",
+        "retakes",
+    )
 
     def __init__(self, frame: Frame, *, name: str | None = None, parent: Scope | None = None) -> None:
         self.frame = frame
@@ -74,7 +88,9 @@ class Scope:
             self._key_path = (*parent._key_path, name)
             self._streams = parent._streams
         self._nodes: dict[str, Any] = {}
-        self.reservations: dict[str, set[str | None]] = {}
+        self.names: dict[str, Any] = {}
+        self.numbers: dict[str, int] = {}
+        self.retakes = False
 
     # --- where it stands
 
@@ -96,13 +112,14 @@ class Scope:
         """Whether this call is an ``init``."""
         return self.frame.initializing
 
-    def push(self, name: str | None = None, prefix: str = "", *, reuse: bool = False) -> Scope:
+    def push(self, name: str | None = None, prefix: str = "", *, reuse: bool = False, holder: object = None) -> Scope:
         """Return the scope of a child.
 
         Args:
           name: the child's name; without one it is ``prefix`` and the first free number.
           prefix: the beginning of a name that is made up.
           reuse: whether the name may be taken already, for a second look at the same child.
+          holder: what the child is, for messages.
 
         Raises:
           NameInUseError: if the name is taken.
@@ -110,8 +127,10 @@ class Scope:
         """
         self.check_open()
         name = name or self.default_name(prefix)
-        if not reuse or name not in self.reservations:
-            self.reserve(name)
+        if name not in self.names or not (reuse or self.retakes):
+            self.reserve(name, holder=holder)
+        elif holder is not None:
+            self.names[name] = holder
         return Scope(self.frame, name=name, parent=self)
 
     def child(
@@ -168,40 +187,69 @@ class Scope:
     def default_name(self, prefix: str) -> str:
         """Return ``prefix`` with the first number that makes it a free name."""
         number = 0
-        while f"{prefix}{number}" in self.reservations:
+        while f"{prefix}{number}" in self.names:
             number += 1
         return f"{prefix}{number}"
 
     def child_names(self) -> list[str]:
         """Return the names that children have taken here, in order."""
-        return [name for name, held in self.reservations.items() if None in held]
+        return [name for name, held in self.names.items() if _is_child(held)]
 
     def name_reserved(self, name: str, collection: str | None = None) -> bool:
         """Return whether a variable of ``collection`` (None: a child) may no longer be called ``name``."""
-        held = self.reservations.get(name)
-        return held is not None and (collection is None or None in held or collection in held)
+        held = self.names.get(name, _MISSING)
+        return held is not _MISSING and (collection is None or _is_child(held) or collection in held)
 
-    def reserve(self, name: str, collection: str | None = None) -> None:
+    def reserve(self, name: str, collection: str | None = None, *, holder: object = None) -> None:
         """Take ``name`` for a child (``collection`` None) or for a variable of a collection.
 
         One name may be used by variables of different collections.
 
+        Args:
+          name: the name.
+          collection: the collection of the variable.
+          holder: what the child is, for messages.
+
         Raises:
           NameInUseError: if it is taken.
         """
-        held = self.reservations.get(name)
-        if held is None:
-            self.reservations[name] = {collection}
-        elif collection is None or None in held or collection in held:
-            holder = "a child" if None in held else f"a variable of {', '.join(sorted(filter(None, held)))}"
+        held: Any = self.names.get(name, _MISSING)
+        if held is _MISSING:
+            self.names[name] = holder if collection is None else (collection,)
+        elif collection is None or _is_child(held) or collection in held:
+            taken_by = "a child" if _is_child(held) else f"a variable of {', '.join(sorted(held))}"
             kind = "a child" if collection is None else f"a variable of {collection}"
-            raise NameInUseError(kind=kind, name=name, path=self.path_text, holder=holder)
+            raise NameInUseError(kind=kind, name=name, path=self.path_text, holder=taken_by)
         else:
-            held.add(collection)
+            self.names[name] = (*held, collection)
+
+    def next_name(self, prefix: str) -> str:
+        """Return the next automatic name of a child: the prefix and a number that counts up."""
+        number = self.numbers.get(prefix, 0)
+        self.numbers[prefix] = number + 1
+        return f"{prefix}_{number}"
 
     def release(self, name: str) -> None:
         """Give back a name, for code that runs once more."""
-        self.reservations.pop(name, None)
+        self.names.pop(name, None)
+
+    def give_back(self, name: str, holder: object) -> None:
+        """Take a name back from a child that is to be none, as if it had never been given; its number, too."""
+        if self.names.get(name) is holder:
+            del self.names[name]
+            prefix, _, number = name.rpartition("_")
+            if prefix == type(holder).__name__ and self.numbers.get(prefix) == int(number) + 1:
+                self.numbers[prefix] -= 1
+
+    def go_on(self, names: Mapping[str, Any], numbers: Mapping[str, int]) -> None:
+        """Go on where another scope at this place ended: its names are taken here, too, and it has counted."""
+        for name, held in names.items():
+            own: Any = self.names.get(name, _MISSING)
+            if own is _MISSING:
+                self.names[name] = held
+            elif not _is_child(own) and not _is_child(held):
+                self.names[name] = tuple(dict.fromkeys((*own, *held)))
+        self.numbers = dict(numbers)
 
     # --- random keys
 
@@ -349,7 +397,7 @@ class Scope:
 
         Not during ``init``, whose result is the variables that a model needs.
         """
-        if self.frame.above is not None and not self.frame.initializing:
+        if self.frame.outer is not None and not self.frame.initializing:
             transform = self.frame.loses(collection)
             if transform is not None:
                 raise SownInVainError(path=self.path_text, name=name, collection=collection, transform=transform)
@@ -434,13 +482,12 @@ class Scope:
 
     def _missing(self, collection: str, name: str) -> Exception:
         frame = self.frame
-        if not frame.variables.get(collection):
-            while frame.outer is not None:
-                inner, frame = frame, frame.outer.frame
-                if frame.variables.get(collection) or frame.is_mutable(collection):
-                    return hidden_collection(frame.variables, collection, name, path=self.path, frame=inner)
+        while not frame.variables.get(collection) and frame.outer is not None:
+            inner, frame = frame, frame.outer.frame
+            if not inner.hands_on(collection) and (frame.variables.get(collection) or frame.is_mutable(collection)):
+                return hidden_collection(frame.variables, collection, name, path=self.path, frame=inner)
         return missing_variable(
-            self.frame.variables, collection, self.path, name, path=self.path, given=frame.variables, frame=self.frame
+            frame.variables, collection, self.path, name, path=self.path, given=frame.variables, frame=frame
         )
 
     def _not_mutable(self, collection: str, name: str) -> Exception:
@@ -521,6 +568,11 @@ class Scope:
 
     def __repr__(self) -> str:
         return f"Scope({self.path_text!r})"
+
+
+def _is_child(holder: Any) -> bool:
+    """Return whether who holds a name is a child, and not a tuple of collections with variables."""
+    return type(holder) is not tuple
 
 
 def _unboxed(value: Any) -> Any:

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from batiste.core._boxes import is_axis_metadata, unbox
-from batiste.core._fingerprint import Valued, fingerprint, kept
+from batiste.core._fingerprint import kept
 from batiste.core._frame import Frame, HasEffects
+from batiste.core._init_call import InitCall
 from batiste.errors import ScopeParamShapeError
 
 __all__ = ["check_shape"]
@@ -42,7 +43,7 @@ def check_shape(
         raise ScopeParamShapeError(name=name, path="/" + "/".join(path), given=tuple(given), expected=tuple(shape))
     frame.is_noting = True
     try:
-        shapes = _shapes(_Call(init_fn, args, kwargs))
+        shapes = _shapes(InitCall(init_fn, args, kwargs))
     except HasEffects:  # it draws keys itself, which this call need not have
         return
     finally:
@@ -54,17 +55,7 @@ def check_shape(
             raise ScopeParamShapeError(name=name, path="/" + "/".join(path), given=given, expected=expected)
 
 
-class _Call(Valued):
-    """An initialiser with its arguments."""
-
-    __slots__ = ("args", "init_fn", "kwargs")
-
-    def __init__(self, init_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        super().__init__(fingerprint((init_fn, args, kwargs)))
-        self.init_fn, self.args, self.kwargs = init_fn, args, kwargs
-
-
 @kept(maxsize=1024)
-def _shapes(call: _Call) -> tuple[tuple[int, ...], ...]:
-    made = jax.eval_shape(lambda: call.init_fn(jax.random.key(0), *call.args, **call.kwargs))
+def _shapes(call: InitCall) -> tuple[tuple[int, ...], ...]:
+    made = jax.eval_shape(lambda: call(jax.random.key(0)))
     return tuple(leaf.shape for leaf in jax.tree.leaves(unbox(made)))

@@ -8,7 +8,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from batiste.core import is_axis_metadata
+from batiste.core import is_axis_metadata, stored_in
 from batiste.errors import CastLossError, ImportMismatchError, TiedTensorsError
 from batiste.importers._plan import DTypePolicy, Plan, Target, bare, think
 from batiste.importers._rules import WeightMapping
@@ -93,8 +93,7 @@ def _filled(leaf: Any, array: Any) -> Any:
     """The leaf of the target with this value, in its box where it has one."""
     if not is_axis_metadata(leaf):
         return array
-    inner = leaf.value if hasattr(leaf, "value") else leaf.unbox()
-    return leaf.replace_boxed(_filled(inner, array))
+    return leaf.replace_boxed(_filled(stored_in(leaf), array))
 
 
 def _check_tied(plan: Plan) -> None:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from batiste._arguments import choice
-from batiste.core import is_axis_metadata
+from batiste.core import is_axis_metadata, stored_in
 from batiste.errors import UnmatchedRuleError, nearest
 from batiste.importers._layouts import Layout, Misfit
 from batiste.importers._resolve import Resolved, Step, resolve
@@ -203,7 +203,7 @@ def target_leaves(target: Target) -> dict[str, Any]:
 def bare(leaf: Any) -> Any:
     """Return what is in a box, without any sharding constraint; what is in none as it is."""
     while is_axis_metadata(leaf):
-        leaf = leaf.value if hasattr(leaf, "value") else leaf.unbox()
+        leaf = stored_in(leaf)
     return leaf
 
 

@@ -17,8 +17,8 @@ from batiste._arguments import mapping, refused, whole_numbers
 from batiste.core import CollectionFilter, check_filter
 from batiste.errors import SeveralScopesError
 from batiste.lift._first import Body, FirstValues, all_shared, first_values
-from batiste.lift._region import Groups, Region, Streams, Written
-from batiste.module import wrap_method_once
+from batiste.lift._groups import region_of
+from batiste.module import Groups, KeyGroups, Region, Written, wrap_method_once
 
 __all__ = ["custom_vjp", "grad", "jvp", "value_and_grad", "vjp"]
 
@@ -31,7 +31,7 @@ class _Call(NamedTuple):
     mdl: Any
     made: FirstValues
 
-    def run(self, groups: Groups, streams: Streams, *inputs: Any) -> tuple[Any, Written]:
+    def run(self, groups: Groups, streams: KeyGroups, *inputs: Any) -> tuple[Any, Written]:
         """Run the function with these variables and keys."""
         return self.region.run(self.function, groups, streams, (self.mdl, *inputs), {}, premade=self.made.entry())
 
@@ -53,11 +53,11 @@ def _call(
     function = wrap_method_once(checked(fn, "fn", name, what="a function of a module"))
     for each in (*variables, rngs):
         check_filter(each)
-    region = Region(name, fn, args, {}, variables, [rngs])
+    region = region_of(name, fn, args, {}, variables, [rngs])
     if advice is not None and len(region.scopes) > 1:
         paths = ", ".join(scope.path_text for scope in region.scopes)
         raise SeveralScopesError(transform=name, path=region.path, paths=paths, advice=advice)
-    made = first_values(region, Body(function, args, {}, region.groups), all_shared(region))
+    made = first_values(region, Body(function, args, {}, region.variables), all_shared(region))
     return _Call(region, function, args[0], made)
 
 
@@ -99,13 +99,13 @@ def vjp(
     region = call.region
 
     def body(group: Any, *inputs: Any) -> Any:
-        output, written = call.run((group, *region.groups[1:]), region.streams, *inputs)
+        output, written = call.run((group, *region.variables[1:]), region.streams, *inputs)
         output, aux = output if has_aux else (output, None)
         return output, (aux, written)
 
-    results = cast("tuple[Any, ...]", jax.vjp(body, region.groups[0], *primals, has_aux=True))
+    results = cast("tuple[Any, ...]", jax.vjp(body, region.variables[0], *primals, has_aux=True))
     output, pull, (aux, written) = results
-    region.finish(written)
+    region.publish(written)
     pulled = jax.tree_util.Partial(_pull_all if multi_scope else _pull_first, pull)
     return (output, pulled, aux) if has_aux else (output, pulled)
 
@@ -151,7 +151,7 @@ def jvp(
     advice = "Differentiate by arrays that you pass yourself, or call it on a module that owns what it uses."
     call = _call("jvp", fn, (mdl, *primals), [variables], rngs, advice=advice)
     region = call.region
-    (held,) = region.groups[0]
+    (held,) = region.variables[0]
     what = "a dict of tangents by collection"
     unknown = mapping(variable_tangents, "variable_tangents", "jvp", what=what).keys() - held.keys()
     if unknown:
@@ -164,7 +164,7 @@ def jvp(
 
     arguments, directions = (moving, *primals), (tangents_in, *tangents)
     (output, written), (tangent, _) = jax.jvp(body, arguments, directions)
-    region.finish(written)
+    region.publish(written)
     return output, tangent
 
 
@@ -196,13 +196,13 @@ def value_and_grad(
     region = call.region
 
     def body(*inputs: Any) -> Any:
-        output, written = call.run(region.groups, region.streams, *inputs)
+        output, written = call.run(region.variables, region.streams, *inputs)
         value, aux = output if has_aux else (output, None)
         return value, (aux, written)
 
     numbers = tuple(range(len(primals)))
     (value, (aux, written)), gradients = jax.value_and_grad(body, argnums=numbers, has_aux=True)(*primals)
-    region.finish(written)
+    region.publish(written)
     return ((value, aux), gradients) if has_aux else (value, gradients)
 
 
@@ -280,8 +280,8 @@ def custom_vjp(
         make: Any = jax.custom_vjp
         transformed = make(call.run, nondiff_argnums=shifted)
         transformed.defvjp(run_forward, run_backward)
-        output, written = transformed(region.groups, region.streams, *args)
-        region.finish(written)
+        output, written = transformed(region.variables, region.streams, *args)
+        region.publish(written)
         return output
 
     return differentiable

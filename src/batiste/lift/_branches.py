@@ -12,12 +12,12 @@ import jax.numpy as jnp
 
 from batiste._arguments import function as checked
 from batiste._arguments import refused
-from batiste.core import CollectionFilter, check_filter
+from batiste.core import CollectionFilter, check_filter, intersect_filters, is_filter_empty
 from batiste.errors import BranchVariablesError
 from batiste.lift._axes import table, without_modules
 from batiste.lift._first import Body, known_values, make_first
-from batiste.lift._region import Place, Region, Streams
-from batiste.module import wrap_method_once
+from batiste.lift._groups import check_carried, held, leaves, region_of, whole
+from batiste.module import KeyGroups, Place, Region, wrap_method_once
 from batiste.typing import Key
 
 __all__ = ["cond", "switch", "while_loop"]
@@ -93,45 +93,62 @@ def _choose(
     functions = [wrap_method_once(checked(branch, "branches", name, what=what)) for branch in branches]
     check_filter(variables)
     check_filter(rngs)
-    region = Region(name, branches[0], (mdl, *operands), {}, [variables], [rngs])
+    region = region_of(name, branches[0], (mdl, *operands), {}, [variables], [rngs])
     made = known_values(region)
     values, fill = without_modules(operands)
-    places: list[set[Place]] = []
-    kept: set[Place] = set()  # what some branches write and the others leave as it is
 
     def body(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(groups: Any, streams: Any, values: list[Any]) -> Any:
-            output, written = region.run(function, groups, streams, (mdl, *fill(values)), {}, premade=made.entry())
-            places.append(set(written[0]))
-            left = {place: region.held(groups[0], place) for place in sorted(kept - written[0].keys())}
-            return output, ({**written[0], **left},)
+            return region.run(function, groups, streams, (mdl, *fill(values)), {}, premade=made.entry())
 
         return run
 
-    def choose() -> Any:
-        bodies = [body(function) for function in functions]
-        arguments = (region.groups, region.streams, values)
-        if name == "cond":
-            return cast("Any", jax.lax.cond(choice, *bodies, *arguments))
-        return cast("Any", jax.lax.switch(choice, bodies, *arguments))
-
-    counts = region.counts()
-    try:
-        result = choose()
-    except TypeError:
-        odd = [place for place in set[Place]().union(*places) if not all(place in written for written in places)]
-        if not odd:
-            raise
-        made_here = [place for place in odd if region.held(region.groups[0], place) is None]
-        if made_here:
-            names = ", ".join(sorted("/".join(place) for place in made_here))
-            raise BranchVariablesError(transform=name, path=region.path, names=names) from None
-        kept.update(odd)
-        region.count_from(counts)
-        result = choose()
-    output, written = result
-    region.finish(written)
+    bodies, arguments = [body(function) for function in functions], (region.variables, region.streams, values)
+    if not is_filter_empty(intersect_filters(region.filters[0], region.frame.mutable)):
+        bodies = _writing_alike(region, bodies, arguments)
+    if name == "cond":
+        output, written = cast("Any", jax.lax.cond(choice, *bodies, *arguments))
+    else:
+        output, written = cast("Any", jax.lax.switch(choice, bodies, *arguments))
+    region.publish(written)
     return output
+
+
+def _writing_alike(
+    region: Region, bodies: list[Callable[..., Any]], arguments: tuple[Any, ...]
+) -> list[Callable[..., Any]]:
+    """Return bodies that all write the same variables: what others write and they do not, as it is.
+
+    What each writes is known from a trace. ``jax.jit`` keeps it, so that no body is traced once more within the branch;
+    should it not, the body draws the same keys again.
+
+    Raises:
+      BranchVariablesError: if a body makes a variable that the others do not make.
+    """
+    kept: list[Any] = [jax.jit(body, inline=True) for body in bodies]
+    counts: list[Any] = []
+    places: list[set[Place]] = []
+    for each in kept:
+        counts.append(region.counts())
+        places.append(set(jax.eval_shape(each, *arguments)[1][0]))
+    ended, every = region.counts(), set[Place]().union(*places)
+    odd = [place for place in every if not all(place in written for written in places)]
+    made_here = [place for place in odd if held(region, region.variables[0], place) is None]
+    if made_here:
+        names = ", ".join(sorted("/".join(place) for place in made_here))
+        raise BranchVariablesError(transform=region.transform, path=region.path, names=names)
+
+    def branch(number: int) -> Callable[..., Any]:
+        def run(groups: Any, streams: Any, values: list[Any]) -> Any:
+            region.count_from(counts[number])
+            output, (written,) = kept[number](groups, streams, values)
+            region.count_from(ended)
+            left = {place: held(region, groups[0], place) for place in sorted(every - written.keys())}
+            return output, ({**written, **left},)
+
+        return run
+
+    return [branch(number) for number in range(len(kept))]
 
 
 def while_loop(
@@ -166,7 +183,7 @@ def while_loop(
     check_filter(carry_variables)
     check_filter(broadcast_variables)
     filters = [carry_variables, broadcast_variables]
-    region = Region(
+    region = region_of(
         "while_loop",
         body_fn,
         (mdl,),
@@ -176,11 +193,11 @@ def while_loop(
         mutable=[True, False],
         splits=list(split_rngs.values()),
     )
-    make_first(region, Body(function, (mdl, init), {}, region.groups), [0, 1], counted=False)
-    shared = region.groups[1]
+    make_first(region, Body(function, (mdl, init), {}, region.variables), [0, 1], counted=False)
+    shared = region.variables[1]
     changed: set[Place] = set()
 
-    def keys_of(number: Any) -> Streams:
+    def keys_of(number: Any) -> KeyGroups:
         """Return the keys of a step."""
         return tuple(
             jax.tree.map(functools.partial(_fold, number), group) if is_split else group
@@ -194,12 +211,12 @@ def while_loop(
     def step(state: Any) -> Any:
         number, carried, value = state
         value, written = region.run(function, (carried, shared), keys_of(number), (mdl, value), {})
-        region.check_carried("while_loop", carried, written[0])
+        check_carried(region, carried, written[0])
         changed.update(written[0])
-        return number + 1, region.whole(0, (carried,), written), value
+        return number + 1, whole(region, 0, (carried,), written), value
 
-    _, carried, value = jax.lax.while_loop(go_on, step, (jnp.uint32(0), region.groups[0], init))
-    region.finish((region.leaves(carried, changed), {}))
+    _, carried, value = jax.lax.while_loop(go_on, step, (jnp.uint32(0), region.variables[0], init))
+    region.publish((leaves(region, carried, changed), {}))
     return value
 
 

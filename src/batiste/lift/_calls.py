@@ -17,7 +17,7 @@ from batiste.core import CollectionFilter
 from batiste.errors import LiftAxisSizeError, TransformTargetError
 from batiste.lift._axes import AxisSpec, is_array_like, metadata, static_args
 from batiste.lift._first import known_values
-from batiste.lift._region import Region, from_keys, to_keys
+from batiste.lift._groups import fold_streams, from_keys, region_of, to_keys
 from batiste.lift._scan import scan
 from batiste.lift._target import Methods, lifted
 
@@ -137,8 +137,8 @@ def _run_whole(
     kwargs: dict[str, Any],
 ) -> Any:
     """Run a function of modules within a transform that takes all variables alike."""
-    region = Region(name, function, args, kwargs, [options.variables], [options.rngs])
-    starts = region.fold_streams(options.rngs) if name == "jit" else None
+    region = region_of(name, function, args, kwargs, [options.variables], [options.rngs])
+    starts = fold_streams(region, options.rngs) if name == "jit" else None
     if region.frame.recorder is not None:
         return region.run_in_place(function, args, kwargs, starts=starts)
     made = known_values(region)
@@ -160,8 +160,8 @@ def _run_whole(
         return region.run(function, groups, streams, whole, moving_kwargs, starts=starts, premade=made.entry())
 
     folded = None if starts is None else to_keys(starts)
-    output, written = transform(body)(region.groups, region.streams, folded, arrays)
-    region.finish(written)
+    output, written = transform(body)(region.variables, region.streams, folded, arrays)
+    region.publish(written)
     return output
 
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from batiste.core import Drawn, Recorder, copy_tree, current_trace, is_tracer
 from batiste.lift._axes import first_entry, move_in, to_front
-from batiste.lift._region import Groups, Place, Region, Streams
+from batiste.module import Groups, KeyGroups, Place, Region
 from batiste.typing import Key
 
 __all__ = ["Body", "FirstValues", "Layout", "all_shared", "first_values", "known_values", "make_first"]
@@ -200,8 +200,8 @@ def make_first(
     if recorder is not None:
         for place in created.keys() - made.keys():
             recorder.forget(place)
-    region.publish(made, as_made=True)
-    region.take()
+    region.store(made, as_made=True)
+    region.renew()
 
 
 def _rehearse(
@@ -209,7 +209,7 @@ def _rehearse(
     body: Body,
     layout: Layout,
     recorder: Recorder | None,
-    streams: Streams,
+    streams: KeyGroups,
     known: Mapping[Place, Any] | None = None,
 ) -> dict[Place, Any]:
     """Run a body without its transform; return the first values of the variables that it makes.
@@ -284,7 +284,7 @@ def _stacked(region: Region, body: Body, layout: Layout, recorder: Recorder) -> 
     return made
 
 
-def _first_keys(region: Region, size: int) -> tuple[Streams, dict[int, Drawn]]:
+def _first_keys(region: Region, size: int) -> tuple[KeyGroups, dict[int, Drawn]]:
     """Return the keys of the first call of the body, and where those that come from a split come from."""
     origins: dict[int, Drawn] = {}
     streams: list[Any] = []

@@ -38,8 +38,9 @@ from batiste.lift._axes import (
     to_front,
 )
 from batiste.lift._first import Body, FirstValues, Layout, first_values, make_first
-from batiste.lift._region import Group, Groups, Place, Region, Streams
+from batiste.lift._groups import check_carried, leaves, region_of, split_keys, whole
 from batiste.lift._target import Methods, lifted
+from batiste.module import Group, Groups, KeyGroups, Place, Region
 
 __all__ = ["scan"]
 
@@ -136,7 +137,7 @@ def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...],
     filters = [options.variable_broadcast, options.variable_carry, *options.variable_axes]
     splits = list(options.split_rngs.values())
     mutable = [True, True, *(not isinstance(spec, In) for spec in options.variable_axes.values())]
-    region = Region("scan", function, args, kwargs, filters, [*options.split_rngs], mutable=mutable, splits=splits)
+    region = region_of("scan", function, args, kwargs, filters, [*options.split_rngs], mutable=mutable, splits=splits)
     if len(args) < 2:
         raise ScanBodyError(path=region.path, problem="is called without a carry")
     return _Loop(options, region, function, args, kwargs).run()
@@ -167,26 +168,27 @@ class _Loop:
         nothing: Group = tuple(dict[str, Any]() for _ in region.scopes)
         self.slices: list[Any] = [
             nothing if isinstance(spec, Out) else to_front(group, in_axis(spec))
-            for spec, group in zip(self.specs, region.groups[2:], strict=True)
+            for spec, group in zip(self.specs, region.variables[2:], strict=True)
         ]
         self.carried_places: set[Place] = set()
         self.own = range(2, len(region.filters))
-        self.ends: list[Any] = []  # dtype and shape of the carry that the body has returned, for messages
+        self.end: Any = None  # dtypes and shapes of the carry that the body has returned, once it has
 
     def run(self) -> tuple[Any, Any]:
         """Run the loop; return the last carry and the outputs."""
         options, region = self.options, self.region
         made = self._first_values()
-        keys = region.split_keys(self.length)
+        keys = split_keys(region, self.length)
         keys = [group if is_split else () for group, is_split in zip(keys, region.splits, strict=True)]
-        state = (region.groups[1], self.carry)
+        state = (region.variables[1], self.carry)
         steps = (None if made.values is None else jnp.arange(self.length), self.slices, keys, self.stacked)
         shared, shared_outputs, changed = self._first_pass(made, state, steps)
 
         def step(state: Any, inputs: Any) -> Any:
+            self.end = None
             state, outputs, written = self._step(shared, made.entry(inputs[0], self.own), state, inputs)
             self.carried_places.update(written[1])
-            self.ends.append(jax.tree.map(_kind, state[1]))
+            self.end = jax.tree.map(_kind, state[1])
             return state, (_choose(outputs, options.out_axes, shared=False), written[2:])
 
         try:
@@ -200,24 +202,24 @@ class _Loop:
                 _split_transpose=options._split_transpose,
             )
         except TypeError as error:
-            raise self._carry_error(state, error) from None
+            raise self._said(error, state) from None
         stacked = [from_front(values, out_axis(spec)) for values, spec in zip(written, self.specs, strict=True)]
-        region.finish((changed, region.leaves(carried, self.carried_places), *stacked))
+        region.publish((changed, leaves(region, carried, self.carried_places), *stacked))
         return carry, _join(outputs, shared_outputs, options.out_axes)
 
-    def _carry_error(self, state: Any, error: TypeError) -> Exception:
-        """Return the error for a body that returns another carry than it was given, if that was it."""
-        if not self.ends or "carry" not in str(error):
+    def _said(self, error: TypeError, state: Any) -> Exception:
+        """Return the error for a body that has ended, and returns another carry than it was given, if that was it."""
+        before, after = (f"{tree}".replace("'", "") for tree in (jax.tree.map(_kind, state[1]), self.end))
+        if self.end is None or before == after:
             return error
-        before, after = (f"{tree}".replace("'", "") for tree in (jax.tree.map(_kind, state[1]), self.ends[-1]))
-        return error if before == after else ScanCarryError(path=self.region.path, given=after, expected=before)
+        return ScanCarryError(path=self.region.path, given=after, expected=before)
 
     def _first_values(self) -> FirstValues:
         """On ``init``, make the variables that are carried, and return the first values of the others."""
         region, specs = self.region, self.specs
         slices = self._bare(first_entry(self.slices, 0))
         arguments = (self.module, self.carry, *self.join(first_entry(self.stacked, 0)))
-        body = Body(self.function, arguments, self.kwargs, (*region.groups[:2], *slices))
+        body = Body(self.function, arguments, self.kwargs, (*region.variables[:2], *slices))
         layout = Layout(
             [None, None, *map(out_axis, specs)],
             [True, self.options.variable_carry is not False, *(not isinstance(spec, In) for spec in specs)],
@@ -228,7 +230,7 @@ class _Loop:
         )
         if self.options.variable_carry is not False:
             make_first(region, body, [1], counted=False, layout=layout)
-            body = body._replace(groups=(*region.groups[:2], *slices))
+            body = body._replace(groups=(*region.variables[:2], *slices))
         return first_values(region, body, layout)
 
     def _first_pass(self, made: FirstValues, state: Any, steps: Any) -> tuple[Group, Any, dict[Place, Any]]:
@@ -244,13 +246,16 @@ class _Loop:
         has_outputs = any(map(is_shared_axis, jax.tree.leaves(axes, is_leaf=is_axis)))
         may_write = not is_filter_empty(intersect_filters(region.filters[0], region.frame.mutable))
         if not (has_outputs or may_write or any(map(any, region.streams))):
-            return region.groups[0], None, {}
-        found: set[Place] = set()
+            return region.variables[0], None, {}
+        found, has_ended = set[Place](), False
 
         def first(state: Any, steps: Any) -> Any:
+            nonlocal has_ended
+            has_ended = False
             inputs = first_entry(steps, 0)
-            _, outputs, written = self._step(region.groups[0], made.entry(inputs[0], (0, *self.own)), state, inputs)
+            _, outputs, written = self._step(region.variables[0], made.entry(inputs[0], (0, *self.own)), state, inputs)
             found.update(written[0])
+            has_ended = True
             return _choose(outputs, axes, shared=True), written[0]
 
         counts = region.counts()
@@ -261,15 +266,15 @@ class _Loop:
         if found or has_outputs:
             try:  # an output of vmap that does not depend on the mapped axis is the same in every step
                 outputs, changed = jax.vmap(first, out_axes=None)(*jax.tree.map(_with_axis, (state, steps)))
-            except ValueError as error:
-                if "out_axes" not in str(error):
+            except ValueError:
+                if not has_ended:  # it is the body's own
                     raise
                 names = ", ".join(sorted("/".join(place) for place in found)) or "outputs"
                 raise SharedVariableError(
                     transform="scan", path=region.path, names=names, options="variable_axes, variable_carry or out_axes"
                 ) from None
         entered = {place: region.first[place] for place in region.entered if region.group_of(place) == 0}
-        return region.whole(0, region.groups, ({**entered, **changed},)), outputs, changed
+        return whole(region, 0, region.variables, ({**entered, **changed},)), outputs, changed
 
     def _step(
         self, shared: Any, premade: Mapping[Place, Any] | None, state: Any, step: Any
@@ -278,7 +283,7 @@ class _Loop:
         (carried, carry), (_, slices, keys, inputs) = state, step
         region = self.region
         groups: Groups = (shared, carried, *self._bare(slices))
-        streams: Streams = tuple(
+        streams: KeyGroups = tuple(
             key if is_split else group for key, is_split, group in zip(keys, region.splits, region.streams, strict=True)
         )
         if self.options.data_transform is not None:
@@ -290,12 +295,12 @@ class _Loop:
                 path=region.path, problem=f"returns an object of type {type(cast('Any', result)).__name__}"
             )
         pair = cast("Sequence[Any]", result)
-        region.check_carried("scan", carried, written[1])
+        check_carried(region, carried, written[1])
         metadata = self.options.metadata_params
         kept: list[dict[Place, Any]] = [
             move_out(values, out_axis(spec), metadata) for values, spec in zip(written[2:], self.specs, strict=True)
         ]
-        return (region.whole(1, groups, written), pair[0]), pair[1], [*written[:2], *kept]
+        return (whole(region, 1, groups, written), pair[0]), pair[1], [*written[:2], *kept]
 
     def _bare(self, slices: Sequence[Any]) -> list[Any]:
         """Tell the boxes of stacked variables that the stacked axis is gone."""
@@ -304,7 +309,7 @@ class _Loop:
 
     def _length(self, inputs: tuple[Any, ...], in_axes: tuple[Any, ...]) -> int:
         found = size_along(inputs, in_axes, "scan", self.region.path)
-        for spec, group in zip(self.specs, self.region.groups[2:], strict=True):
+        for spec, group in zip(self.specs, self.region.variables[2:], strict=True):
             found |= size_along(group, in_axis(spec), "scan", self.region.path)
         if self.options.length is not None:
             found.add(self.options.length)

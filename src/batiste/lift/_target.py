@@ -21,7 +21,7 @@ from batiste._arguments import function, mapping, text, whole_numbers
 from batiste.core import ByIdentity, Valued, check_filter, fingerprint, kept
 from batiste.errors import LiftedMethodError, TransformTargetError, nearest
 from batiste.lift._axes import table
-from batiste.module import Blueprint, compact, run_noted, unbound_call, wrap_method_once
+from batiste.module import Blueprint, compact, run_noted, seen_as, unbound_call, wrap_method_once
 
 __all__ = ["Methods", "Run", "lifted"]
 
@@ -178,8 +178,8 @@ def _lifted_method(base: type, name: str, run: Run, options: Any) -> Callable[..
 
     @functools.wraps(method)
     def body(module: Any, *args: Any, **kwargs: Any) -> Any:
-        object.__setattr__(module, "__class__", base)  # the module is the copy that is made for the body
-        return getattr(base, name)(module, *args, **kwargs)  # as it is by now: equal classes are made once
+        own = seen_as(module, base)  # in the body, methods that it calls are not lifted again
+        return getattr(base, name)(own, *args, **kwargs)  # as it is by now: equal classes are made once
 
     @functools.wraps(method)
     def call(self: Blueprint, *args: Any, **kwargs: Any) -> Any:

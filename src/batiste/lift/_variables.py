@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from batiste.core import CollectionFilter, add_axis, remove_axis
 from batiste.lift._axes import VariableAxes, metadata, table
 from batiste.lift._first import Body, Layout, first_values, known_values, make_first
-from batiste.lift._region import Region
+from batiste.lift._groups import fold_streams, leaves, region_of, whole
 from batiste.lift._target import Methods, lifted
 
 __all__ = ["add_metadata_axis", "fold_rngs", "map_variables"]
@@ -67,7 +67,7 @@ def map_variables(
 
 def _run_map(options: _Options, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     may_change = options.mutable or options.init
-    region = Region(
+    region = region_of(
         "map_variables",
         function,
         args,
@@ -77,17 +77,17 @@ def _run_map(options: _Options, function: Callable[..., Any], args: tuple[Any, .
         mutable=[may_change, True],
     )
     if options.init and region.frame.initializing:
-        make_first(region, Body(function, args, kwargs, region.groups), [0], counted=True)
+        make_first(region, Body(function, args, kwargs, region.variables), [0], counted=True)
         if options.trans_out_fn is not _same:
-            region.publish(region.leaves(tuple(map(options.trans_out_fn, region.groups[0]))))
-            region.take()
-    groups = (tuple(map(options.trans_in_fn, region.groups[0])), *region.groups[1:])
+            region.store(leaves(region, tuple(map(options.trans_out_fn, region.variables[0]))))
+            region.renew()
+    groups = (tuple(map(options.trans_in_fn, region.variables[0])), *region.variables[1:])
     made = first_values(region, Body(function, args, kwargs, groups), Layout([None, None], [False, True]))
     output, (changed, *written) = region.run(function, groups, region.streams, args, kwargs, premade=made.entry())
     if changed or (may_change and options.trans_in_fn is not _same):  # Linen stores what the module saw
-        stored = map(options.trans_out_fn, region.whole(0, groups, (changed,)))
-        changed = region.leaves(tuple(stored))
-    region.finish((changed, *written))
+        stored = map(options.trans_out_fn, whole(region, 0, groups, (changed,)))
+        changed = leaves(region, tuple(stored))
+    region.publish((changed, *written))
     return output
 
 
@@ -162,11 +162,13 @@ def fold_rngs(
 
 
 def _run_fold(options: _Fold, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    region = Region("fold_rngs", function, args, kwargs, [options.variables], [options.rngs])
-    starts = region.fold_streams(options.rngs)
+    region = region_of("fold_rngs", function, args, kwargs, [options.variables], [options.rngs])
+    starts = fold_streams(region, options.rngs)
     if region.frame.recorder is not None:
         return region.run_in_place(function, args, kwargs, starts=starts)
     premade = known_values(region).entry()
-    output, written = region.run(function, region.groups, region.streams, args, kwargs, starts=starts, premade=premade)
-    region.finish(written)
+    output, written = region.run(
+        function, region.variables, region.streams, args, kwargs, starts=starts, premade=premade
+    )
+    region.publish(written)
     return output

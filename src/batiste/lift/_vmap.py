@@ -31,8 +31,9 @@ from batiste.lift._axes import (
     the_size,
 )
 from batiste.lift._first import Body, Layout, first_values
-from batiste.lift._region import Group, Groups, Place, Region
+from batiste.lift._groups import region_of, split_keys
 from batiste.lift._target import Methods, lifted
+from batiste.module import Group, Groups, Place, Region
 
 __all__ = ["vmap"]
 
@@ -106,7 +107,7 @@ def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...],
     specs, splits = list(options.variable_axes.values()), list(options.split_rngs.values())
     rngs = list(options.split_rngs)
     kept = [not isinstance(spec, In) for spec in specs]
-    region = Region("vmap", function, args, kwargs, [*options.variable_axes], rngs, mutable=kept, splits=splits)
+    region = region_of("vmap", function, args, kwargs, [*options.variable_axes], rngs, mutable=kept, splits=splits)
     ins, outs, metadata = [*map(in_axis, specs)], [*map(out_axis, specs)], options.metadata_params
     modules, inputs = args[:1], args[1:]
     in_axes = per_argument(options.in_axes, inputs, "vmap", region.path)
@@ -114,7 +115,7 @@ def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...],
     fixed_kwargs = {name: value for name, value in kwargs.items() if name not in mapped_kwargs}
     size = _size(options, region, inputs, in_axes, mapped_kwargs, ins)
     nothing: Group = tuple(dict[str, Any]() for _ in region.scopes)
-    groups: Groups = tuple(nothing if isinstance(s, Out) else g for s, g in zip(specs, region.groups, strict=True))
+    groups: Groups = tuple(nothing if isinstance(s, Out) else g for s, g in zip(specs, region.variables, strict=True))
 
     first = Body(
         function,
@@ -133,24 +134,36 @@ def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...],
         shared.update(place for values, axis in zip(written, outs, strict=True) if axis is None for place in values)
         return output, tuple(move_out(values, axis, metadata) for values, axis in zip(written, outs, strict=True))
 
-    mapped = jax.vmap(
-        body,
-        in_axes=(0, tuple(ins), tuple(0 if is_split else None for is_split in splits), in_axes, 0),
-        out_axes=(options.out_axes, tuple(outs)),
-        axis_size=size,
-        axis_name=options.axis_name,
-        spmd_axis_name=options.spmd_axis_name,
-    )
+    def mapped(axes_of_variables: tuple[int | None, ...]) -> Callable[..., Any]:
+        return jax.vmap(
+            body,
+            in_axes=(0, tuple(ins), tuple(0 if is_split else None for is_split in splits), in_axes, 0),
+            out_axes=(options.out_axes, axes_of_variables),
+            axis_size=size,
+            axis_name=options.axis_name,
+            spmd_axis_name=options.spmd_axis_name,
+        )
+
     numbers = None if made.values is None else jnp.arange(size)
+    arguments = (numbers, groups, split_keys(region, size), inputs, mapped_kwargs)
     try:
-        output, written = mapped(numbers, groups, region.split_keys(size), inputs, mapped_kwargs)
-    except ValueError as error:
-        if not shared or "out_axes[1]" not in str(error):
+        output, written = mapped(tuple(outs))(*arguments)
+    except ValueError:
+        if not shared or not _works(mapped(tuple(0 if axis is None else axis for axis in outs)), arguments):
             raise
         names = ", ".join(sorted("/".join(place) for place in shared))
         raise SharedVariableError(transform="vmap", path=region.path, names=names, options="variable_axes") from None
-    region.finish(written)
+    region.publish(written)
     return output
+
+
+def _works(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
+    """Return whether a function can be traced: what fails for shared variables works if each entry has its own."""
+    try:
+        jax.eval_shape(function, *arguments)
+    except ValueError:
+        return False
+    return True
 
 
 def _first(axes: Any, tree: Any) -> Any:
@@ -176,7 +189,7 @@ def _size(
     ins: list[int | None],
 ) -> int:
     found = size_along(inputs, in_axes, "vmap", region.path) | size_along(kwargs, 0, "vmap", region.path)
-    for axis, group in zip(ins, region.groups, strict=True):
+    for axis, group in zip(ins, region.variables, strict=True):
         found |= size_along(group, axis, "vmap", region.path)
     if options.axis_size is not None:
         found.add(options.axis_size)

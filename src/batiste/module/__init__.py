@@ -8,17 +8,25 @@ from batiste.module._fields import blueprint_fields
 from batiste.module._functional import apply, init, init_with_output, merge_param, share_scope
 from batiste.module._mistakes import unbound_call
 from batiste.module._module import Module
+from batiste.module._rebind import seen_as
+from batiste.module._region import Group, Groups, KeyGroups, Place, Region, Written
 from batiste.module._tabulate import tabulate
 from batiste.module._wrap import compact, compact_name_scope, nowrap, run_noted, wrap_method_once
 
 __all__ = [
     "Applier",
     "Blueprint",
+    "Group",
+    "Groups",
     "INIT_MUTABLE",
     "InterceptorContext",
+    "KeyGroups",
     "Module",
     "ModuleState",
+    "Place",
+    "Region",
     "UNSPECIFIED",
+    "Written",
     "apply",
     "blueprint_fields",
     "bound_copy",
@@ -32,6 +40,7 @@ __all__ = [
     "merge_param",
     "nowrap",
     "run_noted",
+    "seen_as",
     "share_scope",
     "tabulate",
     "unbound_call",

@@ -1,4 +1,4 @@
-"""The bare base of modules, and the state of one module instance.
+"""The bare base of modules, and the state of one module instance. Names are the scope's.
 
 Everything in this package that must know "is this a module?" tests against ``Blueprint``; ``_module.py`` comes last and
 puts the parts together. A module is *unbound* while it has no scope: it is a description and nothing more. It is
@@ -42,8 +42,6 @@ class ModuleState:
     """What one module instance remembers while it is bound.
 
     Attributes:
-      children: the submodules by name, and the collection of each variable by name.
-      cursors: the next number of an automatic name, by class name.
       in_setup: whether ``setup`` is running.
       in_compact: whether a compact method is running.
       was_called: whether a compact method has run, so that the next run starts with no names taken.
@@ -55,8 +53,6 @@ class ModuleState:
 
     __slots__ = (
         "assigned",
-        "children",
-        "cursors",
         "in_compact",
         "in_setup",
         "is_attached",
@@ -66,8 +62,6 @@ class ModuleState:
     )
 
     def __init__(self) -> None:
-        self.children: dict[str, Any] = {}
-        self.cursors: dict[str, int] = {}
         self.in_setup = False
         self.in_compact = False
         self.was_called = False
@@ -77,20 +71,9 @@ class ModuleState:
         self.reuses_names = False
 
     @property
-    def takes_names_again(self) -> bool:
-        """Whether the names that are being taken may be taken already."""
-        return self.in_setup and self.reuses_names
-
-    @property
     def allows_children(self) -> bool:
         """Whether submodules and variables may be made now."""
         return self.in_setup or self.in_compact or not self.is_attached
-
-    def next_name(self, prefix: str) -> str:
-        """Return the next automatic name: the prefix and a number that counts up."""
-        number = self.cursors.get(prefix, 0)
-        self.cursors[prefix] = number + 1
-        return f"{prefix}_{number}"
 
 
 @dataclass_transform(eq_default=True, field_specifiers=(dataclasses.field,))

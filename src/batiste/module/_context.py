@@ -1,4 +1,7 @@
-"""What is dynamic: the module that is being run, and who watches method calls. Nothing else in batiste is."""
+"""What is dynamic in modules: the one that is being run, and who watches method calls.
+
+The rules of ``batiste.shard`` are the other thing in a model that depends on where it is called.
+"""
 
 from __future__ import annotations
 

@@ -191,6 +191,11 @@ def _move(module: Blueprint, scope: Scope | None) -> None:
     """Put a bound module, and what it has made so far, at another scope."""
     old = module.scope
     module.__dict__["scope"] = scope
-    for name, child in module._state.children.items():
-        if isinstance(child, Blueprint) and child.scope is not None and child.scope.parent is old and scope is not None:
-            _move(child, scope.push(name, reuse=True))
+    if old is None or scope is None or old is scope:
+        return
+    scope.numbers.update(old.numbers)  # a compact method goes on numbering
+    for name, child in list(old.names.items()):
+        if not isinstance(child, Blueprint) or child.scope is None or child.scope.parent is not old:
+            continue
+        if child.parent is module or child.parent is child.scope:
+            _move(child, scope.push(name, reuse=True, holder=child))

@@ -124,18 +124,12 @@ class Module(VariableAccess):
         self.__dict__["_state"] = ModuleState()
 
     def _attach(self) -> None:
-        parent = self.parent
-        if parent is None:
+        if self.parent is None:
             return
-        if isinstance(parent, Blueprint):
-            if parent._state.in_setup and self.name is None:
-                return  # named, and bound, when it is assigned to an attribute
-            self.__dict__["scope"] = self._child_scope(parent)
-        elif isinstance(parent, Scope):
-            self.__dict__["scope"] = parent
-        else:
-            raise InvalidParentError(path=type(self).__name__, given=parent)
-        values = self.__dict__
+        scope, values = self._place(), self.__dict__
+        if scope is None:
+            return
+        values["scope"] = scope
         for name, default in self.adoptable_fields_:
             value = values.get(name)
             if value is not default and wants_a_look(cast("Any", type(value))):
@@ -143,6 +137,17 @@ class Module(VariableAccess):
                 if adopted is not value:
                     values[name] = adopted
         self._state.is_attached = True
+
+    def _place(self) -> Scope | None:
+        """Return the scope that the parent gives, or None while ``setup`` has not named this module yet."""
+        parent = self.parent
+        if isinstance(parent, Blueprint):
+            if parent._state.in_setup and self.name is None:
+                return None  # named, and bound, when it is assigned to an attribute
+            return self._child_scope(parent)
+        if isinstance(parent, Scope):
+            return parent
+        raise InvalidParentError(path=type(self).__name__, given=parent)
 
     def _child_scope(self, parent: Blueprint) -> Scope:
         """Return the scope within the parent's, under a name of its own."""
@@ -153,15 +158,11 @@ class Module(VariableAccess):
         if not state.allows_children:
             raise AssignSubModuleError(child=type(self).__name__, path=where(parent))
         if self.name is None:
-            self.__dict__["name"] = state.next_name(type(self).__name__)
+            self.__dict__["name"] = scope.next_name(type(self).__name__)
         name = text(self.name, "name", cast("Any", parent), what=f"the name of a {type(self).__name__}")
-        again = state.takes_names_again
-        if not again and name in scope.reservations:
-            raise NameInUseError(
-                kind="a submodule", name=name, path=where(parent), holder=holder_text(state.children.get(name))
-            )
-        state.children[name] = self
-        return scope.push(name, reuse=again)
+        if name in scope.names and not scope.retakes:
+            raise NameInUseError(kind="a submodule", name=name, path=where(parent), holder=holder_text(scope, name))
+        return scope.push(name, holder=self)
 
     def _set_up(self) -> None:
         state = self._state
@@ -170,14 +171,13 @@ class Module(VariableAccess):
         state.is_set_up = True
 
     def _name_scope(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        current, state, scope = CURRENT.get(), self._state, self._bound(name)
+        current, scope = CURRENT.get(), self._bound(name)
         if isinstance(current, CompactNameScope) and current.name == name and current.owner_fn() is self:
             return functools.partial(function, self)  # the method of the base class
-        held = state.children.get(name)
-        if scope.name_reserved(name) and not isinstance(held, CompactNameScope):
-            raise NameInUseError(kind="a name scope", name=name, path=where(self), holder=holder_text(held))
-        made = CompactNameScope(function, lambda: self, parent=scope.push(name, reuse=True), name=name)
-        state.children[name] = made
+        if scope.name_reserved(name) and not isinstance(scope.names[name], CompactNameScope):
+            raise NameInUseError(kind="a name scope", name=name, path=where(self), holder=holder_text(scope, name))
+        inner = scope.push(name, reuse=True)
+        scope.names[name] = made = CompactNameScope(function, lambda: self, parent=inner, name=name)
         return made
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -212,7 +212,8 @@ def _function_named(value: Any, field: str) -> str:
 def _module_in(text: str, module: Blueprint) -> str:
     """Return the class of a submodule that an error of Python or JAX about a value of the wrong type names, or ""."""
     named = _CLASSES.findall(text)
-    children = {type(child).__name__ for child in module._state.children.values() if isinstance(child, Blueprint)}
+    held = {} if module.scope is None else module.scope.names
+    children = {type(child).__name__ for child in held.values() if isinstance(child, Blueprint)}
     return next((kind for kind in named if kind in children), "")
 
 

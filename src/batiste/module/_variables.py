@@ -60,12 +60,10 @@ class VariableAccess(Blueprint):
             or not name
             or state.reuses_names
             or not state.allows_children
-            or name in scope.reservations
+            or name in scope.names
         ):
             scope = self._ready_for("param", "params", name)
-        value = scope.param(name, init_fn, *init_args, unbox=unbox, **init_kwargs)
-        state.children[name] = "params"
-        return value
+        return scope.param(name, init_fn, *init_args, unbox=unbox, **init_kwargs)
 
     def variable(
         self,
@@ -92,9 +90,7 @@ class VariableAccess(Blueprint):
           ScopeVariableNotFoundError: if it is not there and may not be made.
         """
         scope = self._ready_for("variable", col, name)
-        found: Variable[T] = scope.variable(col, name, init_fn, *init_args, unbox=unbox, **init_kwargs)
-        self._state.children[name] = col
-        return found
+        return scope.variable(col, name, init_fn, *init_args, unbox=unbox, **init_kwargs)
 
     def _ready_for(self, call: str, collection: str, name: str) -> Scope:
         """Return the scope if a variable may be made there under this name now."""
@@ -107,13 +103,11 @@ class VariableAccess(Blueprint):
         return scope
 
     def _check_free(self, scope: Scope, name: str, collection: str) -> None:
-        if self._state.takes_names_again:
+        if scope.retakes:
             scope.release(name)
         elif scope.name_reserved(name, collection):
             kind = "a parameter" if collection == "params" else f"a variable of {collection!r}"
-            raise NameInUseError(
-                kind=kind, name=name, path=where(self), holder=holder_text(self._state.children.get(name))
-            )
+            raise NameInUseError(kind=kind, name=name, path=where(self), holder=holder_text(scope, name))
 
     def has_variable(self, col: str, name: str) -> bool:
         """Return whether the variable is there."""
@@ -199,7 +193,6 @@ class VariableAccess(Blueprint):
         else:
             self._check_free(scope, name, col)
             scope.reserve(name, col)
-            self._state.children[name] = col
             held = function(init_fn, "init_fn", self)()
         scope.put_variable(col, name, function(reduce_fn, "reduce_fn", self)(held, value))
         return True
@@ -227,7 +220,6 @@ class VariableAccess(Blueprint):
             self._check_free(scope, name, collection)
             init_fn = cast("Callable[..., Any]", jnp.zeros)
             scope.variable(collection, name, init_fn, jnp.shape(array), jnp.result_type(array))
-            self._state.children[name] = collection
         zeros = scope.get_variable(collection, name)
         if jnp.shape(zeros) != jnp.shape(array):
             problem = f"the variable has shape {jnp.shape(zeros)}, the value {jnp.shape(array)}"
@@ -256,9 +248,10 @@ def where(module: Blueprint) -> str:
     return f"{type(module).__name__} at /{'/'.join(path)}"
 
 
-def holder_text(child: Any) -> str:
-    """Return what holds a name, for messages."""
-    kind: Any = child if isinstance(child, type) else type(child)
-    if issubclass(kind, Blueprint):
-        return f"a submodule {kind.__name__}"
-    return "another variable or submodule" if child is None else f"a variable of {child!r}"
+def holder_text(scope: Scope, name: str) -> str:
+    """Return what holds a name at a scope, for messages."""
+    held = scope.names[name]
+    if isinstance(held, tuple):
+        return f"a variable of {', '.join(map(repr, cast('tuple[str, ...]', held)))}"
+    kind: Any = held if isinstance(held, type) else type(held)
+    return f"a submodule {kind.__name__}" if issubclass(kind, Blueprint) else "another variable or submodule"

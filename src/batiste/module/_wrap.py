@@ -147,9 +147,12 @@ def _run_compact(self: Blueprint, function: Callable[..., Any], name: str, args:
         raise unbound_call(self, name)
     if not state.is_set_up and not state.in_setup:
         self._set_up()
+    numbers = scope.numbers
     is_outermost = not state.in_compact  # a compact method may call that of its base class
-    if is_outermost and state.was_called:
-        self.__dict__["scope"] = scope.rewound()
+    if is_outermost:
+        if state.was_called:
+            self.__dict__["scope"] = scope = scope.rewound()
+        scope.numbers = {}  # a module that shares the scope counts for itself
     token = CURRENT.set(self)
     state.in_compact = True
     try:
@@ -165,7 +168,7 @@ def _run_compact(self: Blueprint, function: Callable[..., Any], name: str, args:
         if is_outermost:
             state.in_compact = False
             state.was_called = True
-            state.cursors = {}
+            scope.numbers = numbers
 
 
 def _run_name_scope(self: Blueprint, function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
@@ -179,12 +182,12 @@ def _run_name_scope(self: Blueprint, function: Callable[..., Any], name: str, ar
 
 def _run_setup(self: Blueprint, function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
     state = _state_of(self)
-    if self.scope is None:
+    scope = self.scope
+    if scope is None:
         raise CallSetupUnboundModuleError(path=type(self).__name__)
-    held = (state.in_setup, state.cursors)  # setup may run in the midst of a compact method, or call its base
+    held = state.in_setup, scope.retakes  # setup may call that of its base class
     token = CURRENT.set(self)
-    if not state.in_setup:
-        state.in_setup, state.cursors = True, {}
+    state.in_setup, scope.retakes = True, state.reuses_names
     try:
         return _run(self, function, name, args, kwargs)
     except Exception as error:
@@ -193,7 +196,7 @@ def _run_setup(self: Blueprint, function: Callable[..., Any], name: str, args: A
         raise
     finally:
         CURRENT.reset(token)
-        state.in_setup, state.cursors = held
+        state.in_setup, scope.retakes = held
 
 
 def run_noted(self: Blueprint, call: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:

@@ -27,6 +27,7 @@ from batiste.lift import (
 from batiste.module import (
     InterceptorContext,
     Module,
+    Region,
     apply,
     compact,
     compact_name_scope,
@@ -159,6 +160,7 @@ __all__ = [
     "RNN",
     "RNNBase",
     "RNNCellBase",
+    "Region",
     "Repeat",
     "SelfAttention",
     "Sequential",

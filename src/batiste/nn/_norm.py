@@ -350,6 +350,9 @@ def moments(x: Array, mask: Array | None, how: Statistics) -> tuple[Array, Array
         (mean,) = mean_of(x)
         (variance,) = mean_of(_squared_size(x - jnp.expand_dims(mean, how.axes)))
     else:
+        # The square comes before both means. The gradient adds up cotangents in the reverse order of the operations,
+        # and with a mean before the square XLA's CPU backend copies more of the norm into the operations around
+        # it: six transformer blocks have 11,130 instructions in place of 4,790 (tests/nn/test_compiled.py).
         mean, square = mean_of(x, _squared_size(x))
         variance = jnp.maximum(0.0, square - _squared_size(mean))
     return mean, variance if present is None else jnp.where(present, variance, 1), present

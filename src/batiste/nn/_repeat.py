@@ -1,12 +1,9 @@
 """``Repeat``: one blueprint as many layers, stored in two ways and run in two ways, with one result.
 
-*Stored*: each layer by itself (``h_0``, ``h_1``, ..., as a loop over blocks has them in Flax, with the same initial
-values), or all layers stacked (``h``, with a leading layer axis). The variables that are given decide;
-``batiste.tree.stack_layers`` and ``unstack_layers`` turn one into the other. ``init`` makes layers.
-
-*Run*: as one ``jax.lax.scan``, whose compile time does not grow with depth, or as a loop in Python. Within a trace the
-loop traces its block once and puts it into the program for each layer. Outside of a trace both run layer by layer,
-since there is nothing to compile.
+It is a layout of a ``Region``, like the lifted transforms: ``_layers.py`` says how the layers are stored, one by one or
+stacked, and this file how they are run: as one ``jax.lax.scan``, whose compile time does not grow with depth where the
+layers are kept stacked, or as a loop in Python. Within a trace the loop traces its block once and puts it into the
+program for each layer. Outside of a trace both run layer by layer, since there is nothing to compile.
 
 A block that is traced once for all layers is a pure function of what differs from layer to layer: variables, inputs,
 fields, and the numbers that the names of the layers contribute to random keys. The names are why dropout in layer 7 is
@@ -15,6 +12,7 @@ that of ``h_7`` in every way of running; a first, abstract run finds which numbe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -22,22 +20,18 @@ import jax
 import jax.numpy as jnp
 
 from batiste._arguments import mapping, whole_number
-from batiste.core import Frame, LayerName, Scope, add_axis, remove_axis, stack, unstack
+from batiste.core import LayerName, Scope, stack
 from batiste.errors import (
     NameInUseError,
     RepeatBlockError,
     RepeatCarryError,
     RepeatInputError,
-    RepeatLayersError,
 )
 from batiste.lift import broadcast
-from batiste.module import Blueprint, Module, bound_copy, nowrap
-from batiste.shard import PARTITION_NAME
+from batiste.module import Blueprint, Module, Place, Region, bound_copy, nowrap
+from batiste.nn._layers import Layers, entry, every, interleaved
 
 __all__ = ["Repeat"]
-
-_Place: TypeAlias = tuple[str, ...]
-"""The collection, the path within the layer and the name of a variable."""
 
 Block: TypeAlias = Module | Callable[[], Module]
 Run: TypeAlias = Literal["scan", "loop"]
@@ -129,24 +123,19 @@ class Repeat(Module):
         return self.name or "layers"
 
     def _attach(self) -> None:
-        parent = self.parent
-        if isinstance(parent, Blueprint):
-            if parent._state.in_setup and self.name is None:
-                return
-            scope = cast("Scope", self._child_scope(parent).parent)
-            again = parent._state.takes_names_again
-        elif isinstance(parent, Scope):
-            scope, again = parent, False
-        else:
+        scope = self._place()
+        if scope is None:
             return
+        if not isinstance(self.parent, Scope):
+            scope = cast("Scope", scope.parent)
         self.__dict__["scope"] = scope
         for number in range(self.length):
             name = self.layer_name(number)
-            if not again and scope.name_reserved(name):
+            if scope.name_reserved(name) and not scope.retakes:
                 raise NameInUseError(
                     kind="a layer of Repeat", name=name, path=scope.path_text, holder="another variable or submodule"
                 )
-            scope.push(name, reuse=True)
+            scope.push(name, reuse=True, holder=_Layer)
         self._state.is_attached = self._state.is_set_up = True
 
     @nowrap
@@ -166,12 +155,16 @@ class Repeat(Module):
         return _Call(self, self._bound("__call__"), carry, inputs, kwargs).result()
 
 
+class _Layer(Module):
+    """Stands where a layer stands: what a ``Region`` is taken of."""
+
+
 class _Slice(NamedTuple):
     """What differs from layer to layer, for one layer or with a leading axis for those at one place of the pattern.
 
     Attributes:
       variables: by collection, the variables at and below the layer.
-      inputs: the inputs of which each layer has its own entry.
+      inputs: the inputs of which each layer has its own entry; None in place of the others.
       fields: values of fields.
       row: the numbers that its name contributes to random keys.
     """
@@ -182,6 +175,10 @@ class _Slice(NamedTuple):
     row: Any = None
 
 
+Result: TypeAlias = tuple[Any, Any, dict[Place, Any]]
+"""The carry and the output of a layer, and the variables that it wrote, by place within it."""
+
+
 class _Call:
     """One call of a ``Repeat``."""
 
@@ -189,134 +186,63 @@ class _Call:
         self, repeat: Repeat, scope: Scope, carry: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         scope.check_open()
-        self.repeat, self.scope, self.frame = repeat, scope, scope.frame
-        self.blocks, self.n, self.length = repeat.blocks, cast("int", repeat.n), repeat.length
-        self.period = len(self.blocks)
-        self.names = [repeat.layer_name(number) for number in range(self.length)]
-        self.carry, self.kwargs = carry, kwargs
-        self.shared, self.own_inputs = self._split(inputs)
-        self.fields = {
-            name: self._entries(value, f"the field {name!r}") for name, value in (repeat.fields or {}).items()
-        }
-        self.is_stacked: dict[str, bool] = {}
+        self.repeat, self.scope, self.carry, self.kwargs = repeat, scope, carry, kwargs
+        self.blocks, self.period = repeat.blocks, len(repeat.blocks)
+        self.names = [repeat.layer_name(number) for number in range(repeat.length)]
+        self.layers = Layers(scope, repeat.stack_name, self.names, self.period)
+        self.inputs, self.is_own = self._split(inputs)
+        fields = repeat.fields or {}
+        self.fields = {name: self._entries(value, f"the field {name!r}") for name, value in fields.items()}
 
     def result(self) -> Any:
         """Run the layers."""
-        if self.frame.initializing:
+        frame = self.scope.frame
+        if frame.initializing:
             carry, outputs = self._in_place()
         else:
-            places = self._variables()
-            is_traced = self.frame.is_tracing
-            run = self._layer_by_layer if not is_traced else self._scan if self.repeat.run == "scan" else self._loop
-            carry, outputs = run(places)
+            self.layers.read()
+            run = self._layer_by_layer if not frame.is_tracing else self._scan if self._is_scan else self._loop
+            carry, outputs = run()
         return (carry, outputs) if self.repeat.has_outputs else carry
+
+    @property
+    def _is_scan(self) -> bool:
+        return self.repeat.run == "scan"
 
     # --- what differs from layer to layer
 
-    def _split(self, inputs: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
-        """Return inputs that are given whole, and those with an entry for each layer; None in place of the others."""
+    def _split(self, inputs: tuple[Any, ...]) -> tuple[list[Any], list[bool]]:
+        """Return the inputs as arrays where each layer has its own entry, and for each whether that is so."""
         axes: Any = self.repeat.in_axes
         each = tuple(cast("Sequence[Any]", axes)) if isinstance(axes, tuple | list) else (axes,) * len(inputs)
         if len(each) != len(inputs) or any(not (axis is broadcast or axis == 0) for axis in each):
-            problem = (
-                f"in_axes={axes!r} does not say broadcast or 0 for each of the {len(inputs)} inputs after the carry"
-            )
-            raise RepeatInputError(path=self.scope.path_text, problem=problem)
-        shared = [value if axis is broadcast else None for axis, value in zip(each, inputs, strict=True)]
-        own = [
-            None if axis is broadcast else jax.tree.map(self._entries, value)
-            for axis, value in zip(each, inputs, strict=True)
-        ]
-        self.is_own = [axis is not broadcast for axis in each]
-        return shared, own
+            problem = f"in_axes={axes!r} does not say broadcast or 0 for each of the {len(inputs)} inputs after the"
+            raise RepeatInputError(path=self.scope.path_text, problem=f"{problem} carry")
+        is_own = [axis is not broadcast for axis in each]
+        return [jax.tree.map(self._entries, v) if own else v for v, own in zip(inputs, is_own, strict=True)], is_own
 
     def _entries(self, value: Any, what: str = "an input") -> Any:
         array = jnp.asarray(value)
-        if array.ndim == 0 or array.shape[0] != self.length:
-            problem = f"{what} has shape {array.shape} in place of {self.length} entries, one for each layer, in front"
-            raise RepeatInputError(path=self.scope.path_text, problem=problem)
+        if array.ndim == 0 or array.shape[0] != len(self.names):
+            problem = f"{what} has shape {array.shape} in place of {len(self.names)} entries, one for each layer,"
+            raise RepeatInputError(path=self.scope.path_text, problem=f"{problem} in front")
         return array
 
-    def _variables(self) -> list[Any]:
-        """Return the variables for each place of the pattern by collection: a list of layers, or stacked."""
-        name = self.repeat.stack_name
-        held = self.scope.variables_in(True)
-        places: list[dict[str, Any]] = [{} for _ in self.blocks]
-        for collection, node in held.items():
-            self.is_stacked[collection] = name in node
-            if name in node:
-                stacked = remove_axis(node[name], 0, {PARTITION_NAME: None})
-                self._check_stacked(collection, stacked)
-                for place in range(self.period):
-                    places[place][collection] = _every(stacked, place, self.period)
-                continue
-            for place in range(self.period):
-                layers = [node.get(self.names[number]) for number in self._numbers(place)]
-                if any(layer is not None for layer in layers):
-                    self._check_equal(collection, place, layers)
-                    places[place][collection] = layers
-        return places
+    def _slice(self, variables: dict[str, Any], take: Callable[[Any], Any], row: Any = None) -> _Slice:
+        """Return what differs, of which ``take`` takes the part for one layer, or for one place of the pattern."""
+        own = [take(value) if is_own else None for value, is_own in zip(self.inputs, self.is_own, strict=True)]
+        return _Slice(variables, own, take(self.fields), row)
 
-    def _numbers(self, place: int) -> range:
-        """Return the numbers of the layers at one place of the pattern."""
-        return range(place, self.length, self.period)
-
-    def _check_stacked(self, collection: str, tree: Any) -> None:
-        for path, leaf in _by_path(tree).items():
-            if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != self.length:
-                place = _text(collection, self.scope.path, self.repeat.stack_name, path)
-                raise RepeatLayersError(
-                    path=self.scope.path_text,
-                    problem=f"{place} has shape {jnp.shape(leaf)} in place of a leading axis of {self.length} layers",
-                )
-
-    def _check_equal(self, collection: str, place: int, layers: list[Any]) -> None:
-        """Raise ``RepeatLayersError`` unless layers have the same paths and shapes."""
-        numbers = list(self._numbers(place))
-        first = _by_path(layers[0])
-        for number, layer in zip(numbers, layers, strict=True):
-            found = _by_path(layer)
-            for path in [*first, *found]:
-                if path in first and path in found and jnp.shape(first[path]) == jnp.shape(found[path]):
-                    continue
-                sides = [
-                    f"has shape {jnp.shape(side[path])} in {self.names[index]}" if path in side
-                    else f"is missing in {self.names[index]}"
-                    for side, index in ((first, numbers[0]), (found, number))
-                ]  # fmt: skip
-                raise RepeatLayersError(
-                    path=self.scope.path_text,
-                    problem=f"{_text(collection, self.scope.path, '*', path)} {sides[0]}, but {sides[1]}",
-                )
-
-    def _layer(self, places: list[Any], number: int) -> _Slice:
-        """Return what one layer differs in."""
-        place, turn = number % self.period, number // self.period
-        variables: dict[str, Any] = {
-            collection: layers[turn] if isinstance(layers, list) else _entry(layers, turn)
-            for collection, layers in places[place].items()
-        }
-        inputs = _entry(self.own_inputs, number)
-        return _Slice(variables, inputs, {name: value[number] for name, value in self.fields.items()})
-
-    def _stacked(self, places: list[Any], place: int) -> _Slice:
-        """Return what the layers at one place of the pattern differ in, with a leading axis."""
-        variables: dict[str, Any] = {
-            collection: stack(cast("list[Any]", layers)) if isinstance(layers, list) else layers
-            for collection, layers in places[place].items()
-        }
-        inputs = _every(self.own_inputs, place, self.period)
-        fields = {name: _every(value, place, self.period) for name, value in self.fields.items()}
-        return _Slice(variables, inputs, fields)
+    def _one(self, number: int, row: Any = None) -> _Slice:
+        return self._slice(self.layers.one(number), lambda tree: entry(tree, number), row)
 
     # --- one layer
 
-    def _arguments(self, own: list[Any]) -> list[Any]:
-        return [mine if is_own else whole for mine, whole, is_own in zip(own, self.shared, self.is_own, strict=True)]
-
-    def _block(self, number: int, fields: dict[str, Any]) -> Module:
-        block = self.blocks[number % self.period]
-        return block.clone(name=self.names[number], **fields)
+    def _call_block(self, number: int, layer: _Slice, scope: Scope | None, carry: Any) -> Any:
+        block = self.blocks[number % self.period].clone(name=self.names[number], **layer.fields)
+        given = zip(self.inputs, layer.inputs, self.is_own, strict=True)
+        inputs = [own if is_own else whole for whole, own, is_own in given]
+        return bound_copy(block, cast("Scope", scope))(carry, *inputs, **self.kwargs)
 
     def _checked(self, number: int, carry: Any, result: Any) -> tuple[Any, Any]:
         """Return carry and output of a layer.
@@ -334,128 +260,69 @@ class _Call:
             raise RepeatCarryError(path=path, given=_shapes(result), expected=f"{_shapes(carry)}, which it was given")
         return result, outputs
 
+    def _region(self, number: int) -> Region:
+        return Region.take(_Layer(parent=self.scope.push(self.names[number], reuse=True)), transform="Repeat")
+
+    def _run(self, region: Region, number: int, layer: _Slice, carry: Any, name: str) -> Result:
+        """Run one layer as a pure function; the numbers of its keys are those of ``name``."""
+        streams, above = self.scope.start
+
+        @nowrap
+        def body(place: Module) -> Any:
+            return self._call_block(number, layer, place.scope, carry)
+
+        starts = [(streams, (*above, name))]
+        result, (written,) = region.run(body, ((layer.variables,),), region.streams, starts=starts)
+        depth = 1 + len(region.scopes[0].path)
+        return *self._checked(number, carry, result), {(p[0], *p[depth:]): value for p, value in written.items()}
+
+    # --- all layers
+
     def _in_place(self) -> tuple[Any, Any]:
         """Run layer by layer over the variables as they are: ``init`` notes each variable where it is made."""
         carry, outputs = self.carry, list[Any]()
         for number, name in enumerate(self.names):
-            layer = self._layer([{} for _ in self.blocks], number)
-            block = bound_copy(self._block(number, layer.fields), self.scope.push(name, reuse=True))
-            carry, output = self._checked(number, carry, block(carry, *self._arguments(layer.inputs), **self.kwargs))
+            result = self._call_block(number, self._one(number), self.scope.push(name, reuse=True), carry)
+            carry, output = self._checked(number, carry, result)
             outputs.append(output)
         return carry, stack(outputs)
 
-    def _pure(
-        self, number: int, name: str, layer: _Slice, carry: Any, counters: Any
-    ) -> tuple[Any, Any, dict[_Place, Any]]:
-        """Run one layer as a function of arrays; return its carry, its output and the variables that it wrote."""
-        path = (*self.scope.path, self.names[number])
-        variables = {collection: self._around(collection, path) for collection in self.frame.variables}
-        for collection, tree in layer.variables.items():
-            node = variables[collection]
-            for step in path[:-1]:
-                node = node[step]
-            node[path[-1]] = tree
-        frame = Frame(variables, {}, mutable=self.frame.mutable, key_scheme=self.frame.key_scheme, counters=counters)
-        if isinstance(name, LayerName):
-            name.row = layer.row
-        streams, above = self.scope.start
-        scope = self.scope.push(self.names[number], reuse=True).rebuild(frame, {path: (streams, (*above, name))})
-        block = bound_copy(self._block(number, layer.fields), scope)
-        try:
-            result = block(carry, *self._arguments(layer.inputs), **self.kwargs)
-        finally:
-            frame.is_open = False
-            if isinstance(name, LayerName):
-                name.row = None  # no tracer outlives its trace
-        written: dict[_Place, Any] = {}
-        for collection, *rest in frame.written:
-            node = frame.variables[collection]
-            for step in rest:
-                node = node[step]
-            written[collection, *rest[len(path) :]] = node
-        carry, output = self._checked(number, carry, result)
-        return carry, output, written
+    def _one_by_one(self, run: Callable[[int, Any], Result]) -> tuple[Any, Any]:
+        carry, outputs, written = self.carry, list[Any](), list[Any]()
+        for number in range(len(self.names)):
+            carry, output, wrote = run(number, carry)
+            outputs.append(output)
+            written.append(wrote)
+        self.layers.publish(written, is_stacked=False)
+        return carry, stack(outputs)
 
-    def _around(self, collection: str, path: tuple[str, ...]) -> dict[str, Any]:
-        """Return the variables of a collection without those of the layer, for messages that say what is there."""
-        found = dict(self.frame.variables[collection])
-        node = found
-        for step in path[:-1]:
-            node[step] = node = dict(node.get(step, {}))
-        node.pop(path[-1], None)
-        return found
-
-    # --- all layers
-
-    def _layer_by_layer(self, places: list[Any]) -> tuple[Any, Any]:
+    def _layer_by_layer(self) -> tuple[Any, Any]:
         """Run layer by layer, each under its own name: outside of a trace."""
-        carry, outputs, written = self.carry, list[Any](), list[Any]()
-        for number, name in enumerate(self.names):
-            carry, output, wrote = self._pure(number, name, self._layer(places, number), carry, self.frame.counters)
-            outputs.append(output)
-            written.append(wrote)
-        self._publish(written)
-        return carry, stack(outputs)
 
-    def _traced_bodies(self, places: list[Any]) -> tuple[list[Callable[..., Any]], list[Any]]:
-        """Return for each place of the pattern its layer as a pure function, and the numbers for the random keys."""
-        before = _copied(self.frame.counters)
-        names = [LayerName([self.names[number] for number in self._numbers(place)]) for place in range(self.period)]
-        ended: list[Any] = [None] * self.period
-        policy = self.repeat.remat
+        def run(number: int, carry: Any) -> Result:
+            return self._run(self._region(number), number, self._one(number), carry, self.names[number])
 
-        def body(place: int) -> Callable[..., Any]:
-            def run(layer: _Slice, carry: Any) -> Any:
-                counters = _copied(before)
-                result = self._pure(place, names[place], layer, carry, counters)
-                ended[place] = counters
-                return result
+        return self._one_by_one(run)
 
-            if policy is False:
-                return run
-            is_scan = self.repeat.run == "scan"
-            remat = cast("Any", jax.checkpoint)
-            return remat(run, policy=None if policy is True else policy, prevent_cse=not is_scan)
-
-        bodies = [body(place) for place in range(self.period)]
-        tables: list[Any] = [None] * self.period
-        if self.scope.start[0]:
-            for place in range(self.period):
-                jax.eval_shape(bodies[place], self._layer(places, place), self.carry)
-                tables[place] = names[place].table()
-                self._count(place, ended[place])
-        return bodies, tables
-
-    def _count(self, place: int, counters: dict[tuple[str, ...], dict[str, int]]) -> None:
-        """Count for all layers at one place of the pattern the keys that the body has drawn for one of them."""
-        path = (*self.scope.path, self.names[place])
-        for drawn, counts in counters.items():
-            if drawn[: len(path)] == path:
-                for number in self._numbers(place):
-                    self.frame.counters[*path[:-1], self.names[number], *drawn[len(path) :]] = dict(counts)
-
-    def _loop(self, places: list[Any]) -> tuple[Any, Any]:
+    def _loop(self) -> tuple[Any, Any]:
         """Put the block, traced once, into the program for each layer."""
-        bodies, tables = self._traced_bodies(places)
-        places = [
-            {name: layers if isinstance(layers, list) else unstack(layers, self.n) for name, layers in place.items()}
-            for place in places
-        ]
+        bodies, tables = self._traced_bodies()
+        self.layers.separate()
         jitted: list[Any] = [jax.jit(body) for body in bodies]
-        carry, outputs, written = self.carry, list[Any](), list[Any]()
-        for number in range(self.length):
-            place, turn = number % self.period, number // self.period
-            table = tables[place]
-            layer = self._layer(places, number)._replace(row=None if table is None else table[turn])
-            carry, output, wrote = jitted[place](layer, carry)
-            outputs.append(output)
-            written.append(wrote)
-        self._publish(written)
-        return carry, stack(outputs)
 
-    def _scan(self, places: list[Any]) -> tuple[Any, Any]:
-        bodies, tables = self._traced_bodies(places)
-        steps = [self._stacked(places, place)._replace(row=tables[place]) for place in range(self.period)]
+        def run(number: int, carry: Any) -> Result:
+            table = tables[number % self.period]
+            row = None if table is None else table[number // self.period]
+            return jitted[number % self.period](self._one(number, row), carry)
+
+        return self._one_by_one(run)
+
+    def _scan(self) -> tuple[Any, Any]:
+        bodies, tables = self._traced_bodies()
+        steps = [
+            self._slice(self.layers.stacked(place), functools.partial(every, place=place, period=self.period), table)
+            for place, table in enumerate(tables)
+        ]
 
         def step(carry: Any, layers: list[_Slice]) -> tuple[Any, Any]:
             outputs, written = list[Any](), list[Any]()
@@ -465,56 +332,55 @@ class _Call:
                 written.append(wrote)
             return carry, (outputs, written)
 
-        carry, (outputs, written) = jax.lax.scan(step, self.carry, steps, length=self.n, unroll=self.repeat.unroll)
-        self._publish_stacked(written)
-        return carry, jax.tree.map(_interleaved, *outputs)
+        length, unroll = self.repeat.n, self.repeat.unroll
+        carry, (outputs, written) = jax.lax.scan(step, self.carry, steps, length=length, unroll=unroll)
+        self.layers.publish(written, is_stacked=True)
+        return carry, jax.tree.map(interleaved, *outputs)
 
-    # --- what the layers wrote
+    def _traced_bodies(self) -> tuple[list[Callable[[_Slice, Any], Result]], list[Any]]:
+        """Return for each place of the pattern its layer as a pure function, and the numbers for the random keys."""
+        regions = [self._region(place) for place in range(self.period)]
+        names = [
+            LayerName([self.names[number] for number in self.layers.numbers(place)]) for place in range(self.period)
+        ]
+        before, ended = regions[0].counts(), [regions[0].counts()] * self.period
+        policy = self.repeat.remat
 
-    def _publish(self, written: list[dict[_Place, Any]]) -> None:
-        """Store what the layers wrote, given layer by layer."""
-        stacked: dict[_Place, list[Any]] = {}
-        for number, values in enumerate(written):
-            for (collection, *rest), value in values.items():
-                if self._stores_stacked(collection):
-                    stacked.setdefault((collection, *rest), []).append(value)
-                else:
-                    self._put(collection, self.names[number], rest, value)
-        for (collection, *rest), values in stacked.items():
-            self._check_complete(collection, rest, len(values))
-            self._put_stacked(collection, rest, stack(values))
+        def body(place: int) -> Callable[[_Slice, Any], Result]:
+            region, name = regions[place], names[place]
 
-    def _publish_stacked(self, written: list[dict[_Place, Any]]) -> None:
-        """Store what the layers wrote, given for each place of the pattern with a leading axis."""
-        stacked: dict[_Place, list[Any]] = {}
-        for place, values in enumerate(written):
-            for (collection, *rest), value in values.items():
-                if self._stores_stacked(collection):
-                    stacked.setdefault((collection, *rest), []).append(value)
-                    continue
-                numbers = self._numbers(place)
-                for number, entry in zip(numbers, unstack(value, len(numbers)), strict=True):
-                    self._put(collection, self.names[number], rest, entry)
-        for (collection, *rest), values in stacked.items():
-            self._check_complete(collection, rest, len(values) * self.n)
-            self._put_stacked(collection, rest, jax.tree.map(_interleaved, *values))
+            def run(layer: _Slice, carry: Any) -> Result:
+                with region.counting_again():
+                    region.count_from(before)
+                    name.row = layer.row
+                    try:
+                        return self._run(region, place, layer, carry, name)
+                    finally:
+                        name.row = None  # no tracer outlives its trace
+                        ended[place] = region.counts()
 
-    def _stores_stacked(self, collection: str) -> bool:
-        """Return whether a collection is kept stacked: as it was, and a new one as the parameters are."""
-        return self.is_stacked.get(collection, self.is_stacked.get("params", False))
+            if policy is False:
+                return run
+            remat = cast("Any", jax.checkpoint)
+            return remat(run, policy=None if policy is True else policy, prevent_cse=not self._is_scan)
 
-    def _check_complete(self, collection: str, rest: Sequence[str], count: int) -> None:
-        if count != self.length:
-            place = "/".join((collection, *self.scope.path, self.repeat.stack_name, *rest))
-            raise RepeatLayersError(
-                path=self.scope.path_text, problem=f"{place} is written by {count} layers of {self.length}"
-            )
+        bodies = [body(place) for place in range(self.period)]
+        tables: list[Any] = [None] * self.period
+        if self.scope.start[0]:
+            for place in range(self.period):
+                jax.eval_shape(bodies[place], self._one(place), self.carry)
+                tables[place] = names[place].table()
+                self._count(place, ended[place])
+        return bodies, tables
 
-    def _put_stacked(self, collection: str, rest: Sequence[str], value: Any) -> None:
-        self._put(collection, self.repeat.stack_name, rest, add_axis(value, 0, {PARTITION_NAME: None}))
-
-    def _put(self, collection: str, name: str, rest: Sequence[str], value: Any) -> None:
-        self.scope.publish({(collection, *self.scope.path, name, *rest): value})
+    def _count(self, place: int, counts: Mapping[tuple[str, ...], Mapping[str, int]]) -> None:
+        """Count for all layers at one place of the pattern the keys that the body has drawn for one of them."""
+        path = (*self.scope.path, self.names[place])
+        for drawn, count in counts.items():
+            if drawn[: len(path)] == path:
+                for number in self.layers.numbers(place):
+                    place_of_layer = (*path[:-1], self.names[number], *drawn[len(path) :])
+                    self.scope.frame.counters[place_of_layer] = dict(count)
 
 
 def _template(block: Any) -> Module:
@@ -530,13 +396,7 @@ def _template(block: Any) -> Module:
         raise RepeatBlockError(path="Repeat", problem=f"a block is an object of type {type(made).__name__}")
     parent, name = made.parent, made.name
     if isinstance(parent, Blueprint) and made.scope is not None and parent.scope is not None and name is not None:
-        state = parent._state
-        if state.children.get(name) is made:
-            state.children.pop(name)
-            parent.scope.release(name)
-            prefix, _, number = name.rpartition("_")
-            if prefix == type(made).__name__ and state.cursors.get(prefix) == int(number) + 1:
-                state.cursors[prefix] -= 1
+        parent.scope.give_back(name, made)
     return made.clone(name=None) if parent is not None or name is not None else made
 
 
@@ -548,40 +408,6 @@ def _period(blocks: tuple[Module, ...]) -> int:
     return len(blocks)
 
 
-def _every(tree: Any, place: int, period: int) -> Any:
-    """Return the entries of the leading axis of every leaf that stand at one place of a pattern."""
-
-    def take(leaf: Any) -> Any:
-        return jnp.reshape(leaf, (leaf.shape[0] // period, period, *leaf.shape[1:]))[:, place]
-
-    return tree if period == 1 else jax.tree.map(take, tree)
-
-
-def _interleaved(*arrays: Any) -> Any:
-    """Return ``[layers, ...]`` of arrays ``[repetitions, ...]``, one for each place of the pattern."""
-    if len(arrays) == 1:
-        return arrays[0]
-    return jnp.reshape(jnp.stack(arrays, 1), (-1, *arrays[0].shape[1:]))
-
-
-def _by_path(tree: Any) -> dict[Any, Any]:
-    pairs = cast("Any", jax.tree_util.tree_leaves_with_path(tree))
-    return dict(pairs)
-
-
-def _entry(tree: Any, index: int) -> Any:
-    """Return one entry of the leading axis of every leaf."""
-
-    def take(leaf: Any) -> Any:
-        return leaf[index]
-
-    return jax.tree.map(take, tree)
-
-
-def _copied(counters: Mapping[tuple[str, ...], Mapping[str, int]]) -> dict[tuple[str, ...], dict[str, int]]:
-    return {path: dict(counts) for path, counts in counters.items()}
-
-
 def _avals(tree: Any) -> list[Any]:
     return [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
 
@@ -589,7 +415,3 @@ def _avals(tree: Any) -> list[Any]:
 def _shapes(tree: Any) -> str:
     leaves = [f"{jnp.result_type(leaf).name}{list(jnp.shape(leaf))}" for leaf in jax.tree.leaves(tree)]
     return ", ".join(leaves) or "nothing"
-
-
-def _text(collection: str, path: tuple[str, ...], name: str, rest: Any) -> str:
-    return "/".join((collection, *path, name, *(str(getattr(key, "key", key)) for key in rest)))

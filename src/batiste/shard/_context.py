@@ -6,7 +6,7 @@ mesh, far away from the layers that use the names, so they are in effect for wha
 
 They are kept where JAX keeps its own context, such as the mesh of ``jax.set_mesh``: a context that is part of the key
 of every ``jax.jit`` cache. A function that was compiled under other rules is traced anew, and never runs with the old
-ones. This is the only state of the package; what rules mean is decided in ``_logical.py``.
+ones. It is the only state of ``batiste.shard``; what rules mean is decided in ``_logical.py``.
 """
 
 from __future__ import annotations

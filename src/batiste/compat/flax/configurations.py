@@ -4,8 +4,9 @@ A program may ask for every switch that Flax has, and set it. One of them acts h
 The others say something about how Flax itself works inside, or about a part of it that is not here; setting one to
 another value than Flax's default gives a ``FlagIgnoredWarning`` and is recorded in ``Config.ignored``.
 
-The switches are the only state of the process that this package keeps, because that is what they are in Flax. Nothing
-below ``batiste.compat`` reads them. Their first values come from environment variables of the same names in capitals.
+The switches are state of the process, because that is what they are in Flax, as is the table of types that a program
+registers for state dicts (``_states.py``). Nothing below ``batiste.compat`` reads them.
+Their first values come from environment variables of the same names in capitals.
 """
 
 from __future__ import annotations

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from batiste.core import Frame, Start
-from batiste.module import Blueprint, ModuleState, blueprint_fields, map_modules
+from batiste.module._adopt import map_modules
+from batiste.module._blueprint import Blueprint, ModuleState
+from batiste.module._fields import blueprint_fields
 
-__all__ = ["Rebinder", "Rebound", "modules_in"]
+__all__ = ["Rebinder", "Rebound", "modules_in", "outer_modules", "seen_as"]
 
 _PRIVATE = frozenset({"_state", "_value", "scope", "parent"})
 
@@ -35,6 +37,27 @@ def modules_in(arguments: Any) -> list[Blueprint]:
 
     map_modules(visit, arguments)
     return found
+
+
+def outer_modules(arguments: Any) -> list[Blueprint]:
+    """Return the modules among nested arguments, in order, without those that their fields hold."""
+    found: list[Blueprint] = []
+
+    def visit(_: str, module: Any) -> Any:
+        found.append(module)
+        return module
+
+    map_modules(visit, arguments)
+    return found
+
+
+def seen_as(module: Any, base: type[Blueprint]) -> Any:
+    """Return a copy of a bound module that is of a base class of its own, and goes on with its names and its state."""
+    copied: Any = object.__new__(base)
+    for name in module.slotted_fields_:
+        object.__setattr__(copied, name, getattr(module, name))
+    copied.__dict__.update(module.__dict__)
+    return copied
 
 
 class Rebinder:
@@ -59,8 +82,7 @@ class _Midst:
         state: ModuleState = module._state
         self.module = module
         self.in_compact, self.in_setup, self.is_set_up = state.in_compact, state.in_setup, state.is_set_up
-        self.cursors, self.children = dict(state.cursors), dict(state.children)
-        self.reservations = {name: set(held) for name, held in module.scope.reservations.items()}
+        self.names, self.numbers = dict(module.scope.names), dict(module.scope.numbers)
 
     @property
     def is_going_on(self) -> bool:
@@ -73,20 +95,12 @@ class _Midst:
         state.is_attached = True
         if self.is_going_on:
             state.in_compact, state.in_setup = self.in_compact, self.in_setup
-            state.cursors, state.children = dict(self.cursors), dict(self.children)
             state.is_set_up, state.reuses_names = self.in_setup, self.is_set_up
         return state
 
 
-def _go_on(
-    module: Any, cursors: dict[str, int], children: dict[str, Any], reservations: dict[str, set[str | None]]
-) -> None:
-    state: ModuleState = module._state
-    state.cursors = cursors
-    for name, child in children.items():
-        state.children.setdefault(name, child)
-    for name, held in reservations.items():
-        module.scope.reservations.setdefault(name, set()).update(held)
+def _go_on(module: Any, names: dict[str, Any], numbers: dict[str, int]) -> None:
+    module.scope.go_on(names, numbers)
 
 
 class Rebound:
@@ -111,9 +125,8 @@ class Rebound:
             functools.partial(
                 _go_on,
                 self._midst[key].module,
-                copied._state.cursors,
-                {n: type(c) if isinstance(c, Blueprint) else c for n, c in copied._state.children.items()},
-                copied.scope.reservations,
+                {n: type(held) if isinstance(held, Blueprint) else held for n, held in copied.scope.names.items()},
+                copied.scope.numbers,
             )
             for key, copied in self._copies.items()
             if self._midst[key].is_going_on
@@ -138,5 +151,5 @@ class Rebound:
             values["scope"] = scope = module.scope.rebuild(self._frame, self._starts)
             values["_state"] = midst.state()
             if midst.is_going_on:
-                scope.reservations = {name: set(held) for name, held in midst.reservations.items()}
+                scope.names, scope.numbers = dict(midst.names), dict(midst.numbers)
         return self._copies[id(module)]
