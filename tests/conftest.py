@@ -5,6 +5,8 @@
   and run under the `users_rules` fixture.
 - Implicit promotion between dtypes can be made an error by the `strict_dtypes` fixture; it is not the rule everywhere
   because Optax's own arithmetic relies on it.
+- XLA's own optimiser of machine code is off, here and in the programs that tests start: half of the suite's time was
+  spent in it, and it decides nothing that is tested. `BATISTE_TEST_OPTIMIZED=1` runs programs as users have them.
 - Eight CPU devices stand for a mesh.
 - Warnings are errors (`pyproject.toml`), and Hypothesis draws the same examples in every run.
 """
@@ -16,6 +18,8 @@ from collections.abc import Callable, Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported, and for the programs that tests start
 os.environ.setdefault("MPLBACKEND", "Agg")
+if not os.environ.get("BATISTE_TEST_OPTIMIZED"):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 
 import hypothesis
 import jax
