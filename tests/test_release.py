@@ -117,7 +117,7 @@ torch = {"head.weight": np.ones((3, 2), np.float32), "head.bias": np.zeros(3, np
 checkpoint.save("torch.safetensors", torch)
 target = jax.eval_shape(model.init, jax.random.key(0), np.ones((1, 2)))
 for source in (torch, "torch.safetensors"):
-    variables = importers.from_torch(source, [("head", "params", importers.Linear())], target)
+    variables = importers.from_torch(source, target, [("head", "params", importers.Linear())])
     assert model.apply(variables, np.ones((1, 2), np.float32)).tolist() == [[2.0, 2.0, 2.0]]
 doors = {
     "train": lambda: nn.Dense(3).tabulate(jax.random.key(0), np.ones((1, 2))),
