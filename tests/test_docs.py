@@ -6,6 +6,7 @@ writes go to a temporary folder. A block marked `python no-run` is only compiled
 
 import doctest
 import importlib
+import inspect
 import io
 import re
 import traceback
@@ -96,3 +97,30 @@ def test_docstring_examples_run(tmp_path, monkeypatch):
         for example in doctest.DocTestFinder(exclude_empty=True).find(module):
             failed += runner.run(example, out=report.write).failed
     assert failed == 0, report.getvalue()
+
+
+WITHOUT_EXAMPLE = MappingProxyType({"nn": 90, "tree": 35, "shard": 18, "checkpoint": 20, "train": 6})
+"""How many functions and classes of a package have no example in their docstring: a number that only goes down."""
+
+
+@pytest.mark.parametrize("name", WITHOUT_EXAMPLE)
+def test_public_names_have_examples(name):
+    module = importlib.import_module(f"batiste.{name}")
+    values = {public: getattr(module, public) for public in module.__all__}
+    missing = [public for public, value in values.items() if is_ours(value) and not has_example(value)]
+    assert len(missing) <= WITHOUT_EXAMPLE[name], f"a new name has no example in its docstring; without one: {missing}"
+    assert len(missing) == WITHOUT_EXAMPLE[name], f"write {len(missing)} for {name!r} into WITHOUT_EXAMPLE"
+
+
+def is_ours(value):
+    return str(getattr(value, "__module__", "")).startswith("batiste")
+
+
+def has_example(value):
+    """Return whether the docstring of a function or class, or of one of its methods, has an example that runs."""
+    told = (
+        [value, *(member for name, member in vars(value).items() if name[0] != "_")]
+        if inspect.isclass(value)
+        else [value]
+    )
+    return any(">>> " in (inspect.getdoc(each) or "") for each in told)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib as _importlib
 import typing as _typing
 
+from batiste._version import __version__ as __version__
+
 if _typing.TYPE_CHECKING:
     from batiste import (
         checkpoint,

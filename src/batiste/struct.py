@@ -123,7 +123,10 @@ def _make(cls: type[T], options: dict[str, Any]) -> type[T]:
         return cls
     maybe_unfinished = vars(cls).keys() <= _EMPTY_BODY and cls.__doc__ is None
     options = {"frozen": True, **options}
+    written = frozenset(vars(cls))
     made: Any = dataclasses.dataclass(**options)(cls)
+    if options.get("eq", True) and "__eq__" not in written:
+        made.__eq__ = _are_equal
     if options["frozen"]:
         made.__setattr__ = _refuse_assignment
         made.__delattr__ = _refuse_deletion
@@ -135,6 +138,14 @@ def _make(cls: type[T], options: dict[str, Any]) -> type[T]:
         _register(made)
     setattr(made, _MARK, _Registration(made))
     return made
+
+
+def _are_equal(self: Any, other: Any) -> bool:
+    """Return whether both hold the same: one array is equal to itself, as in a tuple, whatever the Python."""
+    if other.__class__ is not self.__class__:
+        return NotImplemented
+    names = [each.name for each in dataclasses.fields(self) if each.compare]
+    return tuple(getattr(self, name) for name in names) == tuple(getattr(other, name) for name in names)
 
 
 def _replace(self: T, **changes: Any) -> T:

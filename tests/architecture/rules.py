@@ -13,7 +13,7 @@ from tests.architecture.source import LIBRARY, SourceFile, assigned, exported, i
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_later",),
-    ("errors", "_arguments", "typing", "dtypes", "tree", "struct"),
+    ("_version", "_annotations", "_deprecated", "errors", "_arguments", "typing", "dtypes", "tree", "struct"),
     ("core",),
     ("module",),
     ("lift",),
@@ -334,7 +334,7 @@ def undocumented_methods(kind: type) -> list[str]:
         for name, member in vars(kind).items()
         if not name.startswith("_")
         and isinstance(member, described)
-        and not any(getattr(vars(base).get(name), "__doc__", None) for base in kind.__mro__)
+        and not any(vars(base)[name].__doc__ for base in kind.__mro__ if name in vars(base))
     ]
 
 

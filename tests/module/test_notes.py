@@ -306,6 +306,7 @@ def test_notes_keep_no_array_alive():
     assert len(notes) == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # JAX looks in C, which 3.13 reports
 def test_hints():
     class Flag(nn.Module):
         @nn.compact

@@ -6,9 +6,10 @@
 - `apply` under `jax.jit`, for each `Mode`: the same outputs and the same mutated collections;
 - the gradient of a fixed sum of the outputs with respect to every variable and every input, likewise.
 
-To be fast, both Modules run in one program, and default initialisers are replaced by one that is cheap to
-compile and different for every key: what random initialisers draw is compared in `test_initializers.py`. `exact=False`
-compares within a tolerance, for layers that compute the same in another order.
+To be fast, both Modules run in one program, each on arguments of its own, so that the compiler cannot take one's
+computation for the other's; and default initialisers are replaced by one that is cheap to compile and different for
+every key: what random initialisers draw is compared in `test_initializers.py`. `exact=False` compares within a
+tolerance, for layers that compute the same in another order.
 """
 
 import dataclasses
@@ -134,12 +135,12 @@ def _run(modules: Sequence[Any], variables: Any, args: Any, modes: Sequence[Mode
         grads, results = jax.grad(loss, has_aux=True)(wanted, others, module, mode)
         return (*results, grads)
 
-    def run(wanted: list[Any], others: list[Any]) -> list[Any]:
-        return [[one(module, mode, wanted, others) for module in modules] for mode in modes]
+    def run(each: list[tuple[list[Any], list[Any]]]) -> list[Any]:
+        return [[one(module, mode, *own) for module, own in zip(modules, each, strict=True)] for mode in modes]
 
     wanted = [leaf for leaf, w in zip(given, is_wanted, strict=True) if w]
     others = [leaf for leaf, w in zip(given, is_wanted, strict=True) if not w]
-    return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})(wanted, others)
+    return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})([(wanted, others) for _ in modules])
 
 
 def _weighted_sum(outputs: Any) -> Any:

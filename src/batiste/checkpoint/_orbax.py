@@ -91,7 +91,7 @@ def store_dtype(record: Record) -> str:
     return "uint8" if record.dtype in _BYTES_ONLY else record.dtype
 
 
-def require(module: str, package: str, purpose: str, extra: str | None = None) -> None:
+def require(module: str, package: str, purpose: str, extra: str = "checkpoint") -> None:
     """Say what is missing where a package is not installed, and which extra of batiste brings it.
 
     Raises:
@@ -102,7 +102,7 @@ def require(module: str, package: str, purpose: str, extra: str | None = None) -
     except ModuleNotFoundError:
         found = None
     if found is None:
-        raise MissingPackageError(purpose=purpose, package=package, install=f"'batiste[{extra}]'" if extra else package)
+        raise MissingPackageError(purpose=purpose, package=package, install=f"'batiste[{extra}]'")
 
 
 class ArrayStore:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from batiste._version import __version__
 from batiste.cli._late import Late
 from batiste.cli._report import Exit, reported
 
@@ -68,6 +69,23 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but er
 Compress = Annotated[bool, typer.Option("--compress", help="Compress a folder or .npz file: smaller and slower.")]
 Lossy = Annotated[bool, typer.Option("--lossy", help="Leave out what a .msgpack file has no place for.")]
 Within = Annotated[str, typer.Option("--within", help="A glob for the level above the layers.")]
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"batiste {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command; the command's own text is the application's."""
+    del version
 
 
 @app.command()

@@ -133,6 +133,7 @@ _OF_DATACLASSES = frozenset(
         "__setattr__",
     ]
 )
+_WRITTEN_BY_DATACLASSES = ("<string>", dataclasses.__file__)
 RULES: Final = frozenset({"bwd", "fun", "fwd", "jvp", "nondiff_argnames", "nondiff_argnums", "symbolic_zeros"})
 DESCRIPTORS: Final = (types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType)
 
@@ -145,9 +146,9 @@ def members(kind: type) -> Iterable[tuple[str, Any]]:
         skipped |= _OF_NAMED_TUPLES | frozenset(own["_fields"])
     is_made = "__dataclass_fields__" in own
     for name, member in own.items():
-        code = getattr(member, "__code__", None)
+        code = getattr(getattr(member, "__wrapped__", member), "__code__", None)
         if name in skipped or (
-            is_made and name in _OF_DATACLASSES and (code is None or code.co_filename == "<string>")
+            is_made and name in _OF_DATACLASSES and (code is None or code.co_filename in _WRITTEN_BY_DATACLASSES)
         ):
             continue
         yield name, member

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from batiste._annotations import own_annotations
 from batiste.core._code import mentions
 
 __all__ = ["Watch", "is_replaced", "watch"]
@@ -80,7 +81,7 @@ def watch(function: types.FunctionType) -> Watch:
         chains = mentions(each.__code__).globals
         _note(chains, space, found)
         names = {chain[0] for chain in chains}.union(
-            *(_WORD.findall(str(kind)) for kind in each.__annotations__.values())
+            *(_WORD.findall(str(kind)) for kind in own_annotations(each).values())
         )
         waiting += [below for name in names for below in _functions_of(space.get(name))]
     return tuple(each for module in _MODULES for each in _watched(module, sorted(found.get(id(module), ()))))

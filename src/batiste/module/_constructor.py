@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+from batiste._annotations import own_annotations
 from batiste.errors import ExtraArgumentsError, MissingFieldsError, UnknownFieldError, nearest
 
 __all__ = ["make_constructor", "needs_dataclass_constructor"]
@@ -29,12 +30,13 @@ def needs_dataclass_constructor(cls: type, base: type) -> bool:
       cls: the class.
       base: the class whose ``__setattr__`` sets what is not bound as a plain object would.
     """
-    own = [each for each in cls.__mro__ if each is not object and not issubclass(base, each)]
+    own = [each for each in cls.__mro__ if each is not object and each not in base.__mro__]
+    annotations = [own_annotations(each) for each in own]
     if cls.__setattr__ is not base.__setattr__ or any(
-        "InitVar" in str(kind) for each in own for kind in vars(each).get("__annotations__", {}).values()
+        "InitVar" in str(kind) for annotated in annotations for kind in annotated.values()
     ):
         return True
-    fields = {name for each in own for name in vars(each).get("__annotations__", {})}
+    fields = {name for annotated in annotations for name in annotated}
     return any(hasattr(cast("Any", type(vars(each).get(name))), "__set__") for each in own for name in fields)
 
 

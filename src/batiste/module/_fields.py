@@ -13,6 +13,7 @@ import inspect
 import types
 from typing import Any, cast
 
+from batiste._annotations import own_annotations
 from batiste.core import UNKNOWN, Fingerprint, fingerprint
 from batiste.errors import ReservedModuleAttributeError
 from batiste.module._adopt import has_modules
@@ -41,9 +42,10 @@ def make_dataclass(cls: type[Blueprint], module: type[Blueprint], *, kw_only: bo
     Raises:
       ReservedModuleAttributeError: if it defines a name that modules need for themselves.
     """
-    annotated: dict[str, Any] = cls.__dict__.get("__annotations__", {})  # noqa: RUF063 - the dict itself, to change it
+    annotated = own_annotations(cls)
     if "name" in annotated and cls.__dict__.get("name") is None:  # said once more, which Flax allows
         del annotated["name"]
+        cls.__annotations__ = annotated
         if "name" in cls.__dict__:
             del cls.name
     taken = sorted((_OWN | {"scope"}) & set(annotated) | {n for n in ("parent", "scope") if n in cls.__dict__})

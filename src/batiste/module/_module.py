@@ -63,16 +63,17 @@ class _Calls(Protocol[R_co]):
 class _ApplyAttribute:
     """``apply`` on an instance is a value (``Applier``); on the class it is a function of an instance."""
 
+    def __init__(self, method: Callable[..., Any]) -> None:
+        @functools.wraps(method)
+        def apply(module: Any, *args: Any, **kwargs: Any) -> Any:
+            if not isinstance(module, Blueprint):
+                raise InvalidInstanceModuleError(call="apply", given=f"an object of type {type(module).__name__}")
+            return Applier(module)(*args, **kwargs)
+
+        self._of_class = apply
+
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        if instance is not None:
-            return Applier(instance)
-        return _apply_of_class
-
-
-def _apply_of_class(module: Any, *args: Any, **kwargs: Any) -> Any:
-    if not isinstance(module, Blueprint):
-        raise InvalidInstanceModuleError(call="apply", given=f"an object of type {type(module).__name__}")
-    return Applier(module)(*args, **kwargs)
+        return self._of_class if instance is None else Applier(instance)
 
 
 class Module(VariableAccess):
@@ -334,113 +335,112 @@ class Module(VariableAccess):
 
     # --- pure functions of variables
 
-    if TYPE_CHECKING:
+    @overload
+    def apply(
+        self: _Calls[T],
+        variables: Variables,
+        *args: Any,
+        rngs: Rngs | None = None,
+        method: None = None,
+        mutable: Literal[False] = False,
+        capture_intermediates: Literal[False] = False,
+        key_scheme: KeyScheme = "linen",
+        **kwargs: Any,
+    ) -> T: ...
+    @overload
+    def apply(
+        self: _Calls[T],
+        variables: Variables,
+        *args: Any,
+        rngs: Rngs | None = None,
+        method: None = None,
+        mutable: CollectionFilter,
+        capture_intermediates: bool | CaptureFilter = False,
+        key_scheme: KeyScheme = "linen",
+        **kwargs: Any,
+    ) -> tuple[T, MutableVariables]: ...
+    @overload
+    def apply(
+        self: _Calls[T],
+        variables: Variables,
+        *args: Any,
+        rngs: Rngs | None = None,
+        method: None = None,
+        mutable: CollectionFilter = False,
+        capture_intermediates: Literal[True] | CaptureFilter,
+        key_scheme: KeyScheme = "linen",
+        **kwargs: Any,
+    ) -> tuple[T, MutableVariables]: ...
+    @overload
+    def apply(
+        self,
+        variables: Variables,
+        *args: Any,
+        rngs: Rngs | None = None,
+        method: Callable[..., T],
+        mutable: Literal[False] = False,
+        capture_intermediates: Literal[False] = False,
+        key_scheme: KeyScheme = "linen",
+        **kwargs: Any,
+    ) -> T: ...
+    @overload
+    def apply(
+        self,
+        variables: Variables,
+        *args: Any,
+        rngs: Rngs | None = None,
+        method: Callable[..., T],
+        mutable: CollectionFilter,
+        capture_intermediates: bool | CaptureFilter = False,
+        key_scheme: KeyScheme = "linen",
+        **kwargs: Any,
+    ) -> tuple[T, MutableVariables]: ...
+    @overload
+    def apply(
+        self,
+        variables: Variables,
+        *args: Any,
+        rngs: Rngs | None = None,
+        method: Callable[..., T],
+        mutable: CollectionFilter = False,
+        capture_intermediates: Literal[True] | CaptureFilter,
+        key_scheme: KeyScheme = "linen",
+        **kwargs: Any,
+    ) -> tuple[T, MutableVariables]: ...
+    @overload
+    def apply(
+        self,
+        variables: Variables,
+        *args: Any,
+        rngs: Rngs | None = None,
+        method: Callable[..., Any] | str | None = None,
+        mutable: CollectionFilter = False,
+        capture_intermediates: bool | CaptureFilter = False,
+        key_scheme: KeyScheme = "linen",
+        **kwargs: Any,
+    ) -> Any: ...
+    def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+        """Run the module with ``variables`` and return its result: a pure function.
 
-        @overload
-        def apply(
-            self: _Calls[T],
-            variables: Variables,
-            *args: Any,
-            rngs: Rngs | None = None,
-            method: None = None,
-            mutable: Literal[False] = False,
-            capture_intermediates: Literal[False] = False,
-            key_scheme: KeyScheme = "linen",
-            **kwargs: Any,
-        ) -> T: ...
-        @overload
-        def apply(
-            self: _Calls[T],
-            variables: Variables,
-            *args: Any,
-            rngs: Rngs | None = None,
-            method: None = None,
-            mutable: CollectionFilter,
-            capture_intermediates: bool | CaptureFilter = False,
-            key_scheme: KeyScheme = "linen",
-            **kwargs: Any,
-        ) -> tuple[T, MutableVariables]: ...
-        @overload
-        def apply(
-            self: _Calls[T],
-            variables: Variables,
-            *args: Any,
-            rngs: Rngs | None = None,
-            method: None = None,
-            mutable: CollectionFilter = False,
-            capture_intermediates: Literal[True] | CaptureFilter,
-            key_scheme: KeyScheme = "linen",
-            **kwargs: Any,
-        ) -> tuple[T, MutableVariables]: ...
-        @overload
-        def apply(
-            self,
-            variables: Variables,
-            *args: Any,
-            rngs: Rngs | None = None,
-            method: Callable[..., T],
-            mutable: Literal[False] = False,
-            capture_intermediates: Literal[False] = False,
-            key_scheme: KeyScheme = "linen",
-            **kwargs: Any,
-        ) -> T: ...
-        @overload
-        def apply(
-            self,
-            variables: Variables,
-            *args: Any,
-            rngs: Rngs | None = None,
-            method: Callable[..., T],
-            mutable: CollectionFilter,
-            capture_intermediates: bool | CaptureFilter = False,
-            key_scheme: KeyScheme = "linen",
-            **kwargs: Any,
-        ) -> tuple[T, MutableVariables]: ...
-        @overload
-        def apply(
-            self,
-            variables: Variables,
-            *args: Any,
-            rngs: Rngs | None = None,
-            method: Callable[..., T],
-            mutable: CollectionFilter = False,
-            capture_intermediates: Literal[True] | CaptureFilter,
-            key_scheme: KeyScheme = "linen",
-            **kwargs: Any,
-        ) -> tuple[T, MutableVariables]: ...
-        @overload
-        def apply(
-            self,
-            variables: Variables,
-            *args: Any,
-            rngs: Rngs | None = None,
-            method: Callable[..., Any] | str | None = None,
-            mutable: CollectionFilter = False,
-            capture_intermediates: bool | CaptureFilter = False,
-            key_scheme: KeyScheme = "linen",
-            **kwargs: Any,
-        ) -> Any: ...
-        def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
-            """Run the module with ``variables`` and return its result: a pure function.
+        Args:
+          variables: what ``init`` returned: collections by name.
+          *args: positional arguments of the method.
+          rngs: random keys by stream (``{"dropout": key}``), or one key for ``params``, which other streams fall
+            back to.
+          method: a method, its name, or a function of the bound module; by default ``__call__``.
+          mutable: which collections may change: False, True, a name, a list of names, ``DenyList``.
+          capture_intermediates: True, or a filter ``(module, method_name) -> bool``: store results of methods in
+            the collection ``intermediates``, which is then mutable.
+          key_scheme: ``"linen"`` or ``"separated"``; the one that ``init`` was given.
+          **kwargs: keyword arguments of the method.
 
-            Args:
-              variables: what ``init`` returned: collections by name.
-              *args: positional arguments of the method.
-              rngs: random keys by stream (``{"dropout": key}``), or one key for ``params``, which other streams fall
-                back to.
-              method: a method, its name, or a function of the bound module; by default ``__call__``.
-              mutable: which collections may change: False, True, a name, a list of names, ``DenyList``.
-              capture_intermediates: True, or a filter ``(module, method_name) -> bool``: store results of methods in
-                the collection ``intermediates``, which is then mutable.
-              key_scheme: ``"linen"`` or ``"separated"``; the one that ``init`` was given.
-              **kwargs: keyword arguments of the method.
+        Returns:
+          What the method returns; if collections may change, a pair of that and those collections.
+        """
+        return Applier(self)(variables, *args, **kwargs)
 
-            Returns:
-              What the method returns; if collections may change, a pair of that and those collections.
-            """
-
-    else:
-        apply = _ApplyAttribute()
+    if not TYPE_CHECKING:
+        apply = _ApplyAttribute(apply)
 
     def init(
         self,

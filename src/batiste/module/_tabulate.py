@@ -17,6 +17,7 @@ import numpy as np
 
 from batiste._arguments import mapping, whole_number
 from batiste.core import CollectionFilter, unbox
+from batiste.errors import MissingPackageError
 from batiste.module._blueprint import check_module
 from batiste.module._calls import INIT_MUTABLE
 from batiste.module._context import InterceptorContext, intercept_methods
@@ -176,8 +177,11 @@ def _render(
     table_kwargs: Mapping[str, Any],
     column_kwargs: Mapping[str, Any],
 ) -> str:
-    import rich.console
-    import rich.table
+    try:
+        import rich.console
+        import rich.table
+    except ImportError as error:
+        raise MissingPackageError(purpose="The table", package="rich", install="'batiste[train]'") from error
 
     looks: dict[str, Any] = {"show_lines": True, "show_footer": True, **table_kwargs}
     grid = rich.table.Table(title=title, **looks)
