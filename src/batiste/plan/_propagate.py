@@ -347,7 +347,7 @@ def _convolution(state: Placement, step: Step, specs: Sequence[Spec]) -> list[Sp
 
 
 def _reduce(state: Placement, step: Step, specs: Sequence[Spec]) -> list[Spec]:
-    axes: tuple[int, ...] = tuple(step.eqn.params["axes"])
+    axes: tuple[int, ...] = step.eqn.params["axes"]
     kept = tuple(cut for at, cut in enumerate(specs[0]) if at not in axes)
     summed = [axis for at, cut in enumerate(specs[0]) if at in axes for axis in cut]
     first = _reduced(state, step, kept, summed)

@@ -3,21 +3,26 @@
 The shapes are traced first and nothing is computed for them; rules over the paths, or the names in boxes, say where
 each leaf lies (``_specs.py``); then one compiled program makes all of them, each device its own part. The values are
 those of ``model.init`` under ``jax.jit``: random numbers do not depend on how an array is cut.
+
+What is made may be more than variables: a function that returns a whole state, parameters and optimiser, has it made in
+the same way (``TrainState.init(..., mesh=, rules=)`` does).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from batiste._arguments import function, refused
 from batiste.shard._mesh import Indivisible
 from batiste.shard._specs import PathRules, Unmatched, shardings
-from batiste.typing import MutableVariables, Rngs
+from batiste.typing import Rngs
 
-__all__ = ["Initialisable", "init"]
+__all__ = ["Initialisable", "init", "init_placed"]
 
 
 class Initialisable(Protocol):
@@ -29,7 +34,7 @@ class Initialisable(Protocol):
 
 
 def init(
-    model: Initialisable,
+    model: Initialisable | Callable[..., Any],
     mesh: Mesh,
     rules: PathRules | None,
     rngs: Rngs | None,
@@ -38,13 +43,13 @@ def init(
     unmatched: Unmatched = "error",
     indivisible: Indivisible = "error",
     **options: Any,
-) -> MutableVariables:
+) -> Any:
     """Return the variables of ``model.init``, each leaf made directly on its part of the mesh.
 
     It is called outside of ``jax.jit``: it names the mesh itself, also for the constraints in the model.
 
     Args:
-      model: a Module.
+      model: a Module; or a function, called as ``model(rngs, *inputs, **options)``, whose result is made.
       mesh: the devices.
       rules: pattern to spec, in order of precedence, over paths such as ``params/Dense_0/kernel``; None takes the names
         of the boxes.
@@ -56,9 +61,42 @@ def init(
       **options: keyword arguments of ``model.init``.
 
     Raises:
+      ArgumentError: ``mesh`` is no mesh of devices, or ``model`` neither has an ``init`` nor is a function.
       ShardError: what ``batiste.shard.specs`` raises.
       TreeError: likewise.
     """
+    make: Any = getattr(model, "init", model)
+    function(make, "model", "shard.init", what="a Module, or a function of rngs and inputs")
+
+    def where(shapes: Any) -> Any:
+        return shardings(shapes, rules, mesh, default=default, unmatched=unmatched, indivisible=indivisible)
+
+    return init_placed(make, mesh, where, rngs, inputs, options)
+
+
+def init_placed(
+    make: Callable[..., Any],
+    mesh: Mesh,
+    where: Callable[[Any], Any],
+    rngs: Rngs | None,
+    inputs: tuple[Any, ...],
+    options: dict[str, Any],
+) -> Any:
+    """Return what ``make(rngs, *inputs, **options)`` returns, each leaf made where ``where`` says.
+
+    Args:
+      make: a function that makes arrays.
+      mesh: the devices.
+      where: from the shapes of what is made to a tree of shardings.
+      rngs: random keys.
+      inputs: arguments; shapes stay shapes.
+      options: keyword arguments.
+
+    Raises:
+      ArgumentError: ``mesh`` is no mesh of devices.
+    """
+    if not isinstance(cast("Any", mesh), Mesh):
+        raise refused(mesh, "mesh", "shard.init", "a mesh of devices", 'Make one: shard.mesh("data=2,fsdp=-1").')
     leaves, treedef = cast("tuple[list[Any], Any]", jax.tree.flatten((inputs, options)))
     is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
 
@@ -66,10 +104,9 @@ def init(
         rest = iter(arrays)
         filled = [next(rest) if mark else leaf for mark, leaf in zip(is_array, leaves, strict=True)]
         args, kwargs = jax.tree.unflatten(treedef, filled)
-        return model.init(rngs, *args, **kwargs)
+        return make(rngs, *args, **kwargs)
 
     arrays: Any = [leaf for mark, leaf in zip(is_array, leaves, strict=True) if mark]
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(run, rngs, arrays)
-        placed = shardings(shapes, rules, mesh, default=default, unmatched=unmatched, indivisible=indivisible)
-        return cast("Any", jax.jit(run, out_shardings=placed))(rngs, arrays)
+        return cast("Any", jax.jit(run, out_shardings=where(shapes)))(rngs, arrays)
