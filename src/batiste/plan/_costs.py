@@ -21,7 +21,7 @@ from batiste.plan._flat import Body, Step, flat, inner
 from batiste.plan._lives import peak_of
 from batiste.plan._names import Pass, Path, Place
 from batiste.plan._operations import elementwise_operations, flops, is_fused, nbytes, touches_part
-from batiste.plan._propagate import Collective, Spec, World, propagated, whole
+from batiste.plan._propagate import Collective, Spec, World, moved, propagated, whole
 
 __all__ = ["Cost", "Costs", "costs"]
 
@@ -123,6 +123,10 @@ def costs(program: Any, mesh: Mapping[str, int] | None = None, specs: Sequence[S
     asked = list(wanted) if wanted is not None else [None] * len(body.outs)
     placed, peak = walk.run(body, given, asked, marks, ((), Pass.FORWARD), 1, with_results=True)
     world = walk.world
+    world.at = ((), 1)
+    for value, before, after in zip(body.outs, placed, asked, strict=True):
+        if value is not None and after is not None:
+            moved(world, before, after, body.avals[value])
     return Costs(walk.rows, tuple(world.collectives()), peak, tuple(placed), walk.times, tuple(walk.unknown))
 
 

@@ -2,7 +2,7 @@
 
 A value lives from the equation that makes it to the last one that reads it. What a compiler computes where it is read
 (``_operations.is_fused``) takes no memory, and keeps alive what it is computed from. A reshaped or transposed value is
-the same memory as the one that it was.
+the same memory as the one that it was. What is made of numbers in the program alone, such as a causal mask, takes none.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ def peak_of(body: Body, bytes_of: Callable[[int], int], peaks: Sequence[int], *,
     """
     steps, last = body.steps, len(body.steps)
     results = {value for value in body.outs if value is not None}
+    constant: set[int | None] = {None}  # made of numbers in the program alone: masks, zeros
+    for step in steps:
+        if is_fused(step.name) and constant.issuperset(step.ins):
+            constant.update(step.outs)
     ends: dict[int, int] = dict.fromkeys(results, last)
     in_memory = set(results)
     for index in range(last - 1, -1, -1):
@@ -53,7 +57,7 @@ def peak_of(body: Body, bytes_of: Callable[[int], int], peaks: Sequence[int], *,
         if is_fused(step.name):  # in the memory of an operand that is not read again
             live -= _freed(dying[index], taken)
         for value in step.outs:
-            owned = with_results or value not in results
+            owned = value not in constant and (with_results or value not in results)
             if value in in_memory and owned and value not in arguments and step.name not in _SAME_MEMORY:
                 taken[value] = bytes_of(value)
                 live += taken[value]

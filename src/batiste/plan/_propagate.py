@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from batiste.plan._flat import Body, Step
 from batiste.plan._operations import nbytes
@@ -74,13 +74,21 @@ class World:
         """Return into how many parts mesh axes cut."""
         return math.prod(self.mesh.get(axis) or self.manual.get(axis, 1) for axis in axes)
 
-    def send(self, kind: str, axes: Sequence[str], size: float) -> None:
-        """Note a collective over ``size`` bytes: what it gathers, or what goes in where it reduces."""
+    def send(self, kind: str, axes: Sequence[str], size: float, *, back: bool = False) -> None:
+        """Note a collective over ``size`` bytes: what it gathers, or what goes in where it reduces.
+
+        Args:
+          kind: which one.
+          axes: the mesh axes along which it goes.
+          size: the bytes.
+          back: whether to take back that it was noted.
+        """
         axes = tuple(axis for axis in axes if self.parts((axis,)) > 1)
         if not axes or not size:
             return
         count = self.parts(axes)
         path, times = self.at
+        times = -times if back else times
         sent = size * _ROUNDS.get(kind, 1) * (1 if kind == "permute" else (count - 1) / count)
         before = self._sent.get((path, kind, axes), (0.0, 0.0))
         self._sent[path, kind, axes] = (before[0] + sent * times, before[1] + times)
@@ -93,7 +101,7 @@ class World:
 
     def collectives(self) -> list[Collective]:
         """Return what has been sent, the most first."""
-        found = [Collective(*key, *value) for key, value in self._sent.items()]
+        found = [Collective(*key, *value) for key, value in self._sent.items() if value[1]]
         return sorted(found, key=lambda each: -each.bytes)
 
     def spec_of(self, given: Any, ndim: int) -> Spec:
@@ -115,6 +123,7 @@ class Placement:
     Attributes:
       world: the mesh.
       body: the program.
+      sums: for a value that has been summed over mesh axes, which these were.
     """
 
     def __init__(
@@ -125,6 +134,7 @@ class Placement:
         self._weights = {value for value, mark in zip(body.ins, weights, strict=True) if mark}
         self._wanted: dict[int, Spec] = {}
         self._work: dict[int, float] = {}
+        self.sums: dict[int, _Sum] = {}
         if world.mesh:
             self._want(body, wanted)
 
@@ -209,10 +219,8 @@ def propagated(state: Placement, step: Step) -> list[Spec]:
     if not world.mesh:
         return [whole(aval) for aval in avals]
     specs = [state.spec(value, var.aval) for value, var in zip(step.ins, step.eqn.invars, strict=True)]
-    rule = _RULES.get(step.name)
-    if rule is not None:
-        return rule(state, step, specs)
-    return _elementwise(state, step, specs)
+    _sum_once(state, step)
+    return _RULES.get(step.name, _elementwise)(state, step, specs)
 
 
 def moved(world: World, before: Spec, after: Spec, aval: Any) -> None:
@@ -241,22 +249,24 @@ def _without_repeats(spec: Sequence[tuple[str, ...]]) -> Spec:
 
 
 def _elementwise(state: Placement, step: Step, specs: Sequence[Spec]) -> list[Spec]:
-    """Cut along every axis along which an operand of that shape is cut."""
+    """Cut along every axis along which an operand is cut; where operands disagree, a parameter is gathered."""
     found: list[Spec] = []
     for var in step.eqn.outvars:
-        shape = getattr(var.aval, "shape", ())
+        rank = len(getattr(var.aval, "shape", ()))
         own = [
-            (each, spec, operand.aval)
-            for each, (operand, spec) in enumerate(zip(step.eqn.invars, specs, strict=True))
-            if getattr(operand.aval, "shape", None) == shape
+            (state.is_weight(value), spec, operand.aval)
+            for value, operand, spec in zip(step.ins, step.eqn.invars, specs, strict=True)
+            if rank and len(getattr(operand.aval, "shape", ())) == rank
         ]
-        own.sort(key=lambda each: -sum(map(state.world.parts, each[1])))
-        merged: list[tuple[str, ...]] = [()] * len(shape)
-        for _, spec, _ in own:
-            merged = [mine or other for mine, other in zip(merged, spec, strict=True)]
+        own.sort(key=lambda each: (each[0], -sum(map(state.world.parts, each[1]))))
+        merged: list[tuple[str, ...]] = [()] * rank
+        for _, spec, aval in own:
+            if all(length in (1, whole) for length, whole in zip(aval.shape, var.aval.shape, strict=True)):
+                merged = [mine or other for mine, other in zip(merged, spec, strict=True)]
         result = _without_repeats(merged)
         for _, spec, aval in own:
-            moved(state.world, spec, result, aval)
+            after = tuple(axes if length > 1 else () for length, axes in zip(aval.shape, result, strict=True))
+            moved(state.world, spec, after, aval)
         found.append(result)
     return found
 
@@ -323,8 +333,40 @@ def _reduced(state: Placement, step: Step, spec: Spec, summed: Sequence[str]) ->
             (*axes, *(axis for axis in more if axis in scattered)) for axes, more in zip(spec, asked, strict=True)
         ]
         spec = _without_repeats(merged)
-    state.world.send("all-reduce", [axis for axis in summed if axis not in scattered], part)
+    rest = tuple(axis for axis in summed if axis not in scattered)
+    state.world.send("all-reduce", rest, part)
+    if rest:
+        state.sums[value] = _Sum(rest, part, state.world.at)
     return spec
+
+
+class _Sum(NamedTuple):
+    """A sum over mesh axes that a value has come out of."""
+
+    axes: tuple[str, ...]
+    size: float
+    at: tuple[tuple[str, ...], float]
+
+
+def _sum_once(state: Placement, step: Step) -> None:
+    """Take one of two sums back where their results are added: a compiler adds first."""
+    found = [state.sums.get(value) for value in step.ins if value is not None]
+    first = found[0] if found else None
+    if first is None:
+        return
+    if step.name in _PASSES_SUM:
+        state.sums[step.outs[0]] = first
+    elif step.name in ("add", "add_any") and len(found) == 2:
+        second = found[1]
+        if second is not None and second.axes == first.axes:
+            here = state.world.at
+            state.world.at = second.at
+            state.world.send("all-reduce", second.axes, second.size, back=True)
+            state.world.at = here
+            state.sums[step.outs[0]] = first
+
+
+_PASSES_SUM = frozenset({"convert_element_type", "neg", "reshape", "squeeze", "transpose"})
 
 
 def _convolution(state: Placement, step: Step, specs: Sequence[Spec]) -> list[Spec]:
@@ -465,40 +507,46 @@ def _constrained(state: Placement, step: Step, specs: Sequence[Spec]) -> list[Sp
 def _gather(state: Placement, step: Step, specs: Sequence[Spec]) -> list[Spec]:
     """A lookup: along a cut axis each device gives what it has, and the results are added."""
     numbers, sizes = step.eqn.params["dimension_numbers"], step.eqn.params["slice_sizes"]
-    table, indices = step.eqn.invars[0].aval, specs[1]
-    gone = {*numbers.collapsed_slice_dims, *getattr(numbers, "operand_batching_dims", ())}
-    kept = [at for at in range(len(table.shape)) if at not in gone]
-    result: list[tuple[str, ...]] = [()] * len(step.eqn.outvars[0].aval.shape)
+    table = step.eqn.invars[0].aval
+    batched = dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True))
+    kept = [at for at in range(len(table.shape)) if at not in (*numbers.collapsed_slice_dims, *batched)]
+    out = len(step.eqn.outvars[0].aval.shape)
+    batch = [to for to in range(out) if to not in numbers.offset_dims]
+    result: list[tuple[str, ...]] = [()] * out
+    for axes, to in zip(specs[1][:-1], batch, strict=True):
+        result[to] = axes
+    for at, index in batched.items():
+        result[batch[index]] = result[batch[index]] or specs[0][at]
     for at, to in zip(kept, numbers.offset_dims, strict=True):
         result[to] = specs[0][at] if sizes[at] == table.shape[at] else ()
-    batch = [to for to in range(len(result)) if to not in numbers.offset_dims]
-    for axes, to in zip(indices[:-1], batch, strict=True):
+    order = (*batch, *numbers.offset_dims)
+    for to, axes in zip(order, _without_repeats([result[to] for to in order]), strict=True):
         result[to] = axes
-    placed = _without_repeats([result[to] for to in (*batch, *numbers.offset_dims)])
-    for to, axes in zip((*batch, *numbers.offset_dims), placed, strict=True):
-        result[to] = axes
+    homes = {at: batch[index] for at, index in batched.items()} | dict(zip(kept, numbers.offset_dims, strict=True))
     used = {axis for axes in result for axis in axes}
-    summed: list[str] = [axis for at in numbers.collapsed_slice_dims for axis in specs[0][int(at)]]
-    lost = [axis for axes in specs[0] for axis in axes if axis not in (*summed, *result_axes(specs[0], kept, used))]
-    state.world.send("all-gather", [axis for axis in summed if axis in used] + lost, nbytes(table))
+    summed = [axis for at in numbers.collapsed_slice_dims for axis in specs[0][int(at)]]
+    lost = [axis for at, to in homes.items() for axis in specs[0][at] if axis not in result[to]]
+    lost += [axis for axis in summed if axis in used]
+    state.world.send("all-gather", lost, nbytes(table))
     return [_reduced(state, step, tuple(result), [axis for axis in summed if axis not in used])]
-
-
-def result_axes(spec: Spec, kept: Sequence[int], used: set[str]) -> list[str]:
-    """Return the mesh axes that cut a kept axis of an operand, and cut the result as well."""
-    return [axis for at in kept for axis in spec[at] if axis in used]
 
 
 def _scatter(state: Placement, step: Step, specs: Sequence[Spec]) -> list[Spec]:
     """Add, at indices that lie in parts, into an array that lies as the operand does."""
     numbers = step.eqn.params["dimension_numbers"]
-    updates = specs[2]
-    summed = [axis for at, axes in enumerate(updates) if at not in numbers.update_window_dims for axis in axes]
+    updates = list(specs[2])
+    batch = [at for at in range(len(updates)) if at not in numbers.update_window_dims]
+    for at, axes in zip(batch, specs[1][:-1], strict=True):
+        updates[at] = updates[at] or axes
+    batched = dict(zip(numbers.operand_batching_dims, numbers.scatter_indices_batching_dims, strict=True))
     result: list[tuple[str, ...]] = list(specs[0])
-    gone = {*numbers.inserted_window_dims, *getattr(numbers, "operand_batching_dims", ())}
-    kept = [at for at in range(len(result)) if at not in gone]
+    kept = [at for at in range(len(result)) if at not in (*numbers.inserted_window_dims, *batched)]
+    for at, index in batched.items():
+        result[at] = updates[batch[index]]
     for at, to in zip(kept, numbers.update_window_dims, strict=True):
         result[at] = result[at] or updates[to]
+    inside = {batch[index] for index in batched.values()}
+    summed = [axis for at in batch if at not in inside for axis in updates[at]]
     spec = _without_repeats([tuple(axis for axis in axes if axis not in summed) for axes in result])
     return [_reduced(state, step, spec, summed)]
 
@@ -545,10 +593,13 @@ def _backwards(step: Step, asked: Spec, state: Placement) -> Spec | None:
     if step.name == "unstack":
         axis = step.eqn.params.get("axis", 0)
         return (*asked[:axis], (), *asked[axis:])
-    if step.name == "squeeze":
+    if step.name in ("squeeze", "reduce_sum"):
         rest = iter(asked)
-        gone = {at % len(before.shape) for at in step.eqn.params["dimensions"]}
+        gone = {at % len(before.shape) for at in step.eqn.params.get("dimensions", step.eqn.params.get("axes"))}
         return tuple(() if at in gone else next(rest) for at in range(len(before.shape)))
+    if step.name in ("dynamic_slice", "slice"):
+        extents = zip(before.shape, step.eqn.outvars[0].aval.shape, asked, strict=True)
+        return tuple(axes if length == new else () for length, new, axes in extents)
     same = getattr(before, "shape", None) == step.eqn.outvars[0].aval.shape
     if same and step.name in ("convert_element_type", "copy", "mul", "div", "neg", "add_any", "sharding_constraint"):
         return asked
