@@ -53,8 +53,12 @@ def lints(leaves: Explanation, rules: Any, costs: Costs) -> Iterator[Lint]:
         if lanes and leaf.bytes >= most and leaf.path.startswith("params") and lanes % 128:
             waste = 1 - lanes / (128 * math.ceil(lanes / 128))
             if waste > 0.1:
-                problem = f"its last axis has {lanes} numbers, of which chips take 128 at a time: {waste:.0%} are padding"
-                yield Lint("padding", leaf.path, problem, f"use {128 * math.ceil(lanes / 128)}, or {lanes // 128 * 128}")
+                problem = (
+                    f"its last axis has {lanes} numbers, of which chips take 128 at a time: {waste:.0%} are padding"
+                )
+                yield Lint(
+                    "padding", leaf.path, problem, f"use {128 * math.ceil(lanes / 128)}, or {lanes // 128 * 128}"
+                )
     if isinstance(rules, Rules | dict):
         used = {leaf.why for leaf in leaves.leaves}
         for pattern in rules:
@@ -63,7 +67,9 @@ def lints(leaves: Explanation, rules: Any, costs: Costs) -> Iterator[Lint]:
     for each in costs.collectives:
         if each.count > 2 and each.kind == "all-gather" and each.bytes / each.count < 4096:
             problem = f"{each.count:.0f} gathers of {each.bytes / each.count:.0f} bytes along {'+'.join(each.axes)}"
-            yield Lint("gather-in-loop", "/".join(each.path), problem, "leave so small an array whole: Cut(at_least=...)")
+            yield Lint(
+                "gather-in-loop", "/".join(each.path), problem, "leave so small an array whole: Cut(at_least=...)"
+            )
 
 
 def _wider(one: str, other: str) -> bool:

@@ -164,6 +164,7 @@ def plan(
     hbm: str | float | None = None,
     chip: str = "h100",
     loss: Callable[..., Any] | None = None,
+    remat: bool = True,
     **options: Any,
 ) -> Plan:
     """Return what a training step of a model needs and takes; no array is made.
@@ -177,6 +178,7 @@ def plan(
       hbm: the memory of a device, in bytes or as ``"80GB"``; None for that of the chip.
       chip: a name of ``plan.CHIPS``.
       loss: from outputs and inputs to a number; None for one that fits the outputs.
+      remat: whether to work activations out under other decisions about remat as well, which takes twice as long more.
       **options: keyword arguments of the model's call: ``train=True``.
 
     Raises:
@@ -190,7 +192,7 @@ def plan(
     chosen = _chip(chip, hbm)
     shapes = as_inputs(inputs)
     made = _entered(named, table, lambda: trace(model, shapes, as_optimizer(optimizer), loss=loss, options=options))
-    return planned(type(model).__name__, made, named, table, chosen)
+    return planned(type(model).__name__, made, named, table, chosen, remat=remat)
 
 
 def planned(name: str, traced: Traced, mesh: AbstractMesh, rules: Any, chosen: Chip, *, remat: bool = True) -> Plan:

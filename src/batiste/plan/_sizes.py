@@ -1,4 +1,4 @@
-"""The words of a plan: ``"tokens:int32[8,4096]"`` for an input, ``"80GB"`` for a memory, ``"adamw"`` for an optimiser."""
+"""The words of a plan: ``"tokens:int32[8,4096]"`` for an input, ``"80GB"`` for a memory, ``"adamw"`` of Optax."""
 
 from __future__ import annotations
 

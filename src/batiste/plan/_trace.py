@@ -89,9 +89,7 @@ def trace(
 
     def computed(params: Any, rest: Any, inputs: Any, keys: Any) -> Any:
         streams = {name: key for name, key in keys.items() if name != "params"}
-        outputs, changed = model.apply(
-            {"params": params, **rest}, *inputs, rngs=streams, mutable=names, **options
-        )
+        outputs, changed = model.apply({"params": params, **rest}, *inputs, rngs=streams, mutable=names, **options)
         value = loss(outputs, *inputs) if loss is not None else _loss(outputs, inputs)
         return value, changed
 
@@ -133,7 +131,9 @@ def _loss(outputs: Any, inputs: Sequence[Any]) -> Any:
             total = total + jnp.mean(jnp.square(wide))
         else:
             peak = jax.nn.logsumexp(wide, axis=-1)
-            hit = match[..., None] == jax.lax.broadcasted_iota(match.dtype, (1,) * match.ndim + wide.shape[-1:], match.ndim)
+            hit = match[..., None] == jax.lax.broadcasted_iota(
+                match.dtype, (1,) * match.ndim + wide.shape[-1:], match.ndim
+            )
             total = total + jnp.mean(peak - jnp.where(hit, wide, 0).sum(-1))  # whichever way the scores are cut
     return total
 
