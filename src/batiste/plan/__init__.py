@@ -10,8 +10,8 @@ from batiste.plan._costs import Cost, Costs, costs
 from batiste.plan._html import as_html
 from batiste.plan._lints import Lint
 from batiste.plan._names import Pass
+from batiste.plan._placement import Collective
 from batiste.plan._plan import Memory, Plan, plan
-from batiste.plan._propagate import Collective
 from batiste.plan._render import as_json, as_text, ranking
 from batiste.plan._search import search, smallest_mesh
 

@@ -21,7 +21,8 @@ from batiste.plan._flat import Body, Step, flat, inner
 from batiste.plan._lives import peak_of
 from batiste.plan._names import Pass, Path, Place
 from batiste.plan._operations import elementwise_operations, flops, is_fused, nbytes, touches_part
-from batiste.plan._propagate import Collective, Spec, World, moved, propagated, whole
+from batiste.plan._placement import Collective, Spec, World, moved, whole
+from batiste.plan._propagate import propagated
 
 __all__ = ["Cost", "Costs", "costs"]
 

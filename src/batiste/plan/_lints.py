@@ -59,10 +59,10 @@ def lints(leaves: Explanation, rules: Any, costs: Costs) -> Iterator[Lint]:
                 yield Lint(
                     "padding", leaf.path, problem, f"use {128 * math.ceil(lanes / 128)}, or {lanes // 128 * 128}"
                 )
-    if isinstance(rules, Rules | dict):
+    if not isinstance(rules, Rules):
         used = {leaf.why for leaf in leaves.leaves}
         for pattern in rules:
-            if str(pattern) not in used and not isinstance(rules, Rules):
+            if str(pattern) not in used:
                 yield Lint("unused-rule", str(pattern), "no leaf lies by this rule", "drop it, or correct the pattern")
     for each in costs.collectives:
         if each.count > 2 and each.kind == "all-gather" and each.bytes / each.count < 4096:

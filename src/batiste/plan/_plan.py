@@ -21,12 +21,12 @@ from batiste.plan._chips import Chip, chip
 from batiste.plan._costs import Cost, Costs, costs
 from batiste.plan._lints import Lint, lints
 from batiste.plan._names import Pass
-from batiste.plan._propagate import Spec
+from batiste.plan._placement import Spec
 from batiste.plan._sizes import as_bytes, as_inputs, as_optimizer
 from batiste.plan._trace import State, Traced, other_remat, trace
 from batiste.shard import Explanation, MeshSizes, PathRules, Rules, explain, logical_axis_rules, mesh_sizes, preset
 
-__all__ = ["Memory", "Plan", "plan"]
+__all__ = ["Memory", "Plan", "entries_of", "plan"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +200,7 @@ def planned(name: str, traced: Traced, mesh: AbstractMesh, rules: Any, chosen: C
     sizes = {str(axis): int(size) for axis, size in mesh.shape.items()}
     state = State(params=traced.params, opt_state=traced.opt_state, collections=traced.collections)
     leaves = explain(state, rules, mesh, default=PartitionSpec(), unmatched="ignore")
-    specs = {leaf.path: _spec(leaf.spec, len(leaf.shape)) for leaf in leaves.leaves}
+    specs = {leaf.path: entries_of(leaf.spec, len(leaf.shape)) for leaf in leaves.leaves}
     of_state = list(specs.values())
     of_params = [spec for path, spec in specs.items() if path.startswith("params")]
     of_optimizer = [spec for path, spec in specs.items() if path.startswith("opt_state")]
@@ -267,7 +267,8 @@ def _known(axes: Any, mesh: AbstractMesh) -> Any:
     return tuple(axis for axis in listed if axis in mesh.axis_names) or None
 
 
-def _spec(spec: PartitionSpec, ndim: int) -> Spec:
+def entries_of(spec: PartitionSpec, ndim: int) -> Spec:
+    """Return for each of ``ndim`` axes the mesh axes that a spec cuts it along."""
     entries: list[Any] = [*spec, *(None,) * (ndim - len(spec))]
     return tuple(() if entry is None else (entry,) if isinstance(entry, str) else tuple(entry) for entry in entries)
 
@@ -275,7 +276,7 @@ def _spec(spec: PartitionSpec, ndim: int) -> Spec:
 def _batch_spec(leaf: Any, rules: Any, sizes: Mapping[str, int]) -> Spec:
     """Cut the first axis as the rules say for a batch; without a word along every axis whose name is usual for it."""
     given = rules.batch if isinstance(rules, Rules) else PartitionSpec(("data", "fsdp"))
-    spec = _spec(PartitionSpec(*tuple(given)[: len(leaf.shape)]), len(leaf.shape))
+    spec = entries_of(PartitionSpec(*tuple(given)[: len(leaf.shape)]), len(leaf.shape))
     found: list[tuple[str, ...]] = []
     for length, axes in zip(leaf.shape, spec, strict=True):
         kept = tuple(axis for axis in axes if axis in sizes)

@@ -26,7 +26,8 @@ def saving(program: Any, *, saves: bool) -> Callable[..., Any]:
       program: what ``jax.make_jaxpr`` returns.
       saves: whether all that it computes is kept for gradients; else bodies of loops keep nothing.
     """
-    return jaxpr_as_fun(ClosedJaxpr(_changed(program.jaxpr, saves), program.consts))
+    make: Any = jaxpr_as_fun
+    return make(ClosedJaxpr(_changed(program.jaxpr, saves), program.consts))
 
 
 def _changed(jaxpr: Any, saves: bool) -> Any:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from batiste.plan._plan import Plan
+from batiste.plan._plan import Plan, entries_of
 
 __all__ = ["as_json", "as_text", "human", "ranking"]
 
@@ -119,7 +119,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
                 "path": leaf.path,
                 "shape": list(leaf.shape),
                 "dtype": leaf.dtype,
-                "spec": [list(entry) if isinstance(entry, tuple) else entry for entry in leaf.spec],
+                "spec": [list(axes) for axes in entries_of(leaf.spec, len(leaf.shape))],
                 "rule": leaf.why,
                 "bytes": leaf.bytes,
                 "device_bytes": leaf.device_bytes,

@@ -1,8 +1,8 @@
 """Meshes and rules for a number of chips, by the time that a step takes at best.
 
 Every way to share a number of devices out among the axes ``data``, ``fsdp`` and ``tensor``, in powers of two, is
-planned under the preset that uses exactly these axes. The step is traced once for each, since constraints on activations are in
-the program.
+planned under the preset that uses exactly these axes. The step is traced
+once for each, since constraints on activations are in the program.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ def trace(
     def init(rngs: Any, *inputs: Any) -> Any:
         return model.init(rngs, *inputs, **options)
 
-    variables = dict(cast("Any", jax.eval_shape(init, rngs, *abstract)))
+    variables = dict(jax.eval_shape(init, rngs, *abstract))
     params = unbox(variables.pop("params", {}))
     rest = {name: unbox(value) for name, value in variables.items()}
     names = list(rest)
@@ -149,7 +149,10 @@ def other_remat(traced: Traced, *, saves: bool) -> Any:
     count = len(jax.tree.leaves(traced.params))
 
     def gradients(params: list[Any], rest: list[Any]) -> Any:
-        return jax.value_and_grad(lambda params: program(*params, *rest)[0])(params)
+        def loss(params: list[Any]) -> Any:
+            return program(*params, *rest)[0]
+
+        return jax.value_and_grad(loss)(params)
 
     values = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in traced.forward.in_avals]
     return jax.make_jaxpr(gradients)(values[:count], values[count:])
