@@ -131,7 +131,6 @@ CASES: Mapping[str, Case] = {
         is_strict=False,  # rotates in float32
     ),
     "MoE": Case(make=lambda: nn.MoE(4, 6, capacity_factor=8.0), args=(normal(2, 3, 4),), is_strict=False),
-    "MoE, dropless": Case(make=lambda: nn.MoE(4, 6, capacity_factor=None), args=(normal(2, 3, 4),), is_strict=False),
     "SimpleCell": Case(make=lambda: nn.RNN(nn.SimpleCell(3)), args=(normal(2, 4, 3),), **FIRST_CARRY),
     "LSTMCell": Case(make=lambda: nn.RNN(nn.LSTMCell(3)), args=(normal(2, 4, 3),), **FIRST_CARRY),
     "OptimizedLSTMCell": Case(make=lambda: nn.RNN(nn.OptimizedLSTMCell(3)), args=(normal(2, 4, 3),), **FIRST_CARRY),

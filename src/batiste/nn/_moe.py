@@ -2,8 +2,9 @@
 
 Every token chooses its experts (token-choice routing). They then work in one of two forms. With a *capacity* each
 expert has room for so many tokens, and one that comes too late passes by it (GShard, https://arxiv.org/abs/2006.16668);
-shapes do not depend on the choices, so experts can lie on different devices. *Dropless*, tokens are sorted by expert and
-every one is served, by a product over groups of rows (MegaBlocks, https://arxiv.org/abs/2211.15841).
+shapes do not depend on the choices, so experts can lie on different devices. *Dropless*, tokens are sorted by expert
+and every one is served, by a product over groups of rows (MegaBlocks, https://arxiv.org/abs/2211.15841); JAX has no
+``vmap`` of such a product over groups that differ.
 
 The losses that keep the router in balance are sown into the collection ``losses``: a training step adds them to its
 own.
@@ -65,8 +66,8 @@ class MoE(Module):
     """A mixture of experts in the place of an MLP; each expert is gated: ``down(activation(gate(x)) * up(x))``.
 
     Besides its output it sows two numbers into the collection ``losses``, where that is mutable: ``load_balance``,
-    which is 1 where all experts get as many tokens (Switch Transformer, https://arxiv.org/abs/2101.03961, equation 4), and
-    ``router_z``, the mean square of the router's log-sum-exp (ST-MoE, https://arxiv.org/abs/2202.08906, equation 5).
+    which is 1 where all experts get as many tokens (Switch Transformer, https://arxiv.org/abs/2101.03961, equation 4),
+    and ``router_z``, the mean square of the router's log-sum-exp (ST-MoE, https://arxiv.org/abs/2202.08906, equation 5).
 
     Attributes:
       num_experts: how many experts there are.
@@ -142,6 +143,8 @@ class MoE(Module):
         return mixed.astype(rows.dtype).reshape(inputs.shape)
 
     def _sow_losses(self, logits: Array, chosen: Array) -> None:
+        if self.is_initializing():
+            return  # a state that kept them would grow with every step
         experts = logits.shape[-1]
         served = jax.nn.one_hot(chosen, experts, dtype=logits.dtype).mean((0, 1))
         likely = jax.nn.softmax(logits, axis=-1).mean(0)
