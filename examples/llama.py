@@ -1,11 +1,11 @@
 """A language model of the shape of Llama 3, from a toy to 405 billion parameters, in plain layers of batiste.
 
 The blueprint is the paper's (https://arxiv.org/abs/2407.21783, table 3): RMS normalisation before each part, rotary
-positions, attention with fewer heads of keys and values than of queries, and a gated MLP with ``silu``. It knows nothing
-of devices: the names that it gives to the axes of activations stand for mesh axes only where rules say so.
+positions, attention with fewer heads of keys and values than of queries, and a gated MLP with ``silu``. It knows
+nothing of devices: the names that it gives to the axes of activations stand for mesh axes only where rules say so.
 
     python examples/llama.py                      # trains a toy model on a text, and goes on with it
-    batiste plan examples.llama:llama_70b --input "tokens:int32[256,8192]" --mesh fsdp=32,tensor=8 \
+    batiste plan examples.llama:llama_70b --input "tokens:int32[64,8192]" --mesh fsdp=32,tensor=8 \
         --rules fsdp+tensor --optimizer adamw --hbm 80GB
 
 ``HUGGING_FACE`` maps the names of a Hugging Face checkpoint of a Llama to the paths here, for ``importers.from_torch``.
@@ -14,6 +14,7 @@ Llama 3.1 also stretches the angles of positions for long texts, which is not he
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,7 @@ class MLP(nn.Module):
     config: Config
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         config = self.config
         dense = functools.partial(nn.Dense, use_bias=False, dtype=config.dtype, param_dtype=config.param_dtype)
         gated = nn.silu(dense(config.hidden, name="gate")(x)) * dense(config.hidden, name="up")(x)
@@ -75,7 +76,7 @@ class Block(nn.Module):
     decode: bool = False
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         config = self.config
         dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
         norm = functools.partial(nn.RMSNorm, epsilon=config.epsilon, **dtypes)
@@ -98,7 +99,7 @@ class Llama(nn.Module):
     decode: bool = False  # whether to keep a cache of the tokens so far
 
     @nn.compact
-    def __call__(self, tokens):
+    def __call__(self, tokens: jax.Array) -> jax.Array:
         config = self.config
         dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
         x = nn.Embed(config.vocab, config.features, name="embed", **dtypes)(tokens)
@@ -109,27 +110,27 @@ class Llama(nn.Module):
         return nn.Dense(config.vocab, use_bias=False, name="head", **dtypes)(x)
 
 
-def llama_8b():
+def llama_8b() -> Llama:
     return Llama(LLAMA_8B)
 
 
-def llama_70b():
+def llama_70b() -> Llama:
     return Llama(LLAMA_70B)
 
 
-def llama_405b():
+def llama_405b() -> Llama:
     return Llama(LLAMA_405B)
 
 
-def loss_fn(logits, tokens):
+def loss_fn(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     """The mean cross-entropy of each token after the first, given those before it."""
     logits = logits[:, :-1].astype(jnp.float32)
     return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
 
 
 @jax.jit
-def train_step(state, tokens):
-    def loss(params):
+def train_step(state: TrainState, tokens: jax.Array) -> tuple[TrainState, jax.Array]:
+    def loss(params: Any) -> jax.Array:
         return loss_fn(state.apply_fn({"params": params}, tokens), tokens)
 
     value, grads = jax.value_and_grad(loss)(state.params)
@@ -137,17 +138,19 @@ def train_step(state, tokens):
 
 
 @functools.partial(jax.jit, static_argnames=("model", "length", "temperature"))
-def generate(model, params, prompt, key, length, temperature=0.0):
+def generate(
+    model: Llama, params: Any, prompt: jax.Array, key: jax.Array, length: int, temperature: float = 0.0
+) -> jax.Array:
     """Continue a prompt ``[batch, tokens]`` by ``length`` tokens; the likeliest ones where the temperature is 0."""
     model = model.clone(decode=True)
     logits, state = model.apply({"params": params}, prompt, mutable=["cache"])
 
-    def sample(key, logits):
+    def sample(key: jax.Array, logits: jax.Array) -> jax.Array:
         if temperature == 0.0:
             return logits.argmax(-1)
         return jax.random.categorical(key, logits.astype(jnp.float32) / temperature)
 
-    def step(carry, key):
+    def step(carry: tuple[jax.Array, Any], key: jax.Array) -> tuple[tuple[jax.Array, Any], jax.Array]:
         token, cache = carry
         logits, state = model.apply({"params": params, "cache": cache}, token[:, None], mutable=["cache"])
         return (sample(key, logits[:, -1]), state["cache"]), token
@@ -157,7 +160,7 @@ def generate(model, params, prompt, key, length, temperature=0.0):
     return jnp.concatenate([prompt, tokens.T], axis=1)
 
 
-def main(steps=200):
+def main(steps: int = 200) -> TrainState:
     text = "so much depends upon a red wheel barrow glazed with rain water beside the white chickens. " * 4
     data = jnp.array(list(text.encode()), jnp.int32)
     model = Llama(TOY)

@@ -67,7 +67,8 @@ class MoE(Module):
 
     Besides its output it sows two numbers into the collection ``losses``, where that is mutable: ``load_balance``,
     which is 1 where all experts get as many tokens (Switch Transformer, https://arxiv.org/abs/2101.03961, equation 4),
-    and ``router_z``, the mean square of the router's log-sum-exp (ST-MoE, https://arxiv.org/abs/2202.08906, equation 5).
+    and ``router_z``, the mean square of the router's log-sum-exp (ST-MoE, https://arxiv.org/abs/2202.08906, equation
+    5).
 
     Attributes:
       num_experts: how many experts there are.
