@@ -182,7 +182,8 @@ def _reduce(state: Placement, step: Step, specs: Sequence[Spec]) -> list[Spec]:
 
 def _transpose(state: Placement, step: Step, specs: Sequence[Spec]) -> list[Spec]:
     del state
-    return [tuple(specs[0][at] for at in step.eqn.params["permutation"])]
+    permutation: tuple[int, ...] = step.eqn.params["permutation"]
+    return [tuple(specs[0][at] for at in permutation)]
 
 
 def _broadcast(state: Placement, step: Step, specs: Sequence[Spec]) -> list[Spec]:
