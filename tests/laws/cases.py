@@ -130,6 +130,7 @@ CASES: Mapping[str, Case] = {
         args=(normal(2, 3, 8),),
         is_strict=False,  # rotates in float32
     ),
+    "MoE": Case(make=lambda: nn.MoE(4, 6, capacity_factor=8.0), args=(normal(2, 3, 4),), is_strict=False),
     "SimpleCell": Case(make=lambda: nn.RNN(nn.SimpleCell(3)), args=(normal(2, 4, 3),), **FIRST_CARRY),
     "LSTMCell": Case(make=lambda: nn.RNN(nn.LSTMCell(3)), args=(normal(2, 4, 3),), **FIRST_CARRY),
     "OptimizedLSTMCell": Case(make=lambda: nn.RNN(nn.OptimizedLSTMCell(3)), args=(normal(2, 4, 3),), **FIRST_CARRY),

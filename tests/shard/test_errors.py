@@ -39,6 +39,7 @@ PROGRAMS = {
     errors.IndivisibleAxisError: lambda: constrain("batch", None)(ONES[:6]),
     errors.LogicalRulesError: lambda: shard.logical_to_mesh_axes(("batch",), {"batch": "data"}),
     errors.ManualAxisError: constrain_in_shard_map,
+    errors.MeshAxesError: lambda: shard.mesh("data=2,fsdp"),
     errors.PartitionNameMismatchError: lambda: shard.Partitioned(1, ("a",)).remove_axis(0, {"partition_name": "b"}),
     errors.PartitionRulesError: lambda: shard.specs(ONES, [P()]),
     errors.PartitionSpecError: lambda: shard.specs({"a": ONES}, {"a": P("x", "x")}),

@@ -17,13 +17,14 @@ from batiste.cli._late import Late
 from batiste.cli._report import Exit, reported
 
 if TYPE_CHECKING:
-    from batiste.cli import _change, _compare, _complete, _compute, _import, _show, _store
+    from batiste.cli import _change, _compare, _complete, _compute, _import, _plan, _show, _store
 else:
     _change = Late("batiste.cli._change")
     _compare = Late("batiste.cli._compare")
     _complete = Late("batiste.cli._complete")
     _compute = Late("batiste.cli._compute")
     _import = Late("batiste.cli._import")
+    _plan = Late("batiste.cli._plan")
     _show = Late("batiste.cli._show")
     _store = Late("batiste.cli._store")
 
@@ -339,6 +340,45 @@ def import_torch(
     """Write the weights of a PyTorch model as variables."""
     output = _store.Output(target, force, dry_run, quiet, compress, lossy)
     return _import.import_torch(source, mapping, output, like=like, ignore=ignore or [], dtype=dtype, nested=nested)
+
+
+@app.command()
+@reported
+def plan(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="pkg.module:name, a blueprint or a function that makes one.")
+    ],
+    *,
+    inputs: Annotated[list[str], typer.Option("--input", "-i", help="tokens:int32[8,4096]; repeatable, in order.")],
+    optimizer: Annotated[str, typer.Option(help="An optimiser of Optax, or none.")] = "adamw",
+    mesh: Annotated[str | None, typer.Option(help="Axes with sizes: data=32,tensor=8.")] = None,
+    rules: Annotated[str, typer.Option(help="A preset such as fsdp+tensor, or a .json file of rules.")] = "data",
+    hbm: Annotated[str | None, typer.Option(help="Memory of a device: 80GB. By default the chip's.")] = None,
+    chip: Annotated[str, typer.Option(help="a100, h100, h200, b200, v5e, v5p or v6e.")] = "h100",
+    devices: Annotated[
+        int | None,
+        typer.Option("--search", min=1, metavar="DEVICES", help="Rank meshes and rules for these."),
+    ] = None,
+    smallest: Annotated[bool, typer.Option("--smallest", help="If it does not fit, find the fewest.")] = False,
+    depth: Annotated[int, typer.Option("--depth", "-d", min=1, help="Show so many levels of modules.")] = 3,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with a map of the bytes.")] = None,
+    as_json: AsJson = False,
+) -> Exit:
+    """Say what a training step needs and takes on a mesh: bytes, FLOPs, traffic, time. No array is made."""
+    return _plan.run(
+        model,
+        inputs,
+        optimizer=optimizer,
+        mesh=mesh,
+        rules=rules,
+        hbm=hbm,
+        chip=chip,
+        devices=devices,
+        smallest=smallest,
+        depth=depth,
+        html=html,
+        as_json_too=as_json,
+    )
 
 
 def _several(paths: list[Path]) -> list[Path]:

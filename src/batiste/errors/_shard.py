@@ -17,6 +17,7 @@ __all__ = [
     "IndivisibleAxisError",
     "LogicalRulesError",
     "ManualAxisError",
+    "MeshAxesError",
     "PartitionNameMismatchError",
     "PartitionRulesError",
     "PartitionSpecError",
@@ -119,6 +120,14 @@ class ManualAxisError(ShardError):
         "{names} leads to the mesh axis {axis!r}, which is manual here: inside of shard_map each device has its part."
     )
     hint = 'Drop the constraint inside of shard_map, or override its rules there: rules=(("{name}", None), ...).'
+
+
+class MeshAxesError(ShardError, TypeError):
+    """The axes of a mesh cannot be read, or do not fit the devices."""
+
+    code = "shard/mesh-axes"
+    message = "{given} are no axes of a mesh: {reason}."
+    hint = 'Write each axis with its size, and at most one -1 for the rest: "data=2,fsdp=-1".'
 
 
 class AbstractMeshError(ShardError):

@@ -93,6 +93,7 @@ from batiste.nn._initializers import ConfiguredInitializer, ones, ones_init, zer
 from batiste.nn._linear import Dense, DenseGeneral, Einsum
 from batiste.nn._masks import combine_masks, make_attention_mask, make_causal_mask
 from batiste.nn._modern_attention import GroupedQueryAttention, apply_rotary, rotary_angles
+from batiste.nn._moe import MoE
 from batiste.nn._multihead import MultiHeadAttention, MultiHeadDotProductAttention, SelfAttention
 from batiste.nn._norm import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from batiste.nn._pooling import avg_pool, max_pool, min_pool, pool
@@ -147,6 +148,7 @@ __all__ = [
     "LayerNorm",
     "LogicallyPartitioned",
     "MGUCell",
+    "MoE",
     "Module",
     "MultiHeadAttention",
     "MultiHeadDotProductAttention",

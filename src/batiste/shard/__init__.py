@@ -25,32 +25,49 @@ from batiste.shard._context import (
     logical_axis_rules,
     set_logical_axis_rules,
 )
-from batiste.shard._init import Initialisable, init
+from batiste.shard._explain import Explanation, LeafPlacement, explain
+from batiste.shard._init import Initialisable, init, init_placed
 from batiste.shard._logical import LogicalNames, RulesFallback, logical_to_mesh, logical_to_mesh_axes
+from batiste.shard._make import AxisTypes, MeshSizes, mesh, mesh_sizes
 from batiste.shard._mesh import AnyMesh, Indivisible
+from batiste.shard._presets import PRESETS, preset
+from batiste.shard._rules import Cut, Rule, Rules
 from batiste.shard._specs import PathRules, Unmatched, get_sharding, logical_to_mesh_sharding, shardings, specs
 
 __all__ = [
     "AnyMesh",
+    "AxisTypes",
+    "Cut",
+    "Explanation",
     "Indivisible",
     "Initialisable",
+    "LeafPlacement",
     "LogicalNames",
     "LogicalRules",
     "LogicallyPartitioned",
     "MeshAxes",
+    "MeshSizes",
     "PARTITION_NAME",
+    "PRESETS",
     "Partitioned",
     "PathRules",
+    "Rule",
+    "Rules",
     "RulesFallback",
     "Unmatched",
+    "explain",
     "get_logical_axis_rules",
     "get_partition_spec",
     "get_sharding",
     "init",
+    "init_placed",
     "logical_axis_rules",
     "logical_to_mesh",
     "logical_to_mesh_axes",
     "logical_to_mesh_sharding",
+    "mesh",
+    "mesh_sizes",
+    "preset",
     "set_logical_axis_rules",
     "shardings",
     "specs",

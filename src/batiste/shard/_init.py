@@ -3,24 +3,29 @@
 The shapes are traced first and nothing is computed for them; rules over the paths, or the names in boxes, say where
 each leaf lies (``_specs.py``); then one compiled program makes all of them, each device its own part. The values are
 those of ``model.init`` under ``jax.jit``: random numbers do not depend on how an array is cut.
+
+What is made may be more than variables: a function that returns a whole state, parameters and optimiser, has it made in
+the same way (``TrainState.init(..., mesh=, rules=)`` does).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from batiste._arguments import function
 from batiste.core import streams_from
 from batiste.errors import InvalidInstanceModuleError
 from batiste.module import Blueprint
 from batiste.shard._mesh import Indivisible, check_mesh
 from batiste.shard._specs import PathRules, Unmatched, shardings
-from batiste.typing import MutableVariables, Rngs
+from batiste.typing import Rngs
 
-__all__ = ["Initialisable", "init"]
+__all__ = ["Initialisable", "init", "init_placed"]
 
 
 class Initialisable(Protocol):
@@ -32,7 +37,7 @@ class Initialisable(Protocol):
 
 
 def init(
-    model: Initialisable,
+    model: Initialisable | Callable[..., Any],
     mesh: Mesh,
     rules: PathRules | None,
     rngs: Rngs | None,
@@ -41,13 +46,13 @@ def init(
     unmatched: Unmatched = "error",
     indivisible: Indivisible = "error",
     **options: Any,
-) -> MutableVariables:
+) -> Any:
     """Return the variables of ``model.init``, each leaf made directly on its part of the mesh.
 
     It is called outside of ``jax.jit``: it names the mesh itself, also for the constraints in the model.
 
     Args:
-      model: a Module.
+      model: a Module; or a function, called as ``model(rngs, *inputs, **options)``, whose result is made.
       mesh: the devices.
       rules: pattern to spec, in order of precedence, over paths such as ``params/Dense_0/kernel``; None takes the names
         of the boxes.
@@ -59,17 +64,47 @@ def init(
       **options: keyword arguments of ``model.init``.
 
     Raises:
-      ArgumentError: if ``mesh`` is no mesh.
-      InvalidInstanceModuleError: if the model has no ``init``.
+      ArgumentError: ``mesh`` is no mesh, or ``model`` neither has an ``init`` nor is a function.
+      InvalidInstanceModuleError: if the model is the class of a Module.
       InvalidRngError: if a stream of a Module is given something that is no key.
       ShardError: what ``batiste.shard.specs`` raises.
       TreeError: likewise.
     """
-    check_mesh(mesh, "shard.init")
-    if isinstance(model, type) or not hasattr(model, "init"):
+    if isinstance(model, type) and issubclass(model, Blueprint):
         raise InvalidInstanceModuleError(call="init", given=repr(model))
+    make: Any = getattr(model, "init", model)
+    function(make, "model", "shard.init", what="a Module, or a function of rngs and inputs")
     if isinstance(model, Blueprint):
         streams_from(rngs, type(model).__name__)
+
+    def where(shapes: Any) -> Any:
+        return shardings(shapes, rules, mesh, default=default, unmatched=unmatched, indivisible=indivisible)
+
+    return init_placed(make, mesh, where, rngs, inputs, options)
+
+
+def init_placed(
+    make: Callable[..., Any],
+    mesh: Mesh,
+    where: Callable[[Any], Any],
+    rngs: Rngs | None,
+    inputs: tuple[Any, ...],
+    options: dict[str, Any],
+) -> Any:
+    """Return what ``make(rngs, *inputs, **options)`` returns, each leaf made where ``where`` says.
+
+    Args:
+      make: a function that makes arrays.
+      mesh: the devices.
+      where: from the shapes of what is made to a tree of shardings.
+      rngs: random keys.
+      inputs: arguments; shapes stay shapes.
+      options: keyword arguments.
+
+    Raises:
+      ArgumentError: ``mesh`` is no mesh of devices.
+    """
+    check_mesh(mesh, "shard.init", devices=True)
     leaves, treedef = cast("tuple[list[Any], Any]", jax.tree.flatten((inputs, options)))
     is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
 
@@ -77,10 +112,9 @@ def init(
         rest = iter(arrays)
         filled = [next(rest) if mark else leaf for mark, leaf in zip(is_array, leaves, strict=True)]
         args, kwargs = jax.tree.unflatten(treedef, filled)
-        return model.init(rngs, *args, **kwargs)
+        return make(rngs, *args, **kwargs)
 
     arrays: Any = [leaf for mark, leaf in zip(is_array, leaves, strict=True) if mark]
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(run, rngs, arrays)
-        placed = shardings(shapes, rules, mesh, default=default, unmatched=unmatched, indivisible=indivisible)
-        return cast("Any", jax.jit(run, out_shardings=placed))(rngs, arrays)
+        return cast("Any", jax.jit(run, out_shardings=where(shapes)))(rngs, arrays)

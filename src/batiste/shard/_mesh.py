@@ -92,15 +92,15 @@ def _misfits(placed: Iterable[Placed]) -> Iterator[str]:
             yield each.line("a mesh axis is used twice")
 
 
-def check_mesh(mesh: Any, where: str) -> None:
-    """Refuse what is no mesh.
+def check_mesh(mesh: Any, where: str, *, devices: bool = False) -> None:
+    """Refuse what is no mesh, or with ``devices`` no mesh of devices.
 
     Raises:
       ArgumentError: it is something else.
     """
-    if not isinstance(mesh, Mesh | AbstractMesh):
-        advice = 'Make one of the devices: jax.make_mesh((8,), ("data",)).'
-        raise refused(mesh, "mesh", where, "a jax.sharding.Mesh", advice)
+    if not isinstance(mesh, Mesh if devices else Mesh | AbstractMesh):
+        what = "a jax.sharding.Mesh, of devices" if devices else "a jax.sharding.Mesh"
+        raise refused(mesh, "mesh", where, what, 'Make one: shard.mesh("data=2,fsdp=-1").')
 
 
 def check_axes(placed: Iterable[Placed], mesh: AnyMesh) -> None:

@@ -2,8 +2,7 @@
 
 Sharding is data. A table of rules, ``{"**/kernel": P("data", "model"), "**": P()}``, is read against the paths of a
 tree and says where each leaf lies, without the model knowing. It works on plain parameters, on an optimiser state in
-which they appear again, and on shapes, before any array exists. Rules are tried in order, and the first that matches
-decides.
+which they appear again, and on shapes, before any array exists. Which rule decides is in ``_decide.py``.
 
 What a table leaves open is a mistake far more often than an intention: a leaf that no rule matches, a rule that matches
 nothing or is hidden by rules above it, an axis that the mesh does not have or does not cut into equal parts. Each is an
@@ -16,27 +15,33 @@ in the place of a whole box, so that they fit ``jax.jit(out_shardings=...)`` and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from batiste._arguments import choice, refused
-from batiste.core import is_axis_metadata, unbox
-from batiste.errors import PartitionRulesError, ShadowedRuleError, UnboxedLeavesError, UnmatchedPathsError
-from batiste.shard._boxes import Partitioned, get_partition_spec
+from batiste.core import is_axis_metadata
+from batiste.shard._boxes import get_partition_spec
 from batiste.shard._context import LogicalRules
+from batiste.shard._decide import Decision, Unmatched, decisions, shape_of
 from batiste.shard._logical import RulesFallback, is_spec, logical_to_mesh
 from batiste.shard._mesh import AnyMesh, Indivisible, Placed, check_mesh, check_specs
-from batiste.tree import PatternLike, compile_pattern, path_string, select, unflatten
+from batiste.shard._rules import Rule, Rules
+from batiste.tree import PatternLike, path_string
 
-__all__ = ["PathRules", "Unmatched", "get_sharding", "logical_to_mesh_sharding", "shardings", "specs"]
+__all__ = [
+    "PathRules",
+    "Unmatched",
+    "decided_specs",
+    "get_sharding",
+    "logical_to_mesh_sharding",
+    "shardings",
+    "specs",
+]
 
-PathRules: TypeAlias = Mapping[PatternLike, PartitionSpec]
-"""The spec of every leaf whose path matches a pattern, in order of precedence."""
-
-Unmatched: TypeAlias = Literal["error", "ignore"]
-"""What a rule is that applies to no leaf."""
+PathRules: TypeAlias = Mapping[PatternLike, PartitionSpec] | Mapping[PatternLike, Rule] | Rules
+"""The spec, or the ``Cut``, of every leaf whose path matches a pattern, in order of precedence."""
 
 
 def specs(
@@ -52,8 +57,9 @@ def specs(
 
     Args:
       tree: any pytree of arrays or of shapes, such as ``jax.eval_shape`` returns.
-      rules: pattern to spec, in order of precedence. A leaf in a box has the path of the box. None takes the names of
-        the boxes in place of rules, logical ones by the rules for names that are in effect.
+      rules: pattern to spec or ``Cut``, in order of precedence; or a ``Rules`` table. A leaf in a box has the path of
+        the box. None takes the names of the boxes in place of rules, logical ones by the rules for names that are in
+        effect.
       mesh: the mesh that specs are checked against; None checks what can be checked without.
       default: the spec of a leaf that no rule matches, or that has no box.
       unmatched: whether a rule that no leaf has a use for is an error.
@@ -76,13 +82,18 @@ def specs(
     if default is not None and not isinstance(cast("Any", default), PartitionSpec):
         raise refused(default, "default", "specs", "a jax.P")
     found, treedef = _flatten(tree, is_axis_metadata)
-    leaves = dict(found)
-    if rules is None:
-        wanted = _by_box(leaves, default)
-    else:
-        wanted = _by_path(list(leaves), _checked_rules(rules), default, unmatched)
-    placed = [Placed(path, _shape(leaf), wanted[path]) for path, leaf in leaves.items()]
-    return jax.tree.unflatten(treedef, check_specs(placed, mesh, indivisible))
+    decided = decisions(tree, dict(found), rules, mesh, default, unmatched)
+    return jax.tree.unflatten(treedef, check_specs([each.placed for each in decided], mesh, indivisible))
+
+
+def decided_specs(
+    tree: Any, rules: PathRules | None, mesh: AnyMesh, *, default: PartitionSpec | None, unmatched: Unmatched
+) -> list[Decision]:
+    """Return how every leaf is to lie, and why, with specs that fit the mesh."""
+    found, _ = _flatten(tree, is_axis_metadata)
+    decided = decisions(tree, dict(found), rules, mesh, default, unmatched)
+    fitting = check_specs([each.placed for each in decided], mesh, "replicate")
+    return [each._replace(spec=spec) for each, spec in zip(decided, fitting, strict=True)]
 
 
 def shardings(
@@ -151,7 +162,7 @@ def _placed_on(
 ) -> Any:
     found, treedef = _flatten(tree, is_leaf)
     wanted = [(path, leaf, spec_of(leaf)) for path, leaf in found]
-    check_specs([Placed(path, _shape(leaf), spec) for path, leaf, spec in wanted if spec is not None], mesh, "error")
+    check_specs([Placed(path, shape_of(leaf), spec) for path, leaf, spec in wanted if spec is not None], mesh, "error")
     return jax.tree.unflatten(treedef, [None if spec is None else NamedSharding(mesh, spec) for _, _, spec in wanted])
 
 
@@ -159,59 +170,3 @@ def _flatten(tree: Any, is_leaf: Callable[[Any], bool]) -> tuple[list[tuple[str,
     """Return leaves with their paths, and the structure."""
     found = cast("Any", jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf))
     return [(path_string(key_path), leaf) for key_path, leaf in found[0]], found[1]
-
-
-def _shape(leaf: Any) -> tuple[int, ...] | None:
-    """Return the shape of an array, a shape, or what is in a box; None for anything else."""
-    held = unbox(leaf)
-    shape: Any = () if isinstance(held, bool | int | float | complex) else getattr(held, "shape", None)
-    return None if shape is None else tuple(shape)
-
-
-def _checked_rules(rules: Any) -> PathRules:
-    if not isinstance(rules, Mapping):
-        raise PartitionRulesError(given=repr(rules), reason="rules are a mapping from patterns to specs")
-    for pattern, spec in cast("Mapping[Any, Any]", rules).items():
-        if not isinstance(spec, PartitionSpec):
-            raise PartitionRulesError(given=f"{pattern!r}: {spec!r}", reason=f"{spec!r} is not a jax.P")
-    return cast("PathRules", rules)
-
-
-def _by_path(
-    paths: list[str], rules: PathRules, default: PartitionSpec | None, unmatched: Unmatched
-) -> dict[str, PartitionSpec]:
-    select(unflatten(dict.fromkeys(paths, 0)), list(rules), unmatched=unmatched)  # raises for one that matches nothing
-    compiled = [(compile_pattern(pattern), spec) for pattern, spec in rules.items()]
-    users: list[list[str]] = [[] for _ in compiled]
-    found: dict[str, PartitionSpec] = {}
-    for path in paths:
-        number = next((i for i, (pattern, _) in enumerate(compiled) if pattern.matches(path)), None)
-        if number is not None:
-            found[path] = compiled[number][1]
-            users[number].append(path)
-    hidden = [(i, pattern.source) for i, (pattern, _) in enumerate(compiled) if not users[i]]
-    if hidden and unmatched == "error":
-        lines = [_hidden_line(number, source, compiled, users) for number, source in hidden]
-        raise ShadowedRuleError(lines="\n".join(lines))
-    bare = [path for path in paths if path not in found]
-    if bare and default is None:
-        cure = 'Pass `default=jax.P()`, or add a last rule that takes the rest: "**": jax.P().'
-        raise UnmatchedPathsError(count=len(bare), lines="\n".join(f"  {path}" for path in bare), cure=cure)
-    return found | dict.fromkeys(bare, default or PartitionSpec())
-
-
-def _hidden_line(number: int, source: str, compiled: list[Any], users: list[list[str]]) -> str:
-    above = [
-        other.source
-        for i, (other, _) in enumerate(compiled[:number])
-        if any(compiled[number][0].matches(path) for path in users[i])
-    ]
-    return f"  {source!r}, after {', '.join(map(repr, above))}"
-
-
-def _by_box(leaves: Mapping[str, Any], default: PartitionSpec | None) -> dict[str, PartitionSpec]:
-    found = {path: leaf.get_mesh_spec() for path, leaf in leaves.items() if isinstance(leaf, Partitioned)}
-    bare = [path for path in leaves if path not in found]
-    if bare and default is None:
-        raise UnboxedLeavesError(count=len(bare), lines="\n".join(f"  {path}" for path in bare))
-    return found | dict.fromkeys(bare, default or PartitionSpec())

@@ -29,12 +29,13 @@ blueprint and equal settings therefore meets the compiled step, and is not trace
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import jax
 import jax.numpy as jnp
 
 from batiste.errors import BatisteError, StateArgumentError
+from batiste.shard import PathRules, init_placed, shardings
 from batiste.struct import PyTreeNode, field
 from batiste.train._checks import (
     by_name,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import optax  # pyright: ignore[reportMissingTypeStubs]
+    from jax.sharding import Mesh
 
     from batiste.typing import Array, Key, MutableVariables, PyTree, Rngs
 
@@ -137,31 +139,79 @@ class TrainState(PyTreeNode):
         return apart(made)
 
     @classmethod
-    def init(cls, model: _Blueprint, tx: optax.GradientTransformation, rngs: Rngs, *inputs: Any, **kwargs: Any) -> Self:
+    def init(
+        cls,
+        model: _Blueprint,
+        tx: optax.GradientTransformation,
+        rngs: Rngs,
+        *inputs: Any,
+        mesh: Mesh | None = None,
+        rules: PathRules | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """Initialise ``model`` and return a state that carries every collection and the random streams.
+
+        With a mesh, parameters and optimiser are made directly where they are to lie, with the same values on any mesh.
 
         Args:
           model: the blueprint.
           tx: an Optax transformation.
           rngs: the random streams, or one key; kept in the state for ``step_rngs``.
           *inputs: what the model is called with; shapes (``jax.ShapeDtypeStruct``) will do.
+          mesh: the devices that it is to lie on, such as ``shard.mesh("data=2,fsdp=-1")``; None for the default one.
+          rules: how it is to lie there: ``shard.preset("fsdp")``, or rules over paths as ``params/Dense_0/kernel``;
+            what belongs to a parameter lies as the parameter. None takes the names of boxes.
           **kwargs: a name that is a field which the subclass adds is that field's value; others go to ``model.init``.
 
         Raises:
           OptimizerTypeError: ``tx`` has no ``init`` and ``update``.
-          StateArgumentError: ``model`` is no blueprint.
+          ShardError: the rules do not fit the state or the mesh; see ``batiste.shard.specs``.
+          StateArgumentError: ``model`` is no blueprint, or there are rules without a mesh.
         """
         check_optimizer(cls.__name__, "init", tx)
         _check_model(cls.__name__, model)
+        if mesh is not None:
+            return cls._init_on(mesh, rules, model, tx, rngs, inputs, kwargs)
+        if rules is not None:
+            reason, advice = "there is no mesh that they could speak of", 'Give mesh=shard.mesh("data=-1") as well.'
+            raise StateArgumentError(kind=cls.__name__, method="init", name="rules", reason=reason, advice=advice)
         added = cls.__dataclass_fields__.keys() - TrainState.__dataclass_fields__.keys()
         fields = {name: kwargs.pop(name) for name in tuple(kwargs) if name in added}
-        collections = dict(model.init(rngs, *inputs, **kwargs))
+        return cls._of(model, tx, rngs, model.init(rngs, *inputs, **kwargs), fields)
+
+    @classmethod
+    def _of(
+        cls, model: _Blueprint, tx: optax.GradientTransformation, rngs: Rngs, variables: Any, fields: dict[str, Any]
+    ) -> Self:
+        """Return the state of variables."""
+        collections = dict(variables)
         params = collections.pop("params", {})
         if _OVERWRITE in collections:
             params = {"params": params, _OVERWRITE: collections.pop(_OVERWRITE)}
         streams: Mapping[str, Any] = rngs if isinstance(rngs, Mapping) else {"params": rngs}
         own = {name: jnp.copy(key) for name, key in streams.items()}  # so that a donated state leaves the caller's keys
         return cls.create(apply_fn=model.apply, params=params, tx=tx, collections=collections, rngs=own, **fields)
+
+    @classmethod
+    def _init_on(
+        cls, mesh: Mesh, rules: PathRules | None, model: _Blueprint, tx: Any, rngs: Rngs, inputs: Any, kwargs: Any
+    ) -> Self:
+        """Make the variables on a mesh, then the optimiser: so what drawing numbers takes is given back before."""
+        added = cls.__dataclass_fields__.keys() - TrainState.__dataclass_fields__.keys()
+        fields = {name: kwargs.pop(name) for name in tuple(kwargs) if name in added}
+
+        def of(variables: Any, rngs: Rngs) -> Self:
+            return cls._of(model, tx, rngs, variables, fields)
+
+        def where(shapes: Any) -> Any:
+            """Return where variables are to lie: as in the whole state."""
+            placed.append(shardings(jax.eval_shape(of, shapes, rngs), rules, mesh))
+            return placed[0].variables()
+
+        placed: list[Any] = []
+        variables = init_placed(model.init, mesh, where, rngs, inputs, kwargs)
+        with jax.set_mesh(mesh):
+            return cast("Any", jax.jit(of, out_shardings=placed[0], donate_argnums=0))(variables, rngs)
 
     def variables(self, params: PyTree | None = None) -> MutableVariables:
         """Return what ``apply_fn`` takes: the parameters and every other collection.

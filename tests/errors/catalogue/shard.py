@@ -14,6 +14,7 @@ from batiste.errors import (
     IndivisibleAxisError,
     LogicalRulesError,
     ManualAxisError,
+    MeshAxesError,
     PartitioningUnspecifiedError,
     PartitionNameMismatchError,
     PartitionRulesError,
@@ -69,6 +70,11 @@ def a_constraint_within_shard_map():
         return shard.with_logical_constraint(x, ("batch", None), (("batch", "data"),))
 
     jax.shard_map(body, mesh=mesh, in_specs=P("data"), out_specs=P("data"))(jnp.ones((8, 8)))
+
+
+@raises(MeshAxesError, "'data=3,fsdp=-1'", "8 devices", "at most one -1")
+def a_mesh_that_does_not_fit_the_devices():
+    shard.mesh("data=3,fsdp=-1")
 
 
 @raises(PartitionNameMismatchError, "the axis 0", "'layers'", "('embed',)")

@@ -1,0 +1,57 @@
+"""The same program with other decisions about what is kept for its gradients.
+
+``jax.checkpoint`` is a call in a traced program, and its policy is a parameter of that call. A program in which
+everything is kept has the policy exchanged; in one where loops keep nothing, each body is such a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+from batiste.plan._flat import inner
+
+__all__ = ["saving"]
+
+_REMAT = ("remat2", "remat", "checkpoint")
+
+
+def saving(program: Any, *, saves: bool) -> Callable[..., Any]:
+    """Return a function that computes what a program does.
+
+    Args:
+      program: what ``jax.make_jaxpr`` returns.
+      saves: whether all that it computes is kept for gradients; else bodies of loops keep nothing.
+    """
+    make: Any = jaxpr_as_fun
+    return make(ClosedJaxpr(_changed(program.jaxpr, saves), program.consts))
+
+
+def _changed(jaxpr: Any, saves: bool) -> Any:
+    return jaxpr.replace(eqns=[_equation(eqn, saves) for eqn in jaxpr.eqns])
+
+
+def _equation(eqn: Any, saves: bool) -> Any:
+    name, params = eqn.primitive.name, dict(eqn.params)
+    if name in _REMAT and saves:
+        params["policy"] = jax.checkpoint_policies.everything_saveable
+    for key, value in params.items():
+        if isinstance(value, ClosedJaxpr):
+            params[key] = ClosedJaxpr(_changed(value.jaxpr, saves), value.consts)
+        elif hasattr(value, "eqns"):
+            params[key] = _changed(value, saves)
+        elif key == "branches":
+            params[key] = tuple(ClosedJaxpr(_changed(each.jaxpr, saves), each.consts) for each in value)
+    if name == "scan" and not saves and not any(each.primitive.name in _REMAT for each in inner(params["jaxpr"]).eqns):
+        params["jaxpr"] = _checkpointed(params["jaxpr"])
+    return eqn.replace(params=params)
+
+
+def _checkpointed(body: Any) -> Any:
+    closed = body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, [])
+    avals = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed.in_avals]
+    made = jax.make_jaxpr(jax.checkpoint(jaxpr_as_fun(closed), prevent_cse=False))(*avals)
+    return made if isinstance(body, ClosedJaxpr) else made.jaxpr
