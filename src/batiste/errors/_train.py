@@ -17,11 +17,17 @@ __all__ = [
     "DeletedArrayError",
     "GradientsMismatchError",
     "LoopArgumentError",
+    "LossError",
+    "LossTransformError",
     "MetricError",
+    "MetricShapeError",
+    "MicroBatchError",
+    "NoAverageError",
     "NonFiniteMetricError",
     "OptimizerArgumentError",
     "OptimizerStateError",
     "OptimizerTypeError",
+    "PolicyError",
     "RunMismatchError",
     "StateArgumentError",
     "StateCallError",
@@ -196,3 +202,57 @@ class RunMismatchError(BatisteError, ValueError):
 
 class UnsavedStepWarning(BatisteWarning):
     """A loop was left at a step that was to be saved, and its save has failed."""
+
+
+class LossError(BatisteError, TypeError):
+    """A loss function returns something else than a loss, or a loss and metrics; also a ``TypeError``."""
+
+    code = "train/loss"
+    message = "The loss function returned {problem}, and no step can be made of that."
+    hint = (
+        "Return the loss, a floating array of any shape whose mean is meant or a train.metrics.Mean; or a pair of it "
+        "and a dict of metrics: return loss, {{'accuracy': right}}."
+    )
+
+
+class LossTransformError(BatisteError, ValueError):
+    """A loss function calls its model in a transform of JAX, out of which changes cannot get; also a ``ValueError``."""
+
+    code = "train/loss-transform"
+    message = (
+        "The loss function called the model within a transform of JAX, and the call changed {collections}: that cannot "
+        "get out of it."
+    )
+    hint = "Change nothing in there, model(x, mutable=False), or use the lifted transforms of nn within the model."
+
+
+class MicroBatchError(BatisteError, ValueError):
+    """A batch cannot be cut into as many parts as gradients are accumulated over; also a ``ValueError``."""
+
+    code = "train/micro-batch"
+    message = "A batch cannot be cut into accumulate={count} equal parts: {problem}."
+    hint = "Give each array of a batch the same number of examples, a multiple of {count}, along its first axis."
+
+
+class PolicyError(BatisteError, ValueError):
+    """A parameter is not held in the dtype that a policy says; also a ``ValueError``."""
+
+    code = "train/policy"
+    message = "The policy holds parameters in {wanted}, and {path!r} is {dtype}."
+    hint = "Make them so, tree.cast(params, {wanted!r}), before the state is made; or leave params= out of the policy."
+
+
+class NoAverageError(BatisteError, ValueError):
+    """A state has no averaged parameters; also a ``ValueError``."""
+
+    code = "train/no-average"
+    message = "This {kind} has no averaged parameters: no step has kept any, and its optimiser is not schedule-free."
+    hint = "Keep them: train.make_step(loss_fn, average=0.999)."
+
+
+class MetricShapeError(BatisteError, ValueError):
+    """Arrays cannot be measured by a metric, or metrics not be added; also a ``ValueError``."""
+
+    code = "train/metric-shape"
+    message = "{metric} cannot be computed: {problem}."
+    hint = "{cure}"
