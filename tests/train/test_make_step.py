@@ -1,4 +1,4 @@
-"""``make_step``: the bits of a step written by hand, accumulation, precision, averages, optimisers that ask for more."""
+"""``make_step``: the bits of a step by hand, accumulation, precision, averages, optimisers that ask for more."""
 
 import jax
 import jax.numpy as jnp
@@ -258,7 +258,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted():
 
 
 OPTIMISERS = {
-    "lbfgs": lambda: optax.lbfgs(),
+    "lbfgs": optax.lbfgs,
     "plateau": lambda: optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau(patience=1, accumulation_size=1)),
     "prodigy": lambda: optax.contrib.prodigy(1.0),
     "schedule_free": lambda: optax.contrib.schedule_free_adamw(1e-2, b1=0.9),
@@ -356,12 +356,13 @@ def test_the_buffer_of_accumulation_lies_as_the_parameters_do():
     step = jax.jit(train.make_step(square, accumulate=4), donate_argnums=0, out_shardings=(shardings, None))
     compiled = step.lower(placed, jax.device_put(x, rows)).compile()
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
-    part = compiled.as_text().split("while(")[0]
-    assert "f32[2048,256]" in compiled.as_text() or "f32[256,2048]" in compiled.as_text()  # gathered to compute with
+    loop = next(line for line in compiled.as_text().splitlines() if " while(" in line)
+    carried = loop.split(" while(")[0]  # of each kernel an eighth, and the kernel that all devices compute with
+    assert carried.count("f32[32,2048]") >= 1
+    assert carried.count("f32[256,256]") >= 1
     assert compiled.memory_analysis().output_size_in_bytes < whole / 4
     after, _ = step(placed, jax.device_put(x, rows))
     assert after.params["Dense_0"]["kernel"].sharding.is_equivalent_to(rows, 2)
-    assert part
 
 
 WRONG = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 from batiste.errors._base import BatisteError, BatisteWarning
 
 __all__ = [
+    "AdapterStateError",
     "BatchError",
     "CompileCacheWarning",
     "DataExhaustedError",
@@ -18,11 +19,13 @@ __all__ = [
     "GradientsMismatchError",
     "LoopArgumentError",
     "LossError",
+    "LossShapeError",
     "LossTransformError",
     "MetricError",
     "MetricShapeError",
     "MicroBatchError",
     "NoAverageError",
+    "NoBatchError",
     "NonFiniteMetricError",
     "OptimizerArgumentError",
     "OptimizerStateError",
@@ -256,3 +259,27 @@ class MetricShapeError(BatisteError, ValueError):
     code = "train/metric-shape"
     message = "{metric} cannot be computed: {problem}."
     hint = "{cure}"
+
+
+class NoBatchError(BatisteError, ValueError):
+    """An evaluation has no batch, and so no mean; also a ``ValueError``."""
+
+    code = "train/no-batch"
+    message = "train.evaluate() was given data without a batch."
+    hint = "An iterator can be used once: give what makes one, such as the list or the loader."
+
+
+class AdapterStateError(BatisteError, ValueError):
+    """A train state has adapters where it must have none, or none where it must have some; also a ``ValueError``."""
+
+    code = "train/adapters"
+    message = "This state cannot be used here: {problem}."
+    hint = "A state with adapters is made once, of a state without: train.lora(state, key, patterns, rank)."
+
+
+class LossShapeError(BatisteError, ValueError):
+    """Arrays do not fit a loss; also a ``ValueError``."""
+
+    code = "train/loss-shape"
+    message = "The loss cannot be computed: {problem}."
+    hint = "Give hidden [..., features], kernel [features, vocabulary] and labels [...] of integers."

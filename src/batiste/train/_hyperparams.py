@@ -47,7 +47,12 @@ def schedule_free_params(opt_state: Any, params: Any) -> Any:
     held = next((state for state in states if _has_fields(state, "b1", "z", "weight_sum")), None)
     if held is None:
         return None
-    return jax.tree.map(lambda y, z: (y - (1.0 - held.b1) * z) / held.b1, params, held.z)
+    momentum = held.b1
+
+    def averaged(y: Any, z: Any) -> Any:
+        return (y - (1.0 - momentum) * z) / momentum
+
+    return cast("Any", jax.tree).map(averaged, params, held.z)
 
 
 def _has_fields(node: Any, *names: str) -> bool:
@@ -97,7 +102,8 @@ def _of_function(function: types.FunctionType, state: Any, prefix: str, seen: se
             yield from _of_parts(tuple(cast("Any", value)), value, state, prefix, seen)
         elif callable(value):
             yield from _visited(value, _inner(state), prefix, seen)
-    if hasattr(state, "scale") and hasattr(state, "plateau_count"):
+    if hasattr(state, "scale") and hasattr(state, "plateau_count") and id(state) not in seen:
+        seen.add(id(state))
         yield f"{prefix}plateau_scale", state.scale
 
 

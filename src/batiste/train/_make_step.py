@@ -22,11 +22,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.shard_alike import shard_alike
 
 from batiste._arguments import function, number, refused, whole_number
 from batiste.dtypes import reduction_dtype
@@ -34,7 +33,7 @@ from batiste.errors import LossError, MicroBatchError
 from batiste.train._metrics import SKIPPED_UPDATE
 from batiste.train._model_call import ModelCall
 from batiste.train._optimizer import named_arguments
-from batiste.train._policy import Policy, parse_policy
+from batiste.train._policy import AS_IT_IS, Policy, parse_policy
 from batiste.train._state import AVERAGE, TrainState, is_overwritten, optimised, with_optimised
 from batiste.train.metrics import Mean, Metric
 from batiste.tree import flatten
@@ -44,11 +43,11 @@ __all__ = ["LossFunction", "Outcome", "Step", "make_step", "merged", "numbers", 
 LossFunction: TypeAlias = Callable[[ModelCall, Any], Any]
 """From a model to call and a batch to the loss, or to the loss and a dict of metrics."""
 
-_SCALE = "loss_scale"
+_SCALE: Final = "loss_scale"
 _SKIPPED = "skipped"
-_FIRST_SCALE = 2.0**15
+_FIRST_SCALE: Final = 2.0**15
 _PATIENCE = 2000  # finite steps before the scale is doubled, as in Micikevicius and others 2018, arXiv:1710.03740
-_LEAST_SCALE = 1.0
+_LEAST_SCALE: Final = 1.0
 
 
 def make_step(
@@ -107,7 +106,7 @@ class Step:
     loss_fn: LossFunction
     accumulate: int = 1
     average: float | None = None
-    policy: Policy = Policy()
+    policy: Policy = AS_IT_IS
     mutable: tuple[str, ...] | None = None
     skip_nonfinite: bool = False
 
@@ -116,9 +115,9 @@ class Step:
         return f"step_of_{getattr(self.loss_fn, '__name__', 'loss')}"
 
     def prepare(self, state: TrainState) -> TrainState:
-        """Return the state with what this step keeps in ``extras``; ``train.fit`` and ``train.Loop`` do it by themselves.
+        """Return the state with what this step keeps in ``extras``.
 
-        What is there stays as it is. A step that is given a state without it adds it, so that its result has another
+        ``train.fit`` and ``train.Loop`` do it by themselves. What is there stays as it is. A step that is given a state without it adds it, so that its result has another
         tree than what it was given, once.
 
         Args:
@@ -130,7 +129,7 @@ class Step:
         self.policy.check(state.params)
         added: dict[str, Any] = {}
         if self.average is not None and AVERAGE not in state.extras:
-            added[AVERAGE] = jax.tree.map(_average_of, optimised(state.params))
+            added[AVERAGE] = _map(_average_of, optimised(state.params))
         if self._skips and _SKIPPED not in state.extras:
             added[_SKIPPED] = jnp.zeros((), jnp.int32)
         if self._scales and _SCALE not in state.extras:
@@ -153,13 +152,13 @@ class Step:
         scale = state.extras[_SCALE]["scale"] if self._scales else None
         grads, value, metrics, changed = self._gradients(state, batch, scale)
         if scale is not None:
-            trained = jax.tree.map(lambda grad: (grad.astype(jnp.float32) / scale).astype(grad.dtype), optimised(grads))
+            trained = _map(functools.partial(_unscaled, scale), optimised(grads))
             grads = with_optimised(grads, trained)
         extra = self._extra(state, batch, value, optimised(grads))
         after = state.apply_gradients(grads=grads, collections=changed, **extra)
         found = {"loss": value, **numbers(metrics)}
         if self.average is not None:
-            average = jax.tree.map(self._averaged, state.extras[AVERAGE], optimised(after.params))
+            average = _map(self._averaged, state.extras[AVERAGE], optimised(after.params))
             after = after.replace(extras={**state.extras, AVERAGE: average})
         if not self._skips:
             return after, found
@@ -215,7 +214,7 @@ class Step:
             buffer, params, sums, collections = carry
             grads, (part, collections) = of_part(params, number, collections)
             weight = part[0].total()["weight"]
-            buffer = jax.tree.map(functools.partial(_weighted, weight), buffer, optimised(grads))
+            buffer = _map(functools.partial(_weighted, weight), buffer, optimised(grads))
             if is_overwritten(params):  # what is overwritten goes from one part to the next
                 params = with_optimised(grads, params["params"])
             return (buffer, params, merged(sums, part), collections), None
@@ -226,7 +225,7 @@ class Step:
         buffer, last, (loss, metrics), changed = ended
         weight = loss.total()["weight"]
         divisor = jnp.where(weight == 0, 1, weight)
-        grads = jax.tree.map(
+        grads = _map(
             lambda total, own: (total / divisor.astype(total.dtype)).astype(own.dtype), buffer, optimised(state.params)
         )
         return with_optimised(last, grads), loss.total()["total"] / divisor, metrics, changed
@@ -257,6 +256,10 @@ class Step:
 
 def _folded(streams: Mapping[str, Any], number: Any) -> dict[str, Any]:
     return {name: jax.random.fold_in(key, number) for name, key in streams.items()}
+
+
+def _unscaled(scale: Any, grad: Any) -> Any:
+    return (grad.astype(jnp.float32) / scale).astype(grad.dtype)
 
 
 def _weighted(weight: Any, total: Any, grad: Any) -> Any:
@@ -292,7 +295,7 @@ class _Parts:
             rows = jnp.reshape(leaf, (jnp.shape(leaf)[0] // self._count, self._count, *jnp.shape(leaf)[1:]))
             return jax.lax.dynamic_index_in_dim(rows, number, axis=1, keepdims=False)
 
-        return jax.tree.map(cut, self._batch)
+        return _map(cut, self._batch)
 
 
 class Outcome(NamedTuple):
@@ -307,6 +310,10 @@ class Outcome(NamedTuple):
     value: Any
     loss: Mean
     metrics: dict[str, Any]
+
+
+def _map(function: Callable[..., Any], *trees: Any, **options: Any) -> Any:
+    return cast("Any", jax.tree).map(function, *trees, **options)
 
 
 def outcome(result: Any, rows: int = 1) -> Outcome:
@@ -327,7 +334,7 @@ def outcome(result: Any, rows: int = 1) -> Outcome:
     if not isinstance(metrics, Mapping):
         raise LossError(problem=f"a {type(metrics).__name__} in the place of the dict of metrics")
     measured = {
-        name: jax.tree.map(lambda entry: _measured(entry, rows), entry, is_leaf=_is_metric)
+        name: _map(lambda entry: _measured(entry, rows), entry, is_leaf=_is_metric)
         for name, entry in cast("Mapping[str, Any]", metrics).items()
     }
     if isinstance(loss, Mean):
@@ -358,26 +365,25 @@ def _is_metric(node: Any) -> bool:
 
 def merged(one: Any, other: Any) -> Any:
     """Return trees of metrics added up."""
-    return jax.tree.map(lambda a, b: a.merge(b), one, other, is_leaf=_is_metric)
+    return _map(lambda a, b: a.merge(b), one, other, is_leaf=_is_metric)
 
 
 def numbers(metrics: Any) -> Any:
     """Return what metrics stand for."""
-    return jax.tree.map(lambda metric: metric.compute(), metrics, is_leaf=_is_metric)
+    return _map(lambda metric: metric.compute(), metrics, is_leaf=_is_metric)
 
 
 def _empty(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+    return _map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 
 
 def _buffer(params: Any) -> Any:
-    """Return zeros to add gradients in, in float32 at least, each placed as its parameter is."""
+    """Return zeros to add gradients in, in float32 at least; XLA places each as its parameter is (there is a test)."""
 
     def empty(param: Any) -> Any:
-        zeros = jnp.zeros(jnp.shape(param), reduction_dtype(param.dtype))
-        return shard_alike(zeros, param)[0]
+        return jnp.zeros(jnp.shape(param), reduction_dtype(param.dtype))
 
-    return jax.tree.map(empty, params)
+    return _map(empty, params)
 
 
 def _average_of(param: Any) -> Any:
@@ -387,7 +393,7 @@ def _average_of(param: Any) -> Any:
 
 
 def _chosen(condition: Any, one: Any, other: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
+    return _map(lambda a, b: jnp.where(condition, a, b), one, other)
 
 
 def _next_scale(held: Mapping[str, Any], is_finite: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ it returns to that of ``output``. Statistics and other collections keep the dtyp
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from batiste._arguments import dtype_name, refused
 from batiste.errors import PolicyError, nearest
 from batiste.tree import flatten
 
-__all__ = ["Policy", "cast_floating", "parse_policy"]
+__all__ = ["AS_IT_IS", "Policy", "cast_floating", "parse_policy"]
 
 _PARTS = ("params", "compute", "output")
 _EXPECTED = 'parts such as "params=float32,compute=bfloat16"'
@@ -51,6 +51,10 @@ class Policy(NamedTuple):
                 raise PolicyError(path=path, dtype=dtype, wanted=wanted.name)
 
 
+AS_IT_IS: Final = Policy()
+"""The policy that changes nothing."""
+
+
 def parse_policy(text: Any) -> Policy:
     """Return the policy of a text; None is the one that changes nothing.
 
@@ -58,7 +62,7 @@ def parse_policy(text: Any) -> Policy:
       ArgumentError: it is no such text, or a dtype is none.
     """
     if text is None or isinstance(text, Policy):
-        return text or Policy()
+        return text or AS_IT_IS
     if not isinstance(text, str):
         raise refused(text, "policy", "make_step", _EXPECTED)
     parts: dict[str, str] = {}
@@ -79,7 +83,11 @@ def cast_floating(tree: Any, dtype: str | None) -> Any:
     if dtype is None:
         return tree
     target = jnp.dtype(dtype)
-    return jax.tree.map(lambda leaf: leaf.astype(target) if _is_floating(leaf) and leaf.dtype != target else leaf, tree)
+
+    def converted(leaf: Any) -> Any:
+        return leaf.astype(target) if _is_floating(leaf) and leaf.dtype != target else leaf
+
+    return cast("Any", jax.tree).map(converted, tree)
 
 
 def _is_floating(leaf: Any) -> bool:

@@ -31,7 +31,7 @@ blueprint and equal settings therefore meets the compiled step, and is not trace
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -200,7 +200,7 @@ class TrainState(PyTreeNode):
         """
         params = optimised(self.params)
         if AVERAGE in self.extras:
-            found = jax.tree.map(lambda mean, own: mean.astype(own.dtype), self.extras[AVERAGE], params)
+            found = cast("Any", jax.tree).map(_as_own, self.extras[AVERAGE], params)
         else:
             found = schedule_free_params(self.opt_state, params)
             if found is None:
@@ -290,6 +290,10 @@ def _check_model(kind: str, model: Any) -> None:
     else:
         return
     raise StateArgumentError(kind=kind, method="init", name="model", reason=reason, advice=advice)
+
+
+def _as_own(average: Any, param: Any) -> Any:
+    return average.astype(param.dtype)
 
 
 def optimised(tree: PyTree) -> PyTree:

@@ -49,7 +49,7 @@ def as_given(restored: State, given: State) -> State:
 def prepared(step: Callable[..., Any], state: State) -> State:
     """Return the state with what the step keeps in it, where the step has a ``prepare`` that says so."""
     prepare: Any = getattr(inspect.unwrap(step), "prepare", None) if callable(step) else None
-    return prepare(state) if callable(prepare) else state
+    return cast("State", prepare(state)) if callable(prepare) else state
 
 
 def is_compiled(step: Callable[..., Any]) -> bool:

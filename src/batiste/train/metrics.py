@@ -6,8 +6,8 @@ measures arrays, ``merge`` adds, ``compute`` gives the number; ``jax.lax.psum`` 
 ``across_processes`` over processes.
 
 In single precision a count stops at 2**24, and a long total loses its small terms. So beside each sum is what rounding
-has cut off from it, and ``merge`` adds the two without loss (Knuth's two-sum, The Art of Computer Programming, volume 2,
-4.2.2). On the host, where ``train.evaluate`` adds, sums are in double precision.
+has cut off from it, and ``merge`` adds the two without loss (Knuth's two-sum, The Art of Computer Programming,
+volume 2, 4.2.2). On the host, where ``train.evaluate`` adds, sums are in double precision.
 
 Libraries were looked at: clu has not been released since 2024 and google-metrax is made of it; both bring Flax with
 them, and neither keeps what rounding cuts off.
@@ -62,7 +62,7 @@ class Metric(PyTreeNode):
           sums: arrays by name.
           **options: the fields that the class adds.
         """
-        return cls(sums=sums, lost=jax.tree.map(jnp.zeros_like, sums), **options)
+        return cls(sums=sums, lost=_map(jnp.zeros_like, sums), **options)
 
     def merge(self, other: Self) -> Self:
         """Return the metric of both parts together.
@@ -93,7 +93,7 @@ class Metric(PyTreeNode):
 
     def on_host(self) -> Self:
         """Return the metric as arrays of NumPy in double precision, to which any number of others can be added."""
-        return cast("Self", jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.device_get(self)))
+        return _map(_double, jax.device_get(self))
 
 
 class Mean(Metric):
@@ -128,7 +128,7 @@ class Perplexity(Mean):
 
     def compute(self) -> Any:
         """Return the perplexity."""
-        mean = super().compute()
+        mean: Any = super().compute()
         return np.exp(mean) if isinstance(mean, np.ndarray | np.generic) else jnp.exp(mean)
 
 
@@ -370,8 +370,20 @@ def across_processes(metric: Metric) -> Metric:
         return metric
     from jax.experimental import multihost_utils
 
-    gathered: Any = multihost_utils.process_allgather(jax.tree.map(np.asarray, metric))
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64).sum(0), gathered)
+    gathered: Any = multihost_utils.process_allgather(_map(np.asarray, metric))
+    return _map(_summed, gathered)
+
+
+def _double(leaf: Any) -> Any:
+    return np.asarray(leaf, np.float64)
+
+
+def _summed(leaf: Any) -> Any:
+    return np.asarray(leaf, np.float64).sum(0)
+
+
+def _map(function: Any, *trees: Any) -> Any:
+    return cast("Any", jax.tree).map(function, *trees)
 
 
 def _two_sum(one: Any, other: Any) -> tuple[Any, Any]:
