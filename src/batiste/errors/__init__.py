@@ -107,6 +107,11 @@ from batiste.errors._fp8 import (
     Fp8DtypeError,
     IgnoredPrecisionWarning,
 )
+from batiste.errors._generation import (
+    GenerationModelError,
+    GenerationPromptError,
+    GenerationResultError,
+)
 from batiste.errors._importers import (
     ExportMismatchError,
     ImporterError,
@@ -374,6 +379,9 @@ __all__ = [
     "Fp8DtypeError",
     "FrozenDictError",
     "FrozenStructError",
+    "GenerationModelError",
+    "GenerationPromptError",
+    "GenerationResultError",
     "GradientsMismatchError",
     "GroupChoiceError",
     "HandlerRegisteredError",

@@ -62,7 +62,9 @@ def chunked_softmax_cross_entropy(
     wide = reduction_dtype(jnp.result_type(hidden.dtype, kernel.dtype))
     given = None if bias is None else jnp.asarray(array(bias, "bias", name))
     if given is not None and given.shape != kernel.shape[1:]:
-        raise LossShapeError(problem=f"the bias has the shape {given.shape}, and the vocabulary {kernel.shape[1]} words")
+        raise LossShapeError(
+            problem=f"the bias has the shape {given.shape}, and the vocabulary {kernel.shape[1]} words"
+        )
     offsets = jnp.zeros(kernel.shape[1], wide) if given is None else given.astype(wide)
     flat, targets = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
     if token_chunk is not None:
@@ -120,7 +122,9 @@ def _by_vocabulary(hidden: Array, kernel: Array, labels: Array, offsets: Array, 
     rows = jnp.pad(offsets, (0, short), constant_values=floor).reshape(-1, size)
 
     @functools.partial(jax.checkpoint)
-    def added(carry: tuple[Array, Array, Array], part: Array, offset: Array, start: Array) -> tuple[Array, Array, Array]:
+    def added(
+        carry: tuple[Array, Array, Array], part: Array, offset: Array, start: Array
+    ) -> tuple[Array, Array, Array]:
         largest, total, picked = carry
         logits = _logits(hidden, part, offset)
         new = jnp.maximum(largest, jax.lax.stop_gradient(logits.max(axis=-1)))
