@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from batiste.typing import Array, Key
+from batiste.typing import Array
 
 __all__ = ["Sampling"]
 
@@ -32,7 +32,7 @@ class Sampling:
     top_k: bool
     top_p: bool
 
-    def choose(self, logits: Array, key: Key | None, numbers: Mapping[str, Any]) -> Array:
+    def choose(self, logits: Array, key: Any, numbers: Mapping[str, Any]) -> Array:
         """Return a token for each row of logits ``[batch, vocabulary]``."""
         if not self.draws:
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)

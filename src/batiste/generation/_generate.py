@@ -7,7 +7,7 @@ model in ``_model.py``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,8 +59,8 @@ def generate(
     """Continue prompts, in one compiled program that keeps keys and values in the collection ``cache``.
 
     The model is any with ``init`` and ``apply`` as Linen has them that keeps a cache, ``Model(decode=True)``, and takes
-    tokens ``[batch, length]`` to logits ``[batch, length, vocabulary]``. Each sequence is continued as if it were alone:
-    prompts of different lengths are padded at their ends, and ``lengths`` says where.
+    tokens ``[batch, length]`` to logits ``[batch, length, vocabulary]``. Each sequence is continued as if it were
+    alone: prompts of different lengths are padded at their ends, and ``lengths`` says where.
 
     The program depends on the shape of the prompt, on ``max_new_tokens`` and on which options are there, and on nothing
     else: other prompts, temperatures and keys compile nothing. With ``lengths``, how much of the prompts goes in before
@@ -180,4 +180,4 @@ def _checked_sampling(
         numbers["top_k"] = jnp.int32(whole_number(top_k, "top_k", "generate", low=1))
     if top_p is not None:
         numbers["top_p"] = jnp.float32(number(top_p, "top_p", "generate", above=0, high=1))
-    return Sampling(bool(draws), top_k is not None, top_p is not None), cast("dict[str, Any]", numbers)
+    return Sampling(bool(draws), top_k is not None, top_p is not None), numbers

@@ -73,7 +73,7 @@ def run(
     tokens = jnp.where(places < lengths[:, None], wide, plan.pad)
     cache = _prefilled(plan, variables, decoder.empty_cache(batch, inputs), tokens, inputs)
     if plan.beams > 1:
-        axes = decoder.batch_axes(batch, inputs) if decoder.caches else {}
+        axes: Any = decoder.batch_axes(batch, inputs) if decoder.caches else {}
         tokens, lengths = (jnp.repeat(each, plan.beams, axis=0) for each in (tokens, lengths))
         cache = _mapped(axes, cache, functools.partial(jnp.repeat, repeats=plan.beams))
         advance = functools.partial(_beams, plan, axes, batch)
@@ -94,13 +94,13 @@ def run(
             logits, cache = decoder.whole(variables, turn.tokens, turn.at, inputs), turn.cache
         return advance(turn._replace(cache=cache), logits, given, numbers)
 
-    turn = cast("Any", jax.lax.while_loop)(goes_on, body, turn)
+    last: _Turn = cast("Any", jax.lax).while_loop(goes_on, body, turn)
     if plan.beams == 1:
-        return turn.tokens, turn.lengths, turn.scores
-    added = jnp.maximum(turn.lengths - given, 1).astype(jnp.float32)
-    ranked = (turn.scores / added ** numbers["length_penalty"]).reshape(batch, plan.beams)
+        return last.tokens, last.lengths, last.scores
+    added = jnp.maximum(last.lengths - given, 1).astype(jnp.float32)
+    ranked = (last.scores / added ** numbers["length_penalty"]).reshape(batch, plan.beams)
     best = jnp.arange(batch) * plan.beams + jnp.argmax(ranked, axis=-1)
-    return turn.tokens[best], turn.lengths[best], turn.scores[best]
+    return last.tokens[best], last.lengths[best], last.scores[best]
 
 
 def _prefilled(plan: Plan, variables: Any, cache: Any, tokens: Array, inputs: Any) -> Any:
@@ -114,7 +114,7 @@ def _prefilled(plan: Plan, variables: Any, cache: Any, tokens: Array, inputs: An
         token = jax.lax.dynamic_slice_in_dim(tokens, number, 1, axis=1)
         return plan.decoder.feed(variables, cache, token, inputs)[1]
 
-    return jax.lax.fori_loop(0, plan.start, one, cache)
+    return cast("Any", jax.lax).fori_loop(0, plan.start, one, cache)
 
 
 def _ends(plan: Plan, tokens: Array) -> Array:
@@ -128,7 +128,7 @@ def _ends(plan: Plan, tokens: Array) -> Array:
 def _single(plan: Plan, key: Any, turn: _Turn, logits: Array, given: Array, numbers: Any) -> _Turn:
     """Return the next turn, of one token for each sequence."""
     place = turn.at + 1
-    own = jax.lax.dynamic_index_in_dim(turn.tokens, place, axis=1, keepdims=False)
+    own = turn.tokens[:, place]
     is_given = place < given
     chosen = plan.sampling.choose(logits, None if key is None else jax.random.fold_in(key, turn.at), numbers)
     is_new = ~is_given & ~turn.done
@@ -161,7 +161,7 @@ def _beams(plan: Plan, axes: Any, batch: int, turn: _Turn, logits: Array, given:
     chosen = (flat % words).reshape(-1).astype(jnp.int32)
     is_given = place < given
     parents = jnp.where(is_given, jnp.arange(batch * beams), parents)
-    own = jax.lax.dynamic_index_in_dim(turn.tokens, place, axis=1, keepdims=False)
+    own = turn.tokens[:, place]
     done = turn.done[parents]
     token = jnp.where(is_given, own, chosen)
     is_new = ~is_given & ~done

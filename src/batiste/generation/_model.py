@@ -9,6 +9,7 @@ caches of two batch sizes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -75,7 +76,7 @@ class Decoder:
 
     def batch_axes(self, batch: int, inputs: Mapping[str, Any]) -> Any:
         """Return for each variable of the cache the axis that is the batch; -1 where none is."""
-        one, other = (jax.eval_shape(lambda size=size: self.empty_cache(size, inputs)) for size in (batch, batch + 1))
+        one, other = (jax.eval_shape(functools.partial(self.empty_cache, size, inputs)) for size in (batch, batch + 1))
 
         def axis(a: Any, b: Any) -> int:
             return next((at for at, sizes in enumerate(zip(a.shape, b.shape, strict=True)) if sizes[0] != sizes[1]), -1)
@@ -92,7 +93,7 @@ class Decoder:
         """Return the logits at a place of whole sequences, as a model without a cache computes them."""
         logits: Any = self.apply(variables, tokens, **dict(self.options), **inputs)
         _last(logits, tokens.shape)
-        return jax.lax.dynamic_index_in_dim(logits, at, axis=1, keepdims=False).astype(jnp.float32)
+        return logits[:, at].astype(jnp.float32)
 
 
 def _last(logits: Any, shape: tuple[int, ...]) -> Array:

@@ -82,7 +82,7 @@ def evaluate(
             total = _added(total, waiting)
     total = _added(total, waiting)
     if total is None:
-        raise NoBatchError()
+        raise NoBatchError
     return _plain(numbers(total))
 
 
@@ -117,7 +117,8 @@ def _slice(data: Any, start: int, stop: int) -> Any:
 
 def _rows(batch: Any) -> int:
     """Return the number of examples: the first axis of the first array that has one."""
-    shapes = (np.shape(leaf) for leaf in cast("list[Any]", jax.tree.leaves(batch)))
+    leaves: list[Any] = jax.tree.leaves(batch)
+    shapes = (np.shape(leaf) for leaf in leaves)
     return next((shape[0] for shape in shapes if shape), 1)
 
 
@@ -154,8 +155,8 @@ class _Compiled:
     def _can_fill(self, state: TrainState, batch: Any, size: int) -> bool:
         """Say whether all that the loss function returns has an entry for each example."""
         leaves: list[Any] = jax.tree.leaves(batch)
-        shapes = tuple((np.shape(leaf), str(getattr(leaf, "dtype", type(leaf)))) for leaf in leaves)
-        key = (jax.tree.structure((state, batch)), shapes)
+        shapes = tuple((np.shape(leaf), str(getattr(leaf, "dtype", "number"))) for leaf in leaves)
+        key: Any = (jax.tree.structure((state, batch)), shapes)
         if key not in self.fills:
             result: Any = jax.eval_shape(self._called, state, batch)
             found: list[Any] = jax.tree.leaves(result, is_leaf=_is_metric)

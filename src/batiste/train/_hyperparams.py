@@ -1,9 +1,9 @@
 """Reading numbers out of an Optax transformation, which is made of closures and says nothing of itself.
 
-A transformation and its state are walked side by side: a chain's state is a tuple with one entry for each part, that of
+A transformation and its state are walked side by side: a chain's state is a tuple with an entry for each part, that of
 a wrapper has an inner state, that of a partition has one for each group. Where the walk comes to a function that
 computes an update, the numbers that it closes over are its settings, under the names that they have there
-(``b1``, ``weight_decay``, ``max_norm``). The step size at the end of a chain is the learning rate, with its sign turned;
+(``b1``, ``weight_decay``, ``max_norm``). The step size at the end of a chain is the learning rate, its sign turned;
 where a function of the count stands for it, it is asked with the count in the state beside it.
 
 Optax is not imported: what is read are names of closures and fields.
@@ -43,8 +43,8 @@ def schedule_free_params(opt_state: Any, params: Any) -> Any:
     Defazio and others, "The Road Less Scheduled" (2024), https://arxiv.org/abs/2405.15682: with ``y`` the parameters
     that gradients are taken at, ``x = (y - (1 - b1) z) / b1``.
     """
-    states = jax.tree.leaves(opt_state, is_leaf=lambda node: _has_fields(node, "b1", "z", "weight_sum"))
-    held = next((state for state in states if _has_fields(state, "b1", "z", "weight_sum")), None)
+    states: list[Any] = cast("Any", jax.tree).leaves(opt_state, is_leaf=_is_schedule_free)
+    held = next((state for state in states if _is_schedule_free(state)), None)
     if held is None:
         return None
     momentum = held.b1
@@ -55,8 +55,8 @@ def schedule_free_params(opt_state: Any, params: Any) -> Any:
     return cast("Any", jax.tree).map(averaged, params, held.z)
 
 
-def _has_fields(node: Any, *names: str) -> bool:
-    return isinstance(node, tuple) and all(hasattr(node, name) for name in names)
+def _is_schedule_free(node: Any) -> bool:
+    return all(hasattr(node, name) for name in ("b1", "z", "weight_sum"))
 
 
 def _visited(part: Any, state: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
@@ -108,7 +108,7 @@ def _of_function(function: types.FunctionType, state: Any, prefix: str, seen: se
 
 
 def _of_parts(parts: tuple[Any, ...], held: Any, state: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """Yield what the parts of a chain hold, each beside its own state; or what a transformation holds, a pair itself."""
+    """Yield what the parts of a chain hold, each beside its own state; a transformation is a pair itself."""
     if hasattr(held, "update"):
         yield from _visited(held, _inner(state), prefix, seen)
         return
@@ -122,7 +122,7 @@ def _rate(name: str, value: Any, state: Any, prefix: str) -> Iterator[tuple[str,
     if name == "step_size" and _is_number(value):
         yield f"{prefix}learning_rate", -value
     elif callable(value) and hasattr(state, "count"):
-        yield f"{prefix}learning_rate", -value(state.count)
+        yield f"{prefix}learning_rate", -cast("Any", value(state.count))
 
 
 def _inner(state: Any) -> Any:

@@ -117,8 +117,8 @@ class Step:
     def prepare(self, state: TrainState) -> TrainState:
         """Return the state with what this step keeps in ``extras``.
 
-        ``train.fit`` and ``train.Loop`` do it by themselves. What is there stays as it is. A step that is given a state without it adds it, so that its result has another
-        tree than what it was given, once.
+        ``train.fit`` and ``train.Loop`` do it by themselves. What is there stays as it
+        is. A step that is given a state without it adds it, so that its result has another tree, once.
 
         Args:
           state: the state.
@@ -199,7 +199,7 @@ class Step:
             found = outcome(self.loss_fn(model, part))
             return found.value if scale is None else found.value * scale, (found, model.changed)
 
-        differentiated = jax.grad(objective, has_aux=True)
+        differentiated = cast("Any", jax.grad)(objective, has_aux=True)
         streams = state.step_rngs()
         if self.accumulate == 1:
             grads, (found, changed) = differentiated(state.params, batch, state.collections, streams)
@@ -225,9 +225,7 @@ class Step:
         buffer, last, (loss, metrics), changed = ended
         weight = loss.total()["weight"]
         divisor = jnp.where(weight == 0, 1, weight)
-        grads = _map(
-            lambda total, own: (total / divisor.astype(total.dtype)).astype(own.dtype), buffer, optimised(state.params)
-        )
+        grads = _map(functools.partial(_divided, divisor), buffer, optimised(state.params))
         return with_optimised(last, grads), loss.total()["total"] / divisor, metrics, changed
 
     def _extra(self, state: TrainState, batch: Any, value: Any, grads: Any) -> dict[str, Any]:
@@ -258,6 +256,10 @@ def _folded(streams: Mapping[str, Any], number: Any) -> dict[str, Any]:
     return {name: jax.random.fold_in(key, number) for name, key in streams.items()}
 
 
+def _divided(divisor: Any, total: Any, own: Any) -> Any:
+    return (total / divisor.astype(total.dtype)).astype(own.dtype)
+
+
 def _unscaled(scale: Any, grad: Any) -> Any:
     return (grad.astype(jnp.float32) / scale).astype(grad.dtype)
 
@@ -280,10 +282,10 @@ class _Parts:
             raise MicroBatchError(count=count, problem="it has no array with a first axis")
         for path, size in sizes.items():
             if size != first[1]:
-                problem = f"{first[0] or 'it'!r} has {first[1]} examples and {path!r} has {size}"
+                problem = f"{_named(first[0])} has {first[1]} examples and {_named(path)} has {size}"
                 raise MicroBatchError(count=count, problem=problem)
             if size == 0 or size % count:
-                raise MicroBatchError(count=count, problem=f"{path or 'it'!r} has {size} examples")
+                raise MicroBatchError(count=count, problem=f"{_named(path)} has {size} examples")
         self._batch, self._count = batch, count
 
     def part(self, number: Any) -> Any:
@@ -293,9 +295,13 @@ class _Parts:
             if jnp.ndim(leaf) == 0:
                 return leaf
             rows = jnp.reshape(leaf, (jnp.shape(leaf)[0] // self._count, self._count, *jnp.shape(leaf)[1:]))
-            return jax.lax.dynamic_index_in_dim(rows, number, axis=1, keepdims=False)
+            return cast("Any", rows)[:, number]
 
         return _map(cut, self._batch)
+
+
+def _named(path: str) -> str:
+    return repr(path) if path else "it"
 
 
 class Outcome(NamedTuple):
@@ -334,7 +340,7 @@ def outcome(result: Any, rows: int = 1) -> Outcome:
     if not isinstance(metrics, Mapping):
         raise LossError(problem=f"a {type(metrics).__name__} in the place of the dict of metrics")
     measured = {
-        name: _map(lambda entry: _measured(entry, rows), entry, is_leaf=_is_metric)
+        name: _map(functools.partial(_measured, rows), entry, is_leaf=_is_metric)
         for name, entry in cast("Mapping[str, Any]", metrics).items()
     }
     if isinstance(loss, Mean):
@@ -350,7 +356,7 @@ def outcome(result: Any, rows: int = 1) -> Outcome:
     raise LossError(problem=f"{shown} in the place of the loss")
 
 
-def _measured(entry: Any, rows: int) -> Any:
+def _measured(rows: int, entry: Any) -> Any:
     if isinstance(entry, Metric):
         return entry
     if jnp.ndim(entry) > 0:
@@ -359,22 +365,34 @@ def _measured(entry: Any, rows: int) -> Any:
     return Mean.from_sums({"total": jnp.asarray(entry, jnp.float32) * weight, "weight": weight})
 
 
+def _pair_merged(one: Any, other: Any) -> Any:
+    return one.merge(other)
+
+
+def _computed(metric: Any) -> Any:
+    return metric.compute()
+
+
+def _zeros_of(leaf: Any) -> Any:
+    return jnp.zeros(leaf.shape, leaf.dtype)
+
+
 def _is_metric(node: Any) -> bool:
     return isinstance(node, Metric)
 
 
 def merged(one: Any, other: Any) -> Any:
     """Return trees of metrics added up."""
-    return _map(lambda a, b: a.merge(b), one, other, is_leaf=_is_metric)
+    return _map(_pair_merged, one, other, is_leaf=_is_metric)
 
 
 def numbers(metrics: Any) -> Any:
     """Return what metrics stand for."""
-    return _map(lambda metric: metric.compute(), metrics, is_leaf=_is_metric)
+    return _map(_computed, metrics, is_leaf=_is_metric)
 
 
 def _empty(tree: Any) -> Any:
-    return _map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+    return _map(_zeros_of, tree)
 
 
 def _buffer(params: Any) -> Any:
@@ -393,7 +411,7 @@ def _average_of(param: Any) -> Any:
 
 
 def _chosen(condition: Any, one: Any, other: Any) -> Any:
-    return _map(lambda a, b: jnp.where(condition, a, b), one, other)
+    return _map(functools.partial(jnp.where, condition), one, other)
 
 
 def _next_scale(held: Mapping[str, Any], is_finite: Any) -> dict[str, Any]:

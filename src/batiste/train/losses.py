@@ -1,14 +1,13 @@
 """Losses that never hold the whole table of logits.
 
-A language model's logits, one for each token and each word, are often the largest array of its training: 8192 tokens
-and 128 000 words in float32 are 4 GB, and their gradient as much again. Here the product of the last layer is part of the
-loss, and is made chunk by chunk: of the tokens, or of the vocabulary. What a chunk has made is thrown away, and made
-again for the gradient, which costs one more product of the last layer.
+A language model's logits, one for each token and each word, are often the largest array of its training: 8192
+tokens and 128 000 words in float32 are 4 GB, and their gradient as much again. Here the product of the last layer is
+part of the loss, and is made chunk by chunk: of the tokens, or of the vocabulary. What a chunk has made is thrown away,
+and made again for the gradient, which costs one more product of the last layer.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any, cast
 
 import jax
@@ -102,15 +101,16 @@ def _by_tokens(hidden: Array, kernel: Array, labels: Array, offsets: Array, size
     targets = jnp.pad(labels, (0, short)).reshape(-1, size)
 
     @jax.checkpoint
-    def of_chunk(part: Array, own: Array) -> Array:
+    def of_chunk(part: Array, own: Array) -> Any:
         logits = _logits(part, kernel, offsets)
         picked = jnp.take_along_axis(logits, own[:, None], axis=-1)[:, 0]
         return jax.nn.logsumexp(logits, axis=-1) - picked
 
     def chunk(carry: None, xs: tuple[Array, Array]) -> tuple[None, Array]:
-        return carry, of_chunk(*xs)
+        return carry, cast("Any", of_chunk)(*xs)
 
-    return jax.lax.scan(chunk, None, (rows, targets))[1].reshape(-1)[:count]
+    losses: Any = cast("Any", jax.lax).scan(chunk, None, (rows, targets))[1]
+    return losses.reshape(-1)[:count]
 
 
 def _by_vocabulary(hidden: Array, kernel: Array, labels: Array, offsets: Array, size: int) -> Array:
@@ -118,10 +118,10 @@ def _by_vocabulary(hidden: Array, kernel: Array, labels: Array, offsets: Array, 
     short = -words % size
     columns = jnp.pad(kernel, ((0, 0), (0, short))).reshape(features, -1, size).swapaxes(0, 1)
     # What is padded is as small as can be, and not minus infinity, whose difference to itself is NaN.
-    floor = jnp.finfo(offsets.dtype).min / 2
+    floor = float(cast("Any", jnp.finfo(offsets.dtype)).min) / 2
     rows = jnp.pad(offsets, (0, short), constant_values=floor).reshape(-1, size)
 
-    @functools.partial(jax.checkpoint)
+    @jax.checkpoint
     def added(
         carry: tuple[Array, Array, Array], part: Array, offset: Array, start: Array
     ) -> tuple[Array, Array, Array]:
@@ -135,7 +135,7 @@ def _by_vocabulary(hidden: Array, kernel: Array, labels: Array, offsets: Array, 
         return new, total, jnp.where(inside, own, picked)
 
     def chunk(carry: Any, xs: Any) -> tuple[Any, None]:
-        return added(carry, *xs), None
+        return cast("Any", added)(carry, *xs), None
 
     count = len(labels)
     start = (jnp.full(count, floor), jnp.zeros(count, offsets.dtype), jnp.zeros(count, offsets.dtype))

@@ -129,7 +129,7 @@ class Perplexity(Mean):
     def compute(self) -> Any:
         """Return the perplexity."""
         mean: Any = super().compute()
-        return np.exp(mean) if isinstance(mean, np.ndarray | np.generic) else jnp.exp(mean)
+        return np.exp(mean) if _library(mean) is np else jnp.exp(mean)
 
 
 class Accuracy(Mean):
