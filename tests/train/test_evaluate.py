@@ -34,7 +34,7 @@ def in_sums(model, batch):
 
 STATE = TrainState.init(
     Net(), optax.adam(1e-2), {"params": jax.random.key(0), "dropout": jax.random.key(1)}, DATA["x"], train=False
-)  # noqa: E501 - one state for all
+)
 
 
 def expected(params=STATE.params):
@@ -44,7 +44,7 @@ def expected(params=STATE.params):
 
 
 @pytest.mark.parametrize("loss", [loss_fn, in_sums])
-@pytest.mark.parametrize("size", [25, 10, 8])
+@pytest.mark.parametrize("size", [25, 10])
 def test_a_last_batch_that_is_shorter_counts_less(loss, size):
     found = train.evaluate(STATE, DATA, loss, batch_size=size)
     wanted = expected()

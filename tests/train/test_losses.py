@@ -14,7 +14,7 @@ HIDDEN = jax.random.normal(KEYS[0], (3, 7, 8))
 KERNEL = jax.random.normal(KEYS[1], (8, 29))
 BIAS = jax.random.normal(KEYS[2], (29,))
 LABELS = jnp.arange(21).reshape(3, 7) % 29
-CHUNKS = ({"token_chunk": 4}, {"token_chunk": 99}, {"token_chunk": 21}, {"vocab_chunk": 8}, {"vocab_chunk": 29})
+CHUNKS = ({"token_chunk": 4}, {"token_chunk": 99}, {"vocab_chunk": 8})
 
 
 def plain(hidden, kernel, bias):
@@ -36,7 +36,7 @@ def test_it_is_the_plain_one(chunk):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, wanted)
 
 
-@pytest.mark.parametrize("chunk", CHUNKS[::3], ids=str)
+@pytest.mark.parametrize("chunk", CHUNKS[::2], ids=str)
 def test_half_precision_and_large_logits(chunk):
     hidden, kernel = (100 * HIDDEN).astype(jnp.bfloat16), KERNEL.astype(jnp.bfloat16)
     found = losses.chunked_softmax_cross_entropy(hidden, kernel, LABELS, **chunk)

@@ -85,7 +85,7 @@ def test_a_step_has_the_bits_of_one_by_hand():
     assert 0 <= found["accuracy"] <= 1
 
 
-@pytest.mark.parametrize("count", [2, 3, 12])
+@pytest.mark.parametrize("count", [3, 12])
 def test_accumulation_is_one_large_batch(count):
     tx = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-2))
     whole, parts = (jax.jit(train.make_step(loss_fn, accumulate=k)) for k in (1, count))
@@ -105,7 +105,7 @@ def test_parts_count_as_their_losses_do():
 
     batch = {**BATCH, "counted": counted}
     results = [
-        jax.jit(train.make_step(masked, accumulate=k))(new(optax.sgd(1.0), normalise=False), batch) for k in (1, 3, 4)
+        jax.jit(train.make_step(masked, accumulate=k))(new(optax.sgd(1.0), normalise=False), batch) for k in (1, 4)
     ]
     for state, found in results[1:]:
         close(found, results[0][1])
@@ -258,7 +258,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted():
 
 
 OPTIMISERS = {
-    "lbfgs": optax.lbfgs,
+    "lbfgs": lambda: optax.lbfgs(memory_size=2),
     "plateau": lambda: optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau(patience=1, accumulation_size=1)),
     "prodigy": lambda: optax.contrib.prodigy(1.0),
     "schedule_free": lambda: optax.contrib.schedule_free_adamw(1e-2, b1=0.9),
@@ -266,8 +266,7 @@ OPTIMISERS = {
 }
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize(("name", "accumulate"), [*((each, 1) for each in OPTIMISERS), ("plateau", 2)])
 def test_optimisers_get_what_they_ask_for(name, accumulate):
     tx = OPTIMISERS[name]()
 
@@ -310,7 +309,7 @@ def test_one_compiled_step_serves_equal_states_and_steps():
         traced.append(1)
         return loss_fn(model, batch)
 
-    for _ in range(3):
+    for _ in range(2):
         step = train.make_step(counted, accumulate=2, average=0.9)
         state = step.prepare(new())
         jitted = jax.jit(step)
@@ -322,13 +321,12 @@ def test_one_compiled_step_serves_equal_states_and_steps():
     assert len(traced) == first
 
 
-@pytest.mark.parametrize("options", [{"accumulate": 2, "average": 0.9}, {"policy": "compute=float16"}])
-def test_a_run_goes_on_to_the_same_bits(tmp_path, options):
+def test_a_run_goes_on_to_the_same_bits(tmp_path):
     def batch(n):
         rng = np.random.default_rng(n)
         return {"x": rng.normal(size=(12, 4)).astype(np.float32), "y": np.arange(12) % 3, "scale": 1.0}
 
-    step = train.make_step(loss_fn, skip_nonfinite=True, **options)
+    step = train.make_step(loss_fn, accumulate=2, average=0.9, policy="compute=float16")
     whole = train.fit(step, new(), batch, steps=7, log=None)
     train.fit(step, new(), batch, steps=4, run=tmp_path / "run", save_every=2, log=None)
     again = train.fit(step, new(), batch, steps=7, run=tmp_path / "run", save_every=2, log=None)

@@ -29,10 +29,10 @@ from batiste.typing import Array, ArrayLike
 
 __all__ = [
     "AUROC",
-    "F1",
     "Accuracy",
     "Calibration",
     "ConfusionMatrix",
+    "F1",
     "Mean",
     "Metric",
     "Perplexity",
@@ -73,7 +73,7 @@ class Metric(PyTreeNode):
         Raises:
           MetricShapeError: it is another one.
         """
-        if jax.tree.structure(self) != jax.tree.structure(other):
+        if type(self) is not type(other) or jax.tree.structure(self) != jax.tree.structure(other):
             problem = f"{_named(self)} cannot be added to {_named(other)}"
             raise MetricShapeError(metric=type(self).__name__, problem=problem, cure="Add metrics of the same kind.")
         sums: dict[str, Any] = {}
