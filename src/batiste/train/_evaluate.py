@@ -25,6 +25,7 @@ from batiste.core import Valued, fingerprint, kept
 from batiste.errors import NoBatchError
 from batiste.train._data import check_data
 from batiste.train._make_step import LossFunction, Step, merged, numbers, outcome
+from batiste.train._memory import check_there
 from batiste.train._model_call import ModelCall
 from batiste.train._policy import AS_IT_IS, Policy
 from batiste.train._state import TrainState
@@ -60,6 +61,7 @@ def evaluate(
 
     Raises:
       ArgumentError: an argument cannot work.
+      DeletedArrayError: a step has used up this state.
       LoopArgumentError: the data gives no batches.
       LossError: the loss function returns something else than a loss, or a loss and metrics.
       NoAverageError: ``averaged``, and the state has no average.
@@ -77,7 +79,11 @@ def evaluate(
     for batch in _batches(data, steps, batch_size):
         rows = _rows(batch)
         size = rows if size is None else size
-        waiting.append(program.measured(state, params, batch, rows, max(size, rows)))
+        try:
+            waiting.append(program.measured(state, params, batch, rows, max(size, rows)))
+        except (RuntimeError, ValueError) as error:  # JAX's for an array that is gone is the one or the other
+            check_there(state, f"This {type(state).__name__}", error)
+            raise
         if len(waiting) == _AT_ONCE:
             total = _added(total, waiting)
     total = _added(total, waiting)

@@ -68,7 +68,8 @@ def lora(
       stacked: how many leading axes are layers, as ``tree.lora_init`` has it.
 
     Returns:
-      A state at step 0, with its own optimiser state; collections and random streams are those of ``state``.
+      A state at step 0, with its own optimiser state. Its other arrays are those of ``state``, and are used up with it:
+      copy what is to outlive a run.
 
     Raises:
       AdapterStateError: the state has adapters already, or parameters that are overwritten by their gradients.
