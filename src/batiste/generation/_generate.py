@@ -6,6 +6,7 @@ model in ``_model.py``.
 
 from __future__ import annotations
 
+import types
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -105,7 +106,8 @@ def generate(
     batch, longest = tokens.shape
     static = {name: value for name, value in options.items() if not _is_array(value)}
     inputs = {name: value for name, value in options.items() if _is_array(value)}
-    decoder = Decoder(model.apply, model.init, longest + new, tuple(static.items()), bool(cache))
+    value = None if isinstance(model.apply, types.MethodType) else model.apply
+    decoder = Decoder(model, value, longest + new, tuple(static.items()), bool(cache))
     shapes = decoder.check_cache(batch, inputs)
     start = _start(counts, longest)
     plan = Plan(decoder, sampling, new, start, decoder.takes_prompts(shapes), ends, pad, count)

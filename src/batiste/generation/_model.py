@@ -31,15 +31,15 @@ class Decoder:
     """A model and the options of its calls; a static value.
 
     Attributes:
-      apply: of the model.
-      init: of the model.
+      model: the blueprint, which is compared by its value.
+      value: its ``apply`` where that is compared by value too, with all that its code reads; else None.
       total: the length of the longest sequence.
       options: further arguments of a call that are no arrays, by name.
       caches: whether there is a cache; without one, a call has all tokens.
     """
 
-    apply: Callable[..., Any]
-    init: Callable[..., Any]
+    model: Any
+    value: Callable[..., Any] | None
     total: int
     options: tuple[tuple[str, Any], ...]
     caches: bool
@@ -49,7 +49,7 @@ class Decoder:
         if not self.caches:
             return {}
         tokens = jnp.zeros((batch, self.total), jnp.int32)
-        made: Any = self.init(jax.random.key(0), tokens, **dict(self.options), **inputs)
+        made: Any = self.model.init(jax.random.key(0), tokens, **dict(self.options), **inputs)
         return made.get(_CACHE, {})
 
     def check_cache(self, batch: int, inputs: Mapping[str, Any]) -> Any:
@@ -86,12 +86,12 @@ class Decoder:
     def feed(self, variables: Any, cache: Any, tokens: Array, inputs: Mapping[str, Any]) -> tuple[Array, Any]:
         """Return the logits of the last token, ``[batch, vocabulary]`` in float32, and the cache after it."""
         options: dict[str, Any] = {**dict(self.options), **inputs}
-        logits, changed = self.apply({**variables, _CACHE: cache}, tokens, mutable=[_CACHE], **options)
+        logits, changed = self.model.apply({**variables, _CACHE: cache}, tokens, mutable=[_CACHE], **options)
         return _last(logits, tokens.shape), changed[_CACHE]
 
     def whole(self, variables: Any, tokens: Array, at: Any, inputs: Mapping[str, Any]) -> Array:
         """Return the logits at a place of whole sequences, as a model without a cache computes them."""
-        logits: Any = self.apply(variables, tokens, **dict(self.options), **inputs)
+        logits: Any = self.model.apply(variables, tokens, **dict(self.options), **inputs)
         _last(logits, tokens.shape)
         return logits[:, at].astype(jnp.float32)
 
