@@ -21,6 +21,7 @@ if _typing.TYPE_CHECKING:
         diagnose,
         dtypes,
         errors,
+        generation,
         importers,
         lift,
         module,
@@ -31,6 +32,7 @@ if _typing.TYPE_CHECKING:
         tree,
         typing,
     )
+    from batiste.generation import generate
     from batiste.module import Module
     from batiste.train import TrainState
 
@@ -42,6 +44,8 @@ __all__ = [
     "diagnose",
     "dtypes",
     "errors",
+    "generate",
+    "generation",
     "importers",
     "lift",
     "module",
@@ -55,8 +59,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> _typing.Any:
-    if name in {"Module", "TrainState"}:
-        found = getattr(_importlib.import_module("batiste.module" if name == "Module" else "batiste.train"), name)
+    homes = {"Module": "batiste.module", "TrainState": "batiste.train", "generate": "batiste.generation"}
+    if name in homes:
+        found = getattr(_importlib.import_module(homes[name]), name)
     elif name in __all__:
         found = _importlib.import_module(f"batiste.{name}")
     else:

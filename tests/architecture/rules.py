@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lift",),
     ("shard",),
     ("nn",),
+    ("generation",),
     ("checkpoint",),
     ("importers",),
     ("train",),

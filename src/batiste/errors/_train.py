@@ -9,6 +9,7 @@ from __future__ import annotations
 from batiste.errors._base import BatisteError, BatisteWarning
 
 __all__ = [
+    "AdapterStateError",
     "BatchError",
     "CompileCacheWarning",
     "DataExhaustedError",
@@ -17,11 +18,19 @@ __all__ = [
     "DeletedArrayError",
     "GradientsMismatchError",
     "LoopArgumentError",
+    "LossError",
+    "LossShapeError",
+    "LossTransformError",
     "MetricError",
+    "MetricShapeError",
+    "MicroBatchError",
+    "NoAverageError",
+    "NoBatchError",
     "NonFiniteMetricError",
     "OptimizerArgumentError",
     "OptimizerStateError",
     "OptimizerTypeError",
+    "PolicyError",
     "RunMismatchError",
     "StateArgumentError",
     "StateCallError",
@@ -187,3 +196,81 @@ class RunMismatchError(BatisteError, ValueError):
 
 class UnsavedStepWarning(BatisteWarning):
     """A loop was left at a step that was to be saved, and its save has failed."""
+
+
+class LossError(BatisteError, TypeError):
+    """A loss function returns something else than a loss, or a loss and metrics; also a ``TypeError``."""
+
+    code = "train/loss"
+    message = "The loss function returned {problem}, and no step can be made of that."
+    hint = (
+        "Return the loss, a floating array of any shape whose mean is meant or a train.metrics.Mean; or a pair of it "
+        "and a dict of metrics: return loss, {{'accuracy': right}}."
+    )
+
+
+class LossTransformError(BatisteError, ValueError):
+    """A loss function calls its model in a transform of JAX, out of which changes cannot get; also a ``ValueError``."""
+
+    code = "train/loss-transform"
+    message = (
+        "The loss function called the model within a transform of JAX, and the call changed {collections}: that cannot "
+        "get out of it."
+    )
+    hint = "Change nothing in there, model(x, mutable=False), or use the lifted transforms of nn within the model."
+
+
+class MicroBatchError(BatisteError, ValueError):
+    """A batch cannot be cut into as many parts as gradients are accumulated over; also a ``ValueError``."""
+
+    code = "train/micro-batch"
+    message = "A batch cannot be cut into accumulate={count} equal parts: {problem}."
+    hint = "Give each array of a batch the same number of examples, a multiple of {count}, along its first axis."
+
+
+class PolicyError(BatisteError, ValueError):
+    """A parameter is not held in the dtype that a policy says; also a ``ValueError``."""
+
+    code = "train/policy"
+    message = "The policy holds parameters in {wanted}, and {path!r} is {dtype}."
+    hint = "Make them so, tree.cast(params, {wanted!r}), before the state is made; or leave params= out of the policy."
+
+
+class NoAverageError(BatisteError, ValueError):
+    """A state has no averaged parameters; also a ``ValueError``."""
+
+    code = "train/no-average"
+    message = "This {kind} has no averaged parameters: no step has kept any, and its optimiser is not schedule-free."
+    hint = "Keep them: train.make_step(loss_fn, average=0.999)."
+
+
+class MetricShapeError(BatisteError, ValueError):
+    """Arrays cannot be measured by a metric, or metrics not be added; also a ``ValueError``."""
+
+    code = "train/metric-shape"
+    message = "{metric} cannot be computed: {problem}."
+    hint = "{cure}"
+
+
+class NoBatchError(BatisteError, ValueError):
+    """An evaluation has no batch, and so no mean; also a ``ValueError``."""
+
+    code = "train/no-batch"
+    message = "train.evaluate() was given data without a batch."
+    hint = "An iterator can be used once: give what makes one, such as the list or the loader."
+
+
+class AdapterStateError(BatisteError, ValueError):
+    """A train state has adapters where it must have none, or none where it must have some; also a ``ValueError``."""
+
+    code = "train/adapters"
+    message = "This state cannot be used here: {problem}."
+    hint = "A state with adapters is made once, of a state without: train.lora(state, key, patterns, rank)."
+
+
+class LossShapeError(BatisteError, ValueError):
+    """Arrays do not fit a loss; also a ``ValueError``."""
+
+    code = "train/loss-shape"
+    message = "The loss cannot be computed: {problem}."
+    hint = "Give hidden [..., features], kernel [features, vocabulary] and labels [...] of integers."

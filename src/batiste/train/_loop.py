@@ -38,7 +38,16 @@ from batiste.train._compile_cache import compile_cache_for_now
 from batiste.train._data import Batches
 from batiste.train._memory import apart, check_there, give_up, has_arrays, own_batch, own_state
 from batiste.train._metrics import Metrics, Row, Rows, evaluation, log_row, non_finite
-from batiste.train._step import as_given, as_program, check_next, check_step, compile_step, explain_failure, is_compiled
+from batiste.train._step import (
+    as_given,
+    as_program,
+    check_next,
+    check_step,
+    compile_step,
+    explain_failure,
+    is_compiled,
+    prepared,
+)
 from batiste.train._stop import Stop, stop_signals
 
 if TYPE_CHECKING:
@@ -114,7 +123,7 @@ class Loop(Generic[State]):
             step, state, data, steps, run, save_every, log_every, log, evaluate, evaluate_every, finite, compile_cache
         )
         self.step = 0
-        self._state = own_state(state)
+        self._state = own_state(prepared(step, state))
         self._lent = True  # whether others may have names for the arrays of the state
         self._given_step = as_program(step)
         self._data: Iterable[Any] | Callable[[int], Any] = data

@@ -26,10 +26,24 @@ from batiste._arguments import refused
 from batiste.errors import MetricError, NonFiniteMetricError
 from batiste.tree import flatten, path_string
 
-__all__ = ["Metrics", "Row", "Rows", "check_metrics", "evaluation", "log_row", "metric_names", "non_finite", "show"]
+__all__ = [
+    "SKIPPED_UPDATE",
+    "Metrics",
+    "Row",
+    "Rows",
+    "check_metrics",
+    "evaluation",
+    "log_row",
+    "metric_names",
+    "non_finite",
+    "show",
+]
 
 Row: TypeAlias = dict[str, float]
 """A row of metrics: numbers by name, of which ``step`` is always one."""
+
+SKIPPED_UPDATE = "skipped_update"
+"""The metric of a step that is 1 where the step has left its state as it was."""
 
 _OWN = frozenset({"step", "time"})
 _EVALUATED = "eval/"
@@ -142,7 +156,10 @@ class Metrics:
         rows = _read([metrics for _, metrics in self._waiting[: len(steps)]], "The step")
         del self._waiting[: len(steps)]
         for step, row in zip(steps, rows, strict=True):
+            is_skipped = row.get(SKIPPED_UPDATE) == 1  # its state is the one before, so that nothing went wrong
             for name, value in row.items():
+                if is_skipped and not math.isfinite(value):
+                    continue
                 if self._finite and self.bad is None and not math.isfinite(value):
                     self.bad = step, name, value
                 self._add(name, value)

@@ -7,7 +7,9 @@ that its ``init`` makes:
 * ``params`` is the collection that gradients are taken of;
 * ``collections`` holds every other one (``batch_stats``, ``cache``, ...) by name;
 * ``rngs`` holds the random streams; ``step_rngs()`` folds the step counter into each, so that a run that resumes at
-  step n draws what the uninterrupted run drew at step n.
+  step n draws what the uninterrupted run drew at step n;
+* ``extras`` holds what training keeps beside: averages of the parameters, the loss scale of half precision, how many
+  updates were skipped (``_make_step.py``), the patience of early stopping, and whatever you put there.
 
 A whole step, for a model with running statistics and dropout::
 
@@ -34,7 +36,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 import jax
 import jax.numpy as jnp
 
-from batiste.errors import BatisteError, StateArgumentError
+from batiste.errors import BatisteError, NoAverageError, StateArgumentError
 from batiste.shard import PathRules, init_placed, shardings
 from batiste.struct import PyTreeNode, field
 from batiste.train._checks import (
@@ -50,6 +52,7 @@ from batiste.train._checks import (
     explain_failure,
 )
 from batiste.train._describe import described, described_in_html
+from batiste.train._hyperparams import hyperparams_of, schedule_free_params
 from batiste.train._memory import apart, check_there
 from batiste.train._optimizer import by_value, doubt_if_changed
 
@@ -61,7 +64,13 @@ if TYPE_CHECKING:
 
     from batiste.typing import Array, Key, MutableVariables, PyTree, Rngs
 
-__all__ = ["TrainState"]
+__all__ = ["AVERAGE", "FROZEN", "TrainState", "is_overwritten", "optimised", "with_optimised"]
+
+AVERAGE = "average"
+"""The entry of ``extras`` that has averaged parameters."""
+
+FROZEN = "frozen_params"
+"""A collection of parameters that are not trained: those below adapters."""
 
 # A collection beside "params" whose gradients are its new values (the scales of 8-bit layers). Flax's name.
 _OVERWRITE = "_overwrite_with_gradient"
@@ -92,6 +101,7 @@ class TrainState(PyTreeNode):
       opt_state: its state.
       collections: every other collection by name; empty after ``create`` unless given.
       rngs: random streams by name; empty after ``create`` unless given.
+      extras: what training keeps beside, by name: trees of arrays.
     """
 
     step: int | Array
@@ -101,6 +111,7 @@ class TrainState(PyTreeNode):
     opt_state: PyTree
     collections: dict[str, Any] = field(default_factory=dict, kw_only=True)
     rngs: dict[str, Key] = field(default_factory=dict, kw_only=True)
+    extras: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**{"repr": False, **options})
@@ -135,7 +146,7 @@ class TrainState(PyTreeNode):
         _check_apply(cls.__name__, apply_fn)
         check_fields(cls.__name__, more, [name for name in cls.__dataclass_fields__ if name not in _MADE])
         tx = by_value(tx)
-        made = cls(step=0, apply_fn=apply_fn, params=params, tx=tx, opt_state=tx.init(_optimised(params)), **more)
+        made = cls(step=0, apply_fn=apply_fn, params=params, tx=tx, opt_state=tx.init(optimised(params)), **more)
         return apart(made)
 
     @classmethod
@@ -220,7 +231,31 @@ class TrainState(PyTreeNode):
           params: the parameters to use instead of the state's: those that a loss is differentiated by.
         """
         chosen: Any = self.params if params is None else params
-        return {**(chosen if _overwrites(chosen) else {"params": chosen}), **self.collections}
+        return {**(chosen if is_overwritten(chosen) else {"params": chosen}), **self.collections}
+
+    def hyperparams(self) -> dict[str, Any]:
+        """Return what the optimiser computes with now: learning rate, momenta, decay, limits, by name.
+
+        They are read out of the closures of any chain of Optax, schedules at their present count, and out of the states
+        of ``inject_hyperparams`` and ``reduce_on_plateau``. Names within a group of ``by_pattern`` or
+        ``optax.partition`` begin with the group's; what comes twice is numbered: ``weight_decay``, ``weight_decay_2``.
+        """
+        return hyperparams_of(self.tx, self.opt_state)
+
+    def averaged_params(self) -> PyTree:
+        """Return the parameters to evaluate with: the moving average, or those that a schedule-free optimiser has.
+
+        Raises:
+          NoAverageError: the state has neither.
+        """
+        params = optimised(self.params)
+        if AVERAGE in self.extras:
+            found = cast("Any", jax.tree).map(_as_own, self.extras[AVERAGE], params)
+        else:
+            found = schedule_free_params(self.opt_state, params)
+            if found is None:
+                raise NoAverageError(kind=type(self).__name__)
+        return with_optimised(self.params, found)
 
     def step_rngs(self) -> dict[str, Key]:
         """Return the random streams of this step: each key of ``rngs`` with the step counter folded in.
@@ -263,9 +298,9 @@ class TrainState(PyTreeNode):
         if "collections" in changes:
             check_collections(kind, changes["collections"], self.collections)
             changes["collections"] = {**self.collections, **changes["collections"]}
-        params, grads_of_params = _optimised(self.params), _optimised(grads)
-        if _overwrites(self.params):
-            given = grads[_OVERWRITE] if _overwrites(grads) else None
+        params, grads_of_params = optimised(self.params), optimised(grads)
+        if is_overwritten(self.params):
+            given = grads[_OVERWRITE] if is_overwritten(grads) else None
             check_overwritten(kind, _OVERWRITE, self.params[_OVERWRITE], given)
         check_gradients(kind, self.tx, self.opt_state, params, grads_of_params, kwargs)
         try:
@@ -279,7 +314,7 @@ class TrainState(PyTreeNode):
                 explain_failure(kind, self.tx, error, self.opt_state, params, grads_of_params)
             raise
         check_opt_state(kind, self.opt_state, opt_state)
-        if _overwrites(self.params):
+        if is_overwritten(self.params):
             new_params = {"params": new_params, _OVERWRITE: grads[_OVERWRITE]}
         return self.replace(step=self.step + 1, params=new_params, opt_state=opt_state, **changes)
 
@@ -307,11 +342,20 @@ def _check_model(kind: str, model: Any) -> None:
     raise StateArgumentError(kind=kind, method="init", name="model", reason=reason, advice=advice)
 
 
-def _optimised(tree: PyTree) -> PyTree:
+def _as_own(average: Any, param: Any) -> Any:
+    return average.astype(param.dtype)
+
+
+def optimised(tree: PyTree) -> PyTree:
     """Return the part of parameters, or of their gradients, that the optimiser sees."""
-    return tree["params"] if _overwrites(tree) else tree
+    return tree["params"] if is_overwritten(tree) else tree
 
 
-def _overwrites(tree: PyTree) -> bool:
+def with_optimised(tree: PyTree, part: PyTree) -> PyTree:
+    """Return parameters with another part that the optimiser sees."""
+    return {**tree, "params": part} if is_overwritten(tree) else part
+
+
+def is_overwritten(tree: PyTree) -> bool:
     """Say whether the parameters, or their gradients, come with a collection that is overwritten."""
     return isinstance(tree, Mapping) and _OVERWRITE in tree

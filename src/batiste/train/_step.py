@@ -21,7 +21,16 @@ from batiste.train._memory import check_there, explain_batch
 from batiste.train._metrics import check_metrics, metric_names
 from batiste.tree import diff, flatten
 
-__all__ = ["as_given", "as_program", "check_next", "check_step", "compile_step", "explain_failure", "is_compiled"]
+__all__ = [
+    "as_given",
+    "as_program",
+    "check_next",
+    "check_step",
+    "compile_step",
+    "explain_failure",
+    "is_compiled",
+    "prepared",
+]
 
 State = TypeVar("State")
 
@@ -35,6 +44,12 @@ def as_given(restored: State, given: State) -> State:
         elif isinstance(leaf, jax.Array) and leaf.shape == () and getattr(leaf, "weak_type", False):
             leaves[number] = jnp.asarray(leaves[number].item())
     return _filled(restored, leaves)
+
+
+def prepared(step: Callable[..., Any], state: State) -> State:
+    """Return the state with what the step keeps in it, where the step has a ``prepare`` that says so."""
+    prepare: Any = getattr(inspect.unwrap(step), "prepare", None) if callable(step) else None
+    return cast("State", prepare(state)) if callable(prepare) else state
 
 
 def is_compiled(step: Callable[..., Any]) -> bool:

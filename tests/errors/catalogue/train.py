@@ -1,16 +1,19 @@
 """Training: no optimiser, gradients of another tree, arguments that nobody takes, a folder that cannot be used.
 
-And the loop: steps that cannot be repeated, metrics that are none, data that ends or does not know where it was.
+And the loop: steps that cannot be repeated, metrics that are none, data that ends or does not know where it was; loss
+functions without a loss, batches that cannot be cut, averages and adapters that are not there.
 """
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from batiste import TrainState, nn
 from batiste.checkpoint import Manager
 from batiste.errors import (
+    AdapterStateError,
     BatchError,
     CompileCacheWarning,
     DataExhaustedError,
@@ -19,11 +22,19 @@ from batiste.errors import (
     DeletedArrayError,
     GradientsMismatchError,
     LoopArgumentError,
+    LossError,
+    LossShapeError,
+    LossTransformError,
     MetricError,
+    MetricShapeError,
+    MicroBatchError,
+    NoAverageError,
+    NoBatchError,
     NonFiniteMetricError,
     OptimizerArgumentError,
     OptimizerStateError,
     OptimizerTypeError,
+    PolicyError,
     RunMismatchError,
     StateArgumentError,
     StateCallError,
@@ -31,7 +42,7 @@ from batiste.errors import (
     StepResultError,
     UnsavedStepWarning,
 )
-from batiste.train import Loop, compile_cache, fit
+from batiste.train import Loop, compile_cache, evaluate, fit, lora_merged, losses, make_step, metrics
 from tests.errors.rows import key, raises, x
 
 
@@ -161,3 +172,54 @@ def a_loop_that_is_left_with_a_loss_that_is_infinite():
     for n, _ in Loop(divide, {"w": jnp.ones(2)}, lambda n: 1.0 - n, run="run", save_every=2):
         if n == 2:
             break
+
+
+@raises(LossError, "returned a dict in the place of the loss", "train.metrics.Mean")
+def a_loss_function_without_a_loss():
+    state = TrainState.create(apply_fn=None, params={"w": x}, tx=optax.sgd(0.1))
+    make_step(lambda model, batch: {"loss": batch.mean()})(state, x)
+
+
+@raises(LossTransformError, "changed batch_stats", "model(x, mutable=False)")
+def a_penalty_on_slopes_that_counts_statistics():
+    model = nn.BatchNorm(use_running_average=False)
+    state = TrainState.init(model, optax.sgd(0.1), key, x)
+    make_step(lambda model, batch: jax.grad(lambda x: model(x).sum())(batch))(state, x)
+
+
+@raises(MicroBatchError, "accumulate=3", "it has 2 examples", "a multiple of 3")
+def a_batch_that_is_too_small():
+    state = TrainState.create(apply_fn=None, params={"w": x}, tx=optax.sgd(0.1))
+    make_step(lambda model, batch: batch.mean(), accumulate=3)(state, x)
+
+
+@raises(PolicyError, "'w' is float32", "tree.cast(params, 'bfloat16')")
+def parameters_that_are_not_those_of_the_policy():
+    state = TrainState.create(apply_fn=None, params={"w": x}, tx=optax.sgd(0.1))
+    make_step(lambda model, batch: batch.mean(), policy="params=bfloat16").prepare(state)
+
+
+@raises(NoAverageError, "no averaged parameters", "average=0.999")
+def an_average_that_nobody_kept():
+    TrainState.create(apply_fn=None, params={"w": x}, tx=optax.sgd(0.1)).averaged_params()
+
+
+@raises(NoBatchError, "without a batch", "used once")
+def an_evaluation_of_nothing():
+    state = TrainState.create(apply_fn=None, params={"w": x}, tx=optax.sgd(0.1))
+    evaluate(state, [], lambda model, batch: batch.mean())
+
+
+@raises(AdapterStateError, "it has no adapters", "train.lora(state, key, patterns, rank)")
+def adapters_of_a_state_without():
+    lora_merged(TrainState.create(apply_fn=None, params={"w": x}, tx=optax.sgd(0.1)))
+
+
+@raises(LossShapeError, "give kernel.T", "kernel [features, vocabulary]")
+def a_table_of_embeddings_as_a_kernel():
+    losses.chunked_softmax_cross_entropy(x, jnp.ones((7, 3)), jnp.array([0, 1]), token_chunk=1)
+
+
+@raises(MetricShapeError, "Accuracy", "(2, 3)", "labels.argmax(-1)")
+def labels_as_rows_of_ones_and_zeros():
+    metrics.Accuracy.of(x, x)

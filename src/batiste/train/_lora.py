@@ -1,0 +1,113 @@
+"""Low-rank adapters as a train state: what is trained is the adapters, and the model does not know.
+
+The state that ``lora`` returns has the adapters as its parameters, so that gradients, the optimiser's state, averages
+and accumulation are of their size. The parameters below them are in the collection ``frozen_params``, and ``alpha`` is
+in the static ``apply_fn``: neither can be trained. When the model is called, the two are merged, within the program;
+``lora_merged`` merges them for good.
+
+The adapters themselves are those of ``tree.lora_init``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from batiste.errors import AdapterStateError
+from batiste.train._state import FROZEN, TrainState
+from batiste.tree import PatternLike, lora_init, lora_merge
+
+if TYPE_CHECKING:
+    import optax  # pyright: ignore[reportMissingTypeStubs]
+
+    from batiste.tree import Patterns
+    from batiste.typing import DTypeLike, Key, PyTree
+
+__all__ = ["lora", "lora_merged"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adapted:
+    """A model's ``apply`` over adapters and the parameters below them; equal if both are."""
+
+    apply_fn: Callable[..., Any]
+    alpha: float
+
+    def __call__(self, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        others = {name: tree for name, tree in variables.items() if name not in ("params", FROZEN)}
+        merged = lora_merge(variables[FROZEN], variables["params"], alpha=self.alpha)
+        return self.apply_fn({"params": merged, **others}, *args, **kwargs)
+
+
+def lora(
+    state: TrainState,
+    key: Key,
+    patterns: Patterns,
+    rank: int,
+    *,
+    tx: optax.GradientTransformation | None = None,
+    alpha: float | None = None,
+    dtype: DTypeLike | None = None,
+    inputs: int | Mapping[PatternLike, int] | None = None,
+    stacked: int | Mapping[PatternLike, int] = 0,
+) -> TrainState:
+    """Return a state that trains adapters on the kernels that match, and nothing else.
+
+    ``state = train.lora(state, key, "**/attn/*/kernel", rank=8, tx=optax.adam(1e-3))``
+
+    Args:
+      state: a state with the parameters to adapt.
+      key: a random key, for the adapters.
+      patterns: which kernels get an adapter.
+      rank: the rank of each.
+      tx: the optimiser of the adapters; None takes the state's.
+      alpha: the numerator of their scale ``alpha / rank``; None takes the rank, for a scale of 1.
+      dtype: of the adapters; None takes the kernels'.
+      inputs: how many axes of a kernel are inputs, as ``tree.lora_init`` has it.
+      stacked: how many leading axes are layers, as ``tree.lora_init`` has it.
+
+    Returns:
+      A state at step 0, with its own optimiser state. Its other arrays are those of ``state``, and are used up with it:
+      copy what is to outlive a run.
+
+    Raises:
+      AdapterStateError: the state has adapters already, or parameters that are overwritten by their gradients.
+      OptimizerTypeError: ``tx`` is no optimiser.
+      BatisteError: what ``tree.lora_init`` refuses.
+    """
+    if FROZEN in state.collections:
+        raise AdapterStateError(problem="it has adapters already, which lora_merged(state) would make part of it")
+    adapters = lora_init(key, state.params, patterns, rank, alpha=alpha, dtype=dtype, inputs=inputs, stacked=stacked)
+    return cast("Any", type(state)).create(
+        apply_fn=_Adapted(state.apply_fn, float(rank if alpha is None else alpha)),
+        params=_without_alpha(adapters),
+        tx=state.tx if tx is None else tx,
+        collections={**state.collections, FROZEN: state.params},
+        rngs=state.rngs,
+    )
+
+
+def lora_merged(state: TrainState, params: PyTree | None = None) -> PyTree:
+    """Return the parameters of the model with the adapters merged into them.
+
+    Args:
+      state: what ``lora`` has returned, trained.
+      params: the adapters to merge instead of the state's: ``state.averaged_params()``.
+
+    Raises:
+      AdapterStateError: the state has no adapters.
+    """
+    if not isinstance(state.apply_fn, _Adapted) or FROZEN not in state.collections:
+        raise AdapterStateError(problem="it has no adapters: train.lora(state, ...) makes a state with them")
+    adapters = state.params if params is None else params
+    return lora_merge(state.collections[FROZEN], adapters, alpha=state.apply_fn.alpha)
+
+
+def _without_alpha(adapters: Any) -> Any:
+    """Return adapters without the third leaf beside each pair."""
+    if not isinstance(adapters, Mapping):
+        return adapters
+    nested = cast("Mapping[str, Any]", adapters)
+    pair = {"a", "b"} <= nested.keys() and not isinstance(nested["a"], Mapping)
+    return {name: _without_alpha(part) for name, part in nested.items() if not (pair and name == "alpha")}
