@@ -198,6 +198,12 @@ from batiste.errors._recurrent import (
     NotACellError,
     SequenceShapeError,
 )
+from batiste.errors._run import (
+    ConfigChangedWarning,
+    LearningRateError,
+    RunFolderError,
+    RunNotFoundError,
+)
 from batiste.errors._shard import (
     AbstractMeshError,
     AxisNamesError,
@@ -332,6 +338,7 @@ __all__ = [
     "CheckpointWriteError",
     "CollectionNameWarning",
     "CompileCacheWarning",
+    "ConfigChangedWarning",
     "CorruptBytesError",
     "CursorAttributeError",
     "CursorFindError",
@@ -389,6 +396,7 @@ __all__ = [
     "LazyIndexError",
     "LazyInitError",
     "LazyReadError",
+    "LearningRateError",
     "LiftAxisSizeError",
     "LiftedMethodError",
     "LinenDeprecationWarning",
@@ -449,7 +457,9 @@ __all__ = [
     "ReservedModuleAttributeError",
     "RetraceWarning",
     "RotaryShapeError",
+    "RunFolderError",
     "RunMismatchError",
+    "RunNotFoundError",
     "ScanAxesError",
     "ScanBodyError",
     "ScanCarryError",

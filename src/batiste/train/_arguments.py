@@ -9,23 +9,18 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import jax
 
 from batiste.checkpoint import KeepBest, Manager
 from batiste.errors import LoopArgumentError, TrainArgumentError, nearest
+from batiste.train._config import is_config
 from batiste.train._data import check_data
+from batiste.train._nonfinite import NonFinite
+from batiste.train._settings import Settings
 
-__all__ = ["Checked", "check_best", "check_cache", "check_loop"]
-
-
-class Checked(NamedTuple):
-    """Arguments as a loop uses them: how many steps, the run, and how far apart saves, rows and evaluations are."""
-
-    steps: int | None
-    run: Manager | None
-    every: tuple[int, int, int]
+__all__ = ["check_best", "check_cache", "check_loop"]
 
 
 def check_loop(
@@ -41,25 +36,57 @@ def check_loop(
     evaluate_every: Any,
     finite: Any,
     compile_cache: Any,
-) -> Checked:
+    save_errors: Any = "raise",
+    config: Any = None,
+    report: Any = False,
+) -> Settings:
     """Return the arguments of a loop as it uses them.
 
     Raises:
       LoopArgumentError: one cannot work.
     """
-    _check_functions(step, state, log, evaluate)
+    logs = _logs(log)
+    _check_functions(step, state, evaluate)
     check_data(data)
-    if not isinstance(finite, bool):
-        _refuse("finite", finite, "it is neither True nor False", "Write finite=False to let NaN and infinity pass.")
+    if isinstance(finite, bool):
+        finite = NonFinite("stop" if finite else "pass")
+    elif isinstance(finite, str) and finite in ("stop", "skip", "return", "pass"):
+        finite = NonFinite(cast("Any", finite))
+    elif not isinstance(finite, NonFinite):
+        cure = 'Write finite=False to let NaN and infinity pass, or finite="skip" to leave such updates out.'
+        _refuse("finite", finite, "it is neither True nor False, nor a policy", cure)
     if not isinstance(compile_cache, bool) and not _is_folder(compile_cache):
         _refuse("compile_cache", compile_cache, "it names no folder", "Give True, False or a path.")
-    count = None if steps is None else _whole("steps", steps, 0)
-    every = (
-        _whole("save_every", save_every, 1),
-        _whole("log_every", log_every, 1),
-        _whole("evaluate_every", evaluate_every, 1),
+    if not isinstance(save_errors, str) or save_errors not in ("raise", "warn"):
+        cure = 'Write save_errors="warn" to go on in memory where a save fails, or "raise" to stop.'
+        _refuse("save_errors", save_errors, "it is none of 'raise' and 'warn'", cure)
+    if not isinstance(report, bool):
+        _refuse("report", report, "it is neither True nor False", "Write report=True for a page of the run.")
+    if config is not None and (isinstance(config, type) or not is_config(config)):
+        cure = "Give an instance of a frozen dataclass, or a dict of numbers and texts."
+        _refuse("config", config, "it has no fields that could be saved and compared", cure)
+    found = _run(run)
+    if finite.guards and isinstance(step, jax.stages.Compiled):
+        cure = "Give the function, or what jax.jit returns: the loop compiles a test of its result with it."
+        _refuse("finite", finite.action, "the step is compiled ahead of time", cure)
+    if finite.action == "return" and found is None:
+        cure = 'Give the loop a folder for checkpoints, run="runs/name", or write finite="skip".'
+        _refuse("finite", "return", "there is no run to go back to", cure)
+    return Settings(
+        data=data,
+        steps=None if steps is None else _whole("steps", steps, 0),
+        run=found,
+        save_every=_whole("save_every", save_every, 1),
+        log_every=_whole("log_every", log_every, 1),
+        evaluate_every=_whole("evaluate_every", evaluate_every, 1),
+        log=logs,
+        evaluate=evaluate,
+        finite=finite,
+        compile_cache=compile_cache,
+        save_errors=cast("Any", save_errors),
+        config=config,
+        report=report,
     )
-    return Checked(count, _run(run), every)
 
 
 def check_best(run: Manager | None, known: Iterable[str] | None, *, evaluates: bool) -> None:
@@ -105,7 +132,16 @@ def check_cache(folder: Any, seconds: Any) -> None:
         _refuse_of("compile_cache", "min_seconds", seconds, "it counts seconds", "Give a number from 0 on.")
 
 
-def _check_functions(step: Any, state: Any, log: Any, evaluate: Any) -> None:
+def _logs(log: Any) -> tuple[Any, ...]:
+    several = cast("Any", log if isinstance(log, list | tuple) else [] if log is None else [log])
+    for one in several:
+        if not callable(one) or isinstance(one, type):
+            cure = "Give train.show, a logger such as train.TensorBoard(), any function of a row, or a list of these."
+            _refuse("log", one, "it is no function", cure)
+    return tuple(several)
+
+
+def _check_functions(step: Any, state: Any, evaluate: Any) -> None:
     if isinstance(step, type) or not callable(step):
         backwards = callable(state) and not isinstance(state, type)
         cure = "Write the step first: fit(step, state, data)." if backwards else "Give a function (state, batch)."
@@ -114,10 +150,8 @@ def _check_functions(step: Any, state: Any, log: Any, evaluate: Any) -> None:
     if callable(state) and any(leaf is state for leaf in jax.tree.leaves(state)):
         cure = "Write fit(step, state, data): the function, what it changes, and the batches."
         _refuse("state", state, "it is a function, and no tree of arrays", cure)
-    for name, function in (("log", log), ("evaluate", evaluate)):
-        if function is not None and not callable(function):
-            example = "train.show, or any function of a row" if name == "log" else "a function of the state"
-            _refuse(name, function, "it is no function", f"Give {example}.")
+    if evaluate is not None and not callable(evaluate):
+        _refuse("evaluate", evaluate, "it is no function", "Give a function of the state.")
 
 
 def _whole(name: str, value: Any, least: int) -> int:
