@@ -1,26 +1,63 @@
-"""Training: the state that a step takes and returns, the loop over steps, and a folder that keeps compiled programs."""
+"""Training: the state that a step takes and returns, the loop over steps, and what is around it.
+
+That is: hooks, loggers, data, the configuration and the page of a run, and a folder that keeps compiled programs.
+"""
 
 from batiste.train._compile_cache import compile_cache
 from batiste.train._config import configured
+from batiste.train._early import early_stopping, keep_best, time_limit
 from batiste.train._fit import fit
 from batiste.train._hooks import Hook, at
+from batiste.train._loggers import Aim, JsonLines, Mlflow, TensorBoard, Wandb
 from batiste.train._loop import Loop
 from batiste.train._metrics import Row, log_row, show
 from batiste.train._nonfinite import NonFinite
+from batiste.train._prefetch import Prefetched, prefetch
+from batiste.train._progress import flops_of, progress
+from batiste.train._report import curves, metric_names, read_lines, write_report
 from batiste.train._settings import Settings
+from batiste.train._sources import Shuffled, from_datasets, from_grain, from_tf, from_torch, shuffled
 from batiste.train._state import TrainState
+from batiste.train._trial import LearningRates, fast_dev_run, find_learning_rate, overfit_batches, profile
 
 __all__ = [
+    "Aim",
     "Hook",
+    "JsonLines",
+    "LearningRates",
     "Loop",
+    "Mlflow",
     "NonFinite",
+    "Prefetched",
     "Row",
     "Settings",
+    "Shuffled",
+    "TensorBoard",
     "TrainState",
+    "Wandb",
     "at",
     "compile_cache",
     "configured",
+    "curves",
+    "early_stopping",
+    "fast_dev_run",
+    "find_learning_rate",
     "fit",
+    "flops_of",
+    "from_datasets",
+    "from_grain",
+    "from_tf",
+    "from_torch",
+    "keep_best",
     "log_row",
+    "metric_names",
+    "overfit_batches",
+    "prefetch",
+    "profile",
+    "progress",
+    "read_lines",
     "show",
+    "shuffled",
+    "time_limit",
+    "write_report",
 ]

@@ -6,8 +6,8 @@ one checkpoint, which is there whole or not at all. So a run that was killed goe
 result has the same bits as that of a run that was not.
 
 What happens after each step, in order: a row of metrics is written if one is due, with an evaluation if one is due; the
-hooks are called; the body of the user's ``for`` runs; the state is saved if that is due, so that what hooks and body did
-to it is saved too.
+hooks are called; the body of the user's ``for`` runs; the state is saved if that is due, so that what hooks and body
+did to it is saved too.
 Nothing but these waits for the device, and a row without an evaluation is written only when the next step has begun.
 
 A loop can be left in the middle of this: by ``break`` or an exception in the body, by the data, an evaluation or a
@@ -373,6 +373,9 @@ class Loop(Generic[State]):
         self._resume(run)
 
     def _go_on(self, stop: Stop) -> Iterator[tuple[int, Any]]:
+        self._judge.check(self._metrics, self.step, self._state)
+        self._open_data()
+        self._hooks.at("start", self)
         while True:
             try:
                 yield from self._until_end(stop)
@@ -384,9 +387,7 @@ class Loop(Generic[State]):
                 return
 
     def _until_end(self, stop: Stop) -> Iterator[tuple[int, Any]]:
-        self._judge.check(self._metrics, self.step, self._state)
         batches = self._open_data()
-        self._hooks.at("start", self)
         if self.settings.finite.action == "return" and self._saved is None:
             self.save()
         if self._unfinished:

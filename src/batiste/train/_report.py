@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import json
 import math
 import time
@@ -156,7 +157,7 @@ def _summary(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return f"<p>{html.escape(str(folder))}</p>"
     last = rows[-1]
-    seconds = sum(min(b["time"] - a["time"], 3600.0) for a, b in zip(rows, rows[1:], strict=False) if _timed(a, b))
+    seconds = sum(min(b["time"] - a["time"], 3600.0) for a, b in itertools.pairwise(rows) if _timed(a, b))
     words = f"{folder}: step {last.get('step', 0):.0f}, last row {_when(last.get('time'))}"
     return f"<p>{html.escape(words)}, {seconds:.0f} s between rows.</p>"
 
