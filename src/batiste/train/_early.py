@@ -5,7 +5,7 @@ What decides is in ``loop.kept``, so that a run that was interrupted decides as 
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import math
 import time
 from typing import Any
@@ -126,7 +126,7 @@ def keep_best(metric: str = "eval/loss", *, lower: bool = True, folder: str = "b
     return Hook({"start": begin, "row": look})
 
 
-def time_limit(limit: float | datetime.timedelta, *, total: bool = False) -> Hook:
+def time_limit(limit: float | dt.timedelta, *, total: bool = False) -> Hook:
     """Return a hook that ends the run when its time is over; it is saved, and goes on when it is started again.
 
     Args:
@@ -136,7 +136,7 @@ def time_limit(limit: float | datetime.timedelta, *, total: bool = False) -> Hoo
     Raises:
       ArgumentError: it is no such time.
     """
-    seconds = limit.total_seconds() if isinstance(limit, datetime.timedelta) else limit
+    seconds = limit.total_seconds() if isinstance(limit, dt.timedelta) else limit
     number(seconds, "limit", "time_limit", above=0)
     begun = {"at": 0.0, "before": 0.0}
 

@@ -143,9 +143,14 @@ class Loop(Generic[State]):
             step, state, data, steps, run, save_every, log_every, log, evaluate, evaluate_every, finite, compile_cache,
             save_errors, config, report,
         )  # fmt: skip
+        self.step = 0
+        self.row: Row = {}
+        self.metrics: Any = None
+        self.kept: dict[str, Any] = {}
+        self.stopped: str | None = None
+        self.examples = 1
         self._hooks.at("open", self)
         settings = self.settings
-        self.step = 0
         self._state = own_state(state)
         self._lent = True  # whether others may have names for the arrays of the state
         self._given_step = as_program(step)
@@ -166,12 +171,8 @@ class Loop(Generic[State]):
         self._folder = Folder(settings)
         self._late: int | None = None  # the step of a row that is due and not written
         self._unfinished = False  # whether the evaluation of this step was ended before its end
-        self.row: Row = {}
-        self.metrics: Any = None
-        self.kept: dict[str, Any] = {}
-        self.stopped: str | None = None
-        self.examples = 1
         self._paused = False  # whether it is to go on when it is started again
+        self._returns = False  # whether it is to go back to its last checkpoint
         self._names: list[str] | None = None  # of the metrics of a step
         self._saved: int | None = None
         self._tried: int | None = None  # the step that was to be saved last
@@ -277,17 +278,20 @@ class Loop(Generic[State]):
         if self._run is None:
             cure = 'Give the loop its checkpoints: run=checkpoint.Manager("runs/name").'
             raise LoopArgumentError(name="run", value=None, reason="there is nowhere to save", cure=cure)
-        if self.step == self._saved and not self._replaced:
+        try:
+            self._save_now(self._run)
+        except GoBackError:
+            self._returns = True  # as soon as the loop has its turn
+
+    def _save_now(self, run: Manager | None) -> None:
+        if run is None or (self.step == self._saved and not self._replaced):
             return
         self._tried = self.step
-        try:
-            self._write_late_row()
-            self._read_metrics(self.step)
-        except GoBackError:
-            return  # the loop goes back as soon as it has its turn
+        self._write_late_row()
+        self._read_metrics(self.step)
         self._hooks.at("save", self)
         try:
-            self._save(self._run)
+            self._save(run)
         except Exception as error:
             if self._required or isinstance(error, LoopArgumentError | DeletedArrayError):
                 raise
@@ -386,16 +390,22 @@ class Loop(Generic[State]):
             else:
                 return
 
+    def _go_back_if_asked(self) -> None:
+        if self._returns:
+            self._returns = False
+            raise GoBackError
+
     def _until_end(self, stop: Stop) -> Iterator[tuple[int, Any]]:
+        self._go_back_if_asked()
         batches = self._open_data()
         if self.settings.finite.action == "return" and self._saved is None:
-            self.save()
+            self._save_now(self._run)
         if self._unfinished:
             self._write_row(stop)
             if not self._unfinished:
                 self._hooks.at("step", self)
         if self._is_due():  # it was left before it could be saved
-            self.save()
+            self._save_now(self._run)
         while (self._steps is None or self.step < self._steps) and stop.signal is None and self.stopped is None:
             try:
                 batch = self._take(batches, stop)
@@ -415,8 +425,9 @@ class Loop(Generic[State]):
             if not self._unfinished:  # else they come after the evaluation
                 self._hooks.at("step", self)
             yield self.step, metrics
+            self._go_back_if_asked()
             if self._run is not None and self.step % self._save_every == 0:
-                self.save()
+                self._save_now(self._run)
         self._end(stop)
 
     def _take(self, batches: Batches, stop: Stop) -> tuple[Any] | None:
@@ -470,13 +481,15 @@ class Loop(Generic[State]):
         problems: list[Exception] = []
         try:
             self._write_late_row()
-        except (NonFiniteMetricError, GoBackError):
+        except NonFiniteMetricError:
             pass  # it is not forgotten: whoever reads metrics next is told
+        except GoBackError:
+            self._returns = True
         except Exception as problem:  # noqa: BLE001 - a log that raises must not cost a checkpoint
             problems.append(problem)
         try:
             asked = stop.signal is not None and self._run is not None and self.step > 0
-            if (asked or self._is_due()) and self.step != self._tried:
+            if (asked or self._is_due()) and not self._returns and self.step != self._tried:
                 self.save()
             if self._run is not None:
                 self._wait(self._run)
@@ -497,8 +510,7 @@ class Loop(Generic[State]):
             self._write_row(stop)  # of the steps since the last one
         if self._run is not None:
             if self.step > 0:
-                self._read_metrics(self.step)
-                self.save()
+                self._save_now(self._run)
             self._wait(self._run)
         if self._interrupted and self._batches is not None:  # the data itself may be anywhere
             self._position, self._batches = self._batches.position(interrupted=True), None

@@ -25,7 +25,7 @@ _POLL = 0.05  # seconds between two looks at whether anybody still wants batches
 
 
 class Prefetched:
-    """Batches taken ahead; ``prefetch`` makes it. It can go on where the data beneath it can."""
+    """Batches taken ahead; ``prefetch`` makes it."""
 
     def __init__(self, data: Any, size: int, place: Any) -> None:
         self._data, self._size, self._place = data, size, place
@@ -34,8 +34,6 @@ class Prefetched:
         self._queue: queue.Queue[tuple[str, Any, Any]] | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        if not self._batches.resumable:  # as it is with the data alone
-            self.get_state = self.set_state = None
 
     def _now(self) -> dict[str, Any]:
         return {"drawn": self._batches.drawn, "data": self._batches.position()}
@@ -78,6 +76,10 @@ class Prefetched:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         self._thread = self._queue = None
+
+
+class _Resumable(Prefetched):
+    """Batches taken ahead from data that knows its position."""
 
     def get_state(self) -> Any:
         """Return where the data is after the last batch that came out."""
@@ -141,4 +143,5 @@ def prefetch(data: Iterable[Any] | Callable[[int], Any], size: int = 2, *, shard
     def place(batch: Any) -> Any:
         return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), batch)
 
-    return Prefetched(data, size, place)
+    kind = _Resumable if Batches(data).resumable else Prefetched
+    return kind(data, size, place)

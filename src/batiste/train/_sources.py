@@ -328,8 +328,8 @@ def from_torch(loader: Any, *, again: bool = True) -> Any:
         return _Stateful(loader, _arrays, again=again)
     if type(getattr(loader, "sampler", None)).__name__ in ("RandomSampler", "WeightedRandomSampler"):
         advice = (
-            "Use torchdata's StatefulDataLoader, or a DistributedSampler with num_replicas=1 and rank=0, whose order is "
-            "a function of its seed and the epoch."
+            "Use torchdata's StatefulDataLoader, or a DistributedSampler with num_replicas=1 and rank=0, whose order "
+            "is a function of its seed and the epoch."
         )
         raise refused(loader, "loader", "from_torch", "a loader whose order is the same in another process", advice)
     return _Counted(loader, _arrays, again=again)

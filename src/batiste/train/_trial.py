@@ -1,4 +1,4 @@
-"""Hooks for finding out: does it run at all, can it learn a few batches, where does the time go, which rate is right."""
+"""Hooks to find out: does it run at all, can it learn a few batches, where does the time go, which rate is right."""
 
 from __future__ import annotations
 
@@ -214,8 +214,8 @@ def find_learning_rate(
 
     def look(loop: Any) -> None:
         loss = float(loop.row[metric]) if metric in loop.row else math.nan
-        smooth["mean"] = 0.8 * smooth["mean"] + 0.2 * loss
-        value = smooth["mean"] / (1 - 0.8 ** (len(losses) + 1))
+        smooth["mean"] = 0.9 * smooth["mean"] + 0.1 * loss
+        value = smooth["mean"] / (1 - 0.9 ** (len(losses) + 1))
         if not math.isfinite(value) or (len(losses) > 3 and value > 4 * abs(min(losses)) + 1e-12):
             loop.stop("the loss has grown")
             return
@@ -238,11 +238,13 @@ def find_learning_rate(
 
 
 def _steepest(rates: list[float], losses: list[float]) -> float | None:
-    if len(losses) < 3:
+    """Return the rate at which the loss fell fastest, before its lowest value and after the first noise."""
+    first, last = len(losses) // 10, int(np.argmin(np.asarray(losses))) + 1 if losses else 0
+    if last - first < 3:
         return None
-    slopes = np.gradient(np.asarray(losses), np.log(np.asarray(rates)))
+    slopes = np.gradient(np.asarray(losses[first:last]), np.log(np.asarray(rates[first:last])))
     best = int(np.argmin(slopes))
-    return rates[best] if slopes[best] < 0 else None
+    return rates[first + best] if slopes[best] < 0 else None
 
 
 def _with_rate(state: State, rate: float) -> State:
