@@ -122,7 +122,11 @@ class TensorBoard:
         """
         package = _package("tensorboardX")
         place = _in_run(self._folder, loop, "tensorboard", "TensorBoard")
-        self._writer = package.SummaryWriter(logdir=str(place), purge_step=loop.step + 1 if loop.step else None)
+        self._writer = package.SummaryWriter(
+            logdir=str(place),
+            purge_step=loop.step + 1 if loop.step else None,
+            filename_suffix=f".{loop.step}",  # two starts in one second would have one file
+        )
 
     def __call__(self, row: Row) -> None:
         """Write the numbers of a row."""

@@ -38,7 +38,7 @@ from batiste.errors import (
     UnsavedStepWarning,
 )
 from batiste.train._arguments import check_best, check_loop
-from batiste.train._compile_cache import compile_cache_for_now
+from batiste.train._compile_cache import cache_folder, compile_cache_for_now
 from batiste.train._config import keep_config
 from batiste.train._data import Batches, decode, encode
 from batiste.train._folder import Folder
@@ -162,7 +162,7 @@ class Loop(Generic[State]):
         self._run = settings.run
         self._save_every, self._log_every = settings.save_every, settings.log_every
         self._evaluate, self._evaluate_every = settings.evaluate, settings.evaluate_every
-        self._cache = _cache_folder(self._run, settings.compile_cache)
+        self._cache = cache_folder(self._run, settings.compile_cache)
         self._required = settings.save_errors == "raise"
         self._metrics = Metrics(finite=settings.finite.action == "stop")
         self._judge = Judge(settings.finite, self._run)
@@ -582,12 +582,3 @@ class Loop(Generic[State]):
         if not self.settings.finite.guards or self._batches is None:
             return {}
         return {"skipped": float(self._judge.count(self._batches.drawn + behind))}
-
-
-def _cache_folder(run: Manager | None, option: bool | str | os.PathLike[str]) -> str | os.PathLike[str] | None:
-    """Return the folder for compiled programs that a loop is to use; None for whatever JAX does by itself."""
-    if not isinstance(option, bool):
-        return option
-    config: Any = jax.config
-    chosen = config.jax_compilation_cache_dir is not None
-    return None if run is None or chosen or not option else run.folder / "compiled"
