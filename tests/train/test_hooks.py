@@ -57,7 +57,9 @@ def test_the_moments_and_their_order(run):
     def note(moment):
         return lambda loop: seen.append((moment, loop.step, loop.row.get("step")))
 
-    hooks = [Hook({moment: note(moment) for moment in ("open", "start", "row", "save", "end")} | {"step": note("step")})]
+    hooks = [
+        Hook({moment: note(moment) for moment in ("open", "start", "row", "save", "end")} | {"step": note("step")})
+    ]
     for n, _ in Loop(step, begin(), batch, steps=3, run=run, log_every=2, save_every=2, hooks=hooks, log=None):
         seen.append(("body", n, None))
     assert seen == [
@@ -192,7 +194,11 @@ class Numbers:
         self.n = n
 
 
-@pytest.mark.parametrize("make", [lambda: batch, Numbers, lambda: iter(map(np.float32, itertools.count(1)))], ids=["function", "resumable", "iterator"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: batch, Numbers, lambda: iter(map(np.float32, itertools.count(1)))],
+    ids=["function", "resumable", "iterator"],
+)
 def test_a_few_batches_again_and_again(make, run):
     seen = []
 

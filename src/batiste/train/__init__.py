@@ -4,7 +4,7 @@ That is: hooks, loggers, data, the configuration and the page of a run, and a fo
 """
 
 from batiste.train._compile_cache import compile_cache
-from batiste.train._config import configured
+from batiste.train._config import configured, read_config
 from batiste.train._early import early_stopping, keep_best, time_limit
 from batiste.train._fit import fit
 from batiste.train._hooks import Hook, at
@@ -55,6 +55,7 @@ __all__ = [
     "prefetch",
     "profile",
     "progress",
+    "read_config",
     "read_lines",
     "show",
     "shuffled",

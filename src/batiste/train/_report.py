@@ -195,7 +195,7 @@ def _blueprint(folder: Path, state: Any) -> list[str]:
             rows.append((path, str(getattr(leaf, "dtype", type(leaf).__name__)), str(shape), f"{math.prod(shape):,}"))
     else:
         try:
-            records = Manager(folder).open().manifest.leaves
+            records = Manager(folder).open().manifest.records
         except BatisteError:
             return []
         rows = [(path, str(record.dtype), str(record.shape), f"{math.prod(record.shape):,}") for path, record in
