@@ -123,4 +123,4 @@ def test_killed_at_random_moments(kind, tmp_path):
     killed = outcome(tmp_path / "killed", kind, KILLS)
     assert killed == whole
     assert "eval/loss was best" in whole[0]
-    assert 20 < len(whole[1])
+    assert len(whole[1]) > 20

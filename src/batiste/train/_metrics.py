@@ -259,13 +259,16 @@ class Rows:
         if self._path is None or not self._path.exists():
             return False
         good, last = 0, math.nan
-        with self._path.open("r+b") as file:
-            for line in file:
-                at = _step_of(line)
-                if not line.endswith(b"\n") or at > step:
-                    break
-                good, last = good + len(line), at
-            file.truncate(good)
+        try:
+            with self._path.open("r+b") as file:
+                for line in file:
+                    at = _step_of(line)
+                    if not line.endswith(b"\n") or at > step:
+                        break
+                    good, last = good + len(line), at
+                file.truncate(good)
+        except OSError as error:
+            self._failed(self._path, error)
         return last == step
 
     def write(self, row: Row) -> None:

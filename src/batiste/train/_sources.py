@@ -7,11 +7,14 @@ counting and leaving out; ``tf.data`` by counting and leaving out, where its ord
 
 from __future__ import annotations
 
+import importlib
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from batiste._arguments import refused, whole_number
@@ -49,7 +52,7 @@ class Shuffled:
         if self._epochs is not None and epoch >= self._epochs:
             raise StopIteration
         rows = self._rows(epoch)[place * self._batch : (place + 1) * self._batch]
-        return jax.tree.map(lambda array: array[rows], self._arrays)
+        return cast("Any", jax.tree).map(operator.itemgetter(rows), self._arrays)
 
     def epoch(self, number: int = 0) -> Iterator[Any]:
         """Return an iterator over the batches of one epoch."""
@@ -95,32 +98,12 @@ def shuffled(
     return Shuffled(arrays, count, seed, epochs, last=keep_last, order=shuffle)
 
 
-class _Mapped:
-    """Batches that something with a position gives, each changed."""
-
-    def __init__(self, data: Any, change: Callable[[Any], Any]) -> None:
-        self._data, self._change = data, change
-        self._iterator: Any = iter(data)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return self._change(next(self._iterator))
-
-    def get_state(self) -> Any:
-        return self._iterator.get_state()
-
-    def set_state(self, state: Any) -> None:
-        self._iterator.set_state(state)
-
-
 class _Counted:
     """Batches that are known by their number: to go on is to begin again, and to leave out as many."""
 
     def __init__(self, data: Iterable[Any], change: Callable[[Any], Any], *, again: bool) -> None:
         self._data, self._change, self._again = data, change, again
-        self._iterator: Any = None
+        self._iterator: Iterator[Any] | None = None
         self._taken = 0
         self._epoch = 0
 
@@ -133,31 +116,30 @@ class _Counted:
         return self._change(batch)
 
     def _next(self) -> Any:
-        if self._iterator is None:
-            self._begin()
+        iterator = self._begin() if self._iterator is None else self._iterator
         try:
-            return next(self._iterator)
+            return next(iterator)
         except StopIteration:
             if not self._again or self._taken == 0:
                 raise
             self._epoch, self._taken = self._epoch + 1, 0
-            self._begin()
-            return next(self._iterator)
+            return next(self._begin())
 
-    def _begin(self) -> None:
+    def _begin(self) -> Iterator[Any]:
         told = getattr(getattr(self._data, "sampler", None), "set_epoch", None)
         if callable(told):  # of a distributed sampler, whose order is a function of the epoch
             told(self._epoch)
-        self._iterator = iter(self._data)
+        self._iterator = iterator = iter(self._data)
+        return iterator
 
     def get_state(self) -> dict[str, Any]:
         return {"epoch": self._epoch, "taken": self._taken}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         self._epoch, self._taken = state["epoch"], 0
-        self._begin()
+        iterator = self._begin()
         for _ in range(state["taken"]):
-            next(self._iterator)
+            next(iterator)
             self._taken += 1
 
 
@@ -166,30 +148,29 @@ class _Stateful:
 
     def __init__(self, data: Any, change: Callable[[Any], Any], *, again: bool) -> None:
         self._data, self._change, self._again = data, change, again
-        self._iterator: Any = None
+        self._iterator: Iterator[Any] | None = None
         self._epoch = 0
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        if self._iterator is None:
-            self._begin()
+        iterator = self._begin() if self._iterator is None else self._iterator
         try:
-            batch = next(self._iterator)
+            batch = next(iterator)
         except StopIteration:
             if not self._again:
                 raise
             self._epoch += 1
-            self._begin()
-            batch = next(self._iterator)
+            batch = next(self._begin())
         return self._change(batch)
 
-    def _begin(self) -> None:
+    def _begin(self) -> Iterator[Any]:
         told = getattr(self._data, "set_epoch", None)
         if callable(told):
             told(self._epoch)
-        self._iterator = iter(self._data)
+        self._iterator = iterator = iter(self._data)
+        return iterator
 
     def get_state(self) -> dict[str, Any]:
         if self._iterator is None:
@@ -208,34 +189,29 @@ class _Stateful:
 def _arrays(batch: Any) -> Any:
     """Return a batch with NumPy's arrays in the place of tensors, lists of them as tuples, and texts left out."""
     if isinstance(batch, Mapping):
-        return {name: _arrays(item) for name, item in batch.items() if not _is_text(item)}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*map(_arrays, batch))
+        pairs = cast("Mapping[Any, Any]", batch).items()
+        return {name: _arrays(item) for name, item in pairs if not _is_text(item)}
     if isinstance(batch, list | tuple):
-        return tuple(_arrays(item) for item in batch if not _is_text(item))
+        items = cast("list[Any]", batch)
+        if hasattr(items, "_fields"):
+            return type(items)(*map(_arrays, items))
+        return tuple(_arrays(item) for item in items if not _is_text(item))
     if hasattr(batch, "detach"):  # of PyTorch
         tensor: Any = batch.detach().cpu()
         if str(tensor.dtype) == "torch.bfloat16":  # which NumPy has only through JAX
-            import ml_dtypes
-
-            return tensor.view(_torch().int16).numpy().view(ml_dtypes.bfloat16)
+            return np.asarray(tensor.float().numpy()).astype(jnp.bfloat16)
         return tensor.numpy()
-    if hasattr(batch, "numpy") and not isinstance(batch, np.ndarray):  # of TensorFlow
+    if hasattr(batch, "numpy"):  # of TensorFlow
         return batch.numpy()
     return batch
-
-
-def _torch() -> Any:
-    import torch
-
-    return torch
 
 
 def _is_text(item: Any) -> bool:
     if isinstance(item, str | bytes):
         return True
-    if isinstance(item, list) and item and all(isinstance(it, str | bytes) for it in item):
-        return True
+    if isinstance(item, list):
+        items = cast("list[Any]", item)
+        return bool(items) and all(isinstance(it, str | bytes) for it in items)
     return getattr(getattr(item, "dtype", None), "kind", "") in ("U", "S", "T", "O")
 
 
@@ -258,8 +234,8 @@ def from_grain(data: Any, *, workers: int = 0, per_worker: int = 2) -> Any:
     if not workers:
         return data
     try:
-        import grain
-        from absl import flags
+        flags = importlib.import_module("absl.flags")
+        grain: Any = importlib.import_module("grain")
     except ImportError as error:
         raise MissingPackageError(purpose="Reading with grain", package="grain", install="grain") from error
     if not flags.FLAGS.is_parsed():  # its workers look at absl's flags, which only programs of absl parse
@@ -296,7 +272,11 @@ def from_datasets(data: Any, batch: int, *, seed: int | None = 0, again: bool = 
         rows = shuffled(
             np.arange(len(data)), batch, seed=seed or 0, epochs=None if again else 1, shuffle=seed is not None
         )
-        return lambda step: _arrays(table[rows(step)])
+
+        def batch_of(step: int) -> Any:
+            return _arrays(table[rows(step)])
+
+        return batch_of
     if not hasattr(data, "state_dict") or not hasattr(data, "batch"):
         raise refused(data, "data", "from_datasets", "a Dataset or an IterableDataset of datasets")
     batches: Any = data.with_format("numpy").batch(batch, drop_last_batch=True)

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,11 @@ def overfit_batches(count: int = 1) -> Hook:
 
 def _first(data: Any, count: int) -> Any:
     if not hasattr(data, "__iter__"):
-        return lambda step: data(step % count)  # the data is a function, which is pure
+
+        def batch_of(step: int) -> Any:
+            return data(step % count)
+
+        return batch_of
     batches = Batches(data)
     return _FirstResumable(batches, count) if batches.resumable else itertools.cycle(_copies(batches, count))
 
@@ -83,7 +87,13 @@ def _copies(batches: Batches, count: int) -> Iterator[Any]:
             batch = batches.take()
         except StopIteration:
             return
-        yield jax.tree.map(lambda leaf: np.array(leaf) if isinstance(leaf, np.ndarray) else leaf, batch)
+        yield jax.tree.map(_copied, batch)
+
+
+def _copied(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array):
+        return jnp.copy(leaf)
+    return cast("Any", np.array(leaf)) if isinstance(leaf, np.ndarray) else leaf
 
 
 class _FirstResumable:
@@ -128,8 +138,9 @@ def profile(start: int = 10, steps: int = 5, folder: str | os.PathLike[str] | No
     """
     whole_number(start, "start", "profile", low=1)
     whole_number(steps, "steps", "profile", low=1)
-    if folder is not None and not isinstance(folder, str | os.PathLike):
-        raise refused(folder, "folder", "profile", "a path", 'Write folder="profile".')
+    given: Any = folder
+    if given is not None and not isinstance(given, str | os.PathLike):
+        raise refused(given, "folder", "profile", "a path", 'Write folder="profile".')
     seen = {"steps": 0, "on": 0}
 
     def place(loop: Any) -> Path:
@@ -223,7 +234,7 @@ def find_learning_rate(
         if loop.step < steps:
             loop.state = _with_rate(loop.state, rates[loop.step])
 
-    copied = jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf, state)
+    copied: Any = jax.tree.map(_copied, state)
     loop = Loop(
         step, _with_rate(copied, rates[0]), data, steps=steps, log_every=1, log=None, finite=False,
         hooks=[Hook({"row": look})],
