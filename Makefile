@@ -11,7 +11,7 @@ ARGS ?=
 PY := $(VENV)/bin/python
 
 .NOTPARALLEL:
-.PHONY: help demo test test-matrix test-pretrained test-fuzz check format bench docs
+.PHONY: help demo test test-matrix test-pretrained test-fuzz test-report check format bench docs
 
 help:
 	@echo "make demo         train on handwritten digits       (ARGS=\"--data fashion-mnist --data-dir DIR\")"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-matrix  run them on Python 3.11 and 3.12, each with the newest JAX there"
 	@echo "make test-pretrained  compare importers with PyTorch and with four pretrained models (VENV_TORCH=.venv-torch)"
 	@echo "make test-fuzz    attack readers with hostile files    (ARGS=\"npz --seconds 600\", VENV_FUZZ=.venv-fuzz)"
+	@echo "make test-report  look at the page of a run in headless Chromium"
 	@echo "make check        ruff and pyright"
 	@echo "make format       let ruff format and fix"
 	@echo "make bench        print and write the benchmark tables"
@@ -42,6 +43,10 @@ test-pretrained:
 test-fuzz:
 	@$(MAKE) --no-print-directory VENV=$(VENV_FUZZ) $(VENV_FUZZ)/.stamp-fuzz
 	$(VENV_FUZZ)/bin/python -m tests.fuzz $(ARGS)
+
+# Needs Debian's chromium, or `ARGS=/path/to/chromium`.
+test-report: $(VENV)/.stamp-test
+	$(PY) scripts/check_report.py $(ARGS)
 
 check: $(VENV)/.stamp-check
 	$(PY) -m ruff check

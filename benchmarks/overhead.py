@@ -14,7 +14,9 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,17 +24,19 @@ import numpy as np
 
 from batiste import checkpoint, train
 
+Step = Callable[[Any, Any], tuple[Any, Any]]
+Times = tuple[float, float]  # of the wall clock, and of the process
 EVERY = 50
 BATCH = np.random.default_rng(0).normal(size=(64, 98)).astype(np.float32)  # 25 KB
 
 
-def batch(_):
+def batch(_: int) -> dict[str, Any]:
     return {"x": BATCH}
 
 
-def new_step(repeats):
-    def step(state, data):
-        def once(_, w):
+def new_step(repeats: int) -> Step:
+    def step(state: Any, data: Any) -> tuple[Any, Any]:
+        def once(_: Any, w: Any) -> Any:
             return jnp.tanh(w @ w) * 0.5 + data["x"][:64, :64] * 1e-3
 
         w = jax.lax.fori_loop(0, repeats, once, state["w"])
@@ -41,12 +45,12 @@ def new_step(repeats):
     return jax.jit(step, donate_argnums=0)
 
 
-def new_state():
+def new_state() -> dict[str, Any]:
     return {"w": jnp.eye(64), "n": jnp.int32(0)}
 
 
-def bare(step, steps):
-    state = new_state()
+def bare(step: Step, steps: int) -> Times:
+    state, start = new_state(), (0.0, 0.0)
     for n in range(steps + EVERY):
         if n == EVERY:
             start = now(state)
@@ -56,33 +60,34 @@ def bare(step, steps):
     return since(start, state)
 
 
-def looped(step, steps, **options):
+def looped(step: Step, steps: int, **options: Any) -> Times:
     loop = train.Loop(step, new_state(), batch, log_every=EVERY, log=None, **options)
+    start = 0.0, 0.0
     for n, _ in loop:
         if n == EVERY:
             start = now(loop.state)
         if n == steps + EVERY:
             return since(start, loop.state)
-    return None
+    raise RuntimeError
 
 
-def with_a_run(step, steps):
+def with_a_run(step: Step, steps: int) -> Times:
     with tempfile.TemporaryDirectory() as folder:
         hooks = [train.early_stopping("loss", patience=1000)]
         return looped(step, steps, run=folder, save_every=10**6, compile_cache=False, hooks=hooks)
 
 
-def now(state):
+def now(state: Any) -> Times:
     jax.block_until_ready(state)
     return time.perf_counter(), time.process_time()
 
 
-def since(start, state):
+def since(start: Times, state: Any) -> Times:
     end = now(state)
     return end[0] - start[0], end[1] - start[1]
 
 
-def calibrated(seconds):
+def calibrated(seconds: float) -> tuple[Step, float]:
     """Return how many products take so long."""
     repeats = 8
     while True:
@@ -101,7 +106,7 @@ def calibrated(seconds):
         repeats = max(repeats + 1, int(repeats * min(4.0, seconds / best)))
 
 
-def saves(megabytes=200):
+def saves(megabytes: int = 200) -> float:
     """Return how long a save in the background holds the program up, and a whole save takes."""
     state = {str(n): jnp.ones((megabytes * 250_000 // 20,)) + n for n in range(20)}
     jax.block_until_ready(state)
@@ -122,16 +127,16 @@ def saves(megabytes=200):
     return statistics.median(ratios)
 
 
-def main():
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few blocks, for a look")
     few = parser.parse_args().quick
     print("| step | loop over bare step | process time | with a run and a hook | process time |")
     print("| --- | ---: | ---: | ---: | ---: |")
-    for milliseconds, steps in ((1, 400), (10, 100)):
+    for milliseconds, whole in ((1, 400), (10, 100)):
         step, found = calibrated(milliseconds / 1000)
-        steps = steps // 4 if few else steps
-        ratios = [[], [], [], []]
+        steps = whole // 4 if few else whole
+        ratios: list[list[float]] = [[], [], [], []]
         for contender in (bare, looped, with_a_run):
             contender(step, EVERY)
         for _ in range(3 if few else 15):

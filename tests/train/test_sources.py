@@ -1,4 +1,4 @@
-"""Data of our own and of other libraries, taken ahead or not: the same batches, and the exact place after a resumption."""
+"""Data of our own and of other libraries, taken ahead or not: the same batches, and the exact place on resumption."""
 
 import threading
 import time
@@ -41,7 +41,7 @@ class Batches:
 
     def __next__(self):
         if self.n == self.fail:
-            raise RuntimeError("the disk is gone")
+            raise OSError(5, "the disk is gone")
         if self.n == 12:
             raise StopIteration
         self.n += 1
@@ -124,7 +124,7 @@ def test_prefetching_keeps_the_exact_place(run):
 def test_an_exception_of_the_data_comes_in_its_turn():
     ahead = train.prefetch(Batches(fail=4), 2)
     assert [float(next(ahead)["x"][0]) for _ in range(4)] == [1, 2, 3, 4]
-    with pytest.raises(RuntimeError, match="the disk is gone"):
+    with pytest.raises(OSError, match="the disk is gone"):
         next(ahead)
     before = threading.active_count()
     forgotten = train.prefetch(lambda n: {"x": np.float32(n)}, 1)

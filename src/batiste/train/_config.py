@@ -39,8 +39,9 @@ def configured(config: type[_Config], arguments: Sequence[str] | None = None) ->
       MissingPackageError: tyro is not installed (``pip install 'batiste[train]'``).
       SystemExit: the words cannot be read, which tyro has said, or they ask for help.
     """
-    if not isinstance(config, type) or not dataclasses.is_dataclass(config):
-        raise refused(config, "config", "configured", "a dataclass", "Write @dataclasses.dataclass(frozen=True) above.")
+    given: Any = config
+    if not isinstance(given, type) or not dataclasses.is_dataclass(given):
+        raise refused(given, "config", "configured", "a dataclass", "Write @dataclasses.dataclass(frozen=True) above.")
     try:
         import tyro
     except ImportError as error:
@@ -61,7 +62,7 @@ def fields_of(config: Any, prefix: str = "") -> dict[str, Any]:
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         pairs: dict[str, Any] = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     else:
-        pairs = {str(name): value for name, value in config.items()}
+        pairs = {str(name): value for name, value in cast("Mapping[Any, Any]", config).items()}
     found: dict[str, Any] = {}
     for name, value in pairs.items():
         if value and is_config(value) and not isinstance(value, type):

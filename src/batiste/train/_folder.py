@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -80,8 +80,9 @@ class Folder:
                 _write_png(self._folder / "media" / file, pixels)
                 _append(self._folder / "media.jsonl", {"step": step, "name": name, "file": file})
         for logger in self._loggers:
-            if hasattr(logger, "picture"):
-                logger.picture(step, name, pixels)
+            take: Callable[..., Any] | None = getattr(logger, "picture", None)
+            if take is not None:
+                take(step, name, pixels)
 
     def text(self, step: int, name: str, words: str) -> None:
         """Keep a text, and give it to the loggers that take one."""
@@ -89,8 +90,9 @@ class Folder:
         if self._folder is not None:
             _append(self._folder / "media.jsonl", {"step": step, "name": name, "text": words})
         for logger in self._loggers:
-            if hasattr(logger, "text"):
-                logger.text(step, name, words)
+            take: Callable[..., Any] | None = getattr(logger, "text", None)
+            if take is not None:
+                take(step, name, words)
 
 
 def _pixels(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -136,7 +138,7 @@ def _environment() -> dict[str, Any]:
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    devices = jax.devices()
+    devices = cast("list[Any]", jax.devices())
     return {
         "time": round(time.time(), 3),
         "system": platform.platform(),

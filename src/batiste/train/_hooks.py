@@ -88,7 +88,7 @@ def check_hooks(hooks: Any) -> tuple[Any, ...]:
     Raises:
       LoopArgumentError: one is neither a function nor a ``Hook``.
     """
-    given: Iterable[Any] = (hooks,) if isinstance(hooks, Hook) or callable(hooks) else hooks
+    given: Any = (hooks,) if isinstance(hooks, Hook) or callable(hooks) else hooks
     cure = 'Give a list of functions (loop) -> None, of train.at("row")(function), or of hooks that train has.'
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         kind = type(hooks).__name__

@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from batiste._arguments import refused
 from batiste.errors import LoopArgumentError, MissingPackageError
@@ -36,7 +36,7 @@ def _package(name: str, install: str = "") -> Any:
 def _path(value: Any, where: str) -> Path | None:
     if value is not None and (not isinstance(value, str | os.PathLike) or os.fspath(value) == ""):
         raise refused(value, "folder", where, "a path, or None for one in the folder of the run")
-    return None if value is None else Path(value)
+    return None if value is None else Path(cast("Any", value))
 
 
 def _in_run(folder: Path | None, loop: Any, name: str, logger: str) -> Path:

@@ -16,7 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,11 @@ def guarded(step: Callable[..., Any]) -> Callable[..., Any]:
         for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
             if _is_inexact(new):
                 good &= ~(jnp.isfinite(old) & ~jnp.isfinite(new)).any()
-        chosen = jax.tree.map(lambda old, new: jax.lax.select(good, new, _like(old, new)), state, after)
+
+        def choose(old: Any, new: Any) -> Any:
+            return jax.lax.select(good, new, _like(old, new))
+
+        chosen: Any = jax.tree.map(choose, state, after)
         return chosen, (metrics, good)
 
     return guarding
@@ -140,7 +144,7 @@ def kept_batch(folder: Path, step: int, batch: Any) -> Path | None:
     """Write a batch to the folder of a run, and return where; a failure is a warning, since the run comes first."""
     place = folder / FOLDER / str(step)
     try:
-        save(place, cast("Any", batch), step=step, overwrite=True)
+        save(place, batch, step=step, overwrite=True)
     except Exception as error:  # noqa: BLE001 - it is told, and what is said of the step matters more
         text = f"The batch of step {step} was not written to {place}: {error}"
         warnings.warn(text, UnsavedStepWarning, stacklevel=2)

@@ -140,8 +140,11 @@ def prefetch(data: Iterable[Any] | Callable[[int], Any], size: int = 2, *, shard
     if sharding is not None and not isinstance(sharding, jax.sharding.Sharding | jax.Device):
         raise refused(sharding, "sharding", "prefetch", "a jax.sharding.Sharding or a device")
 
+    def put(leaf: Any) -> Any:
+        return jax.device_put(leaf, sharding)
+
     def place(batch: Any) -> Any:
-        return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), batch)
+        return jax.tree.map(put, batch)
 
     kind = _Resumable if Batches(data).resumable else Prefetched
     return kind(data, size, place)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import jax
 
@@ -68,8 +68,7 @@ def flops_of(loop: Any, batch: Any) -> float | None:
         found: Any = cost.cost_analysis()
     except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
         return None
-    first: Any = found[0] if isinstance(found, list) and found else found
-    count = first.get("flops") if isinstance(first, Mapping) else None
+    count: Any = found.get("flops") if isinstance(found, Mapping) else None  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
     return float(count) if isinstance(count, int | float) and count > 0 else None
 
 
@@ -89,8 +88,8 @@ class _Shown:
         self._first = self._last = loop.step
         self._row = loop.row
         if self._peak is None:
-            devices = jax.devices()
-            kind = devices[0].device_kind
+            devices = cast("list[Any]", jax.devices())
+            kind: str = devices[0].device_kind
             names = [name for name in PEAKS if kind.startswith(name)]
             self._peak = PEAKS[max(names, key=len)] * len(devices) if names else None
         bar = _new_bar()

@@ -93,7 +93,7 @@ def _copies(batches: Batches, count: int) -> Iterator[Any]:
 def _copied(leaf: Any) -> Any:
     if isinstance(leaf, jax.Array):
         return jnp.copy(leaf)
-    return cast("Any", np.array(leaf)) if isinstance(leaf, np.ndarray) else leaf
+    return np.array(cast("Any", leaf)) if isinstance(leaf, np.ndarray) else leaf
 
 
 class _FirstResumable:
@@ -221,7 +221,7 @@ def find_learning_rate(
     whole_number(steps, "steps", "find_learning_rate", low=3)
     rates = [float(low * (high / low) ** (n / (steps - 1))) for n in range(steps)]
     losses: list[float] = []
-    smooth = {"mean": 0.0}
+    smooth: dict[str, float] = {"mean": 0.0}
 
     def look(loop: Any) -> None:
         loss = float(loop.row[metric]) if metric in loop.row else math.nan
@@ -232,7 +232,7 @@ def find_learning_rate(
             return
         losses.append(value)
         if loop.step < steps:
-            loop.state = _with_rate(loop.state, rates[loop.step])
+            loop.state = _with_rate(loop.state, rates[int(loop.step)])
 
     copied: Any = jax.tree.map(_copied, state)
     loop = Loop(
