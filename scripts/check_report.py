@@ -21,16 +21,19 @@ from batiste import train
 
 
 def step(state: Any, x: Any) -> tuple[Any, Any]:
+    """Do something that has a curve."""
     return {"w": state["w"] * 0.9 + x}, {"loss": jnp.abs(state["w"]).sum(), "norm": jnp.sum(state["w"] ** 2)}
 
 
 def log(loop: Any) -> None:
+    """Log a picture and a text."""
     if loop.step % 20 == 0:
         loop.picture("a slope", np.linspace(0, 1, 256).reshape(16, 16))
         loop.text("a sample", "to be & <not> to be")
 
 
 def main() -> int:
+    """Make the page and look at it."""
     chromium = sys.argv[1] if len(sys.argv) > 1 else shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         print("there is no chromium: apt-get install chromium")

@@ -293,7 +293,8 @@ def from_torch(loader: Any, *, again: bool = True) -> Any:
     With torchdata's ``StatefulDataLoader`` a run goes on by its ``state_dict``. With any other loader it begins the
     epoch again and leaves out the batches that were seen; that is exact where the order is a function of the epoch:
     without ``shuffle``, or with a ``DistributedSampler``, which is told the epoch. ``shuffle=True`` has another order
-    in each process, and is refused.
+    in each process, and is refused. Worker processes must not be forked from a program that runs JAX:
+    ``multiprocessing_context="spawn"`` starts them anew.
 
     Args:
       loader: the loader.
