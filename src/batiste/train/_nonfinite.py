@@ -27,7 +27,7 @@ from batiste.errors import UnsavedStepWarning
 
 __all__ = ["FOLDER", "NonFinite", "Recent", "guarded", "kept_batch"]
 
-_BATCHES = 16
+_BATCHES = 64
 _BYTES = 1 << 26
 FOLDER = "nonfinite"
 
