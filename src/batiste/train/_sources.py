@@ -23,6 +23,8 @@ from batiste.tree import flatten
 
 __all__ = ["Shuffled", "from_datasets", "from_grain", "from_tf", "from_torch", "shuffled"]
 
+_TENSOR = "a tensor of PyTorch"
+
 
 class Shuffled:
     """Batches of arrays, in another order each epoch; ``shuffled`` makes it.
@@ -175,15 +177,34 @@ class _Stateful:
     def get_state(self) -> dict[str, Any]:
         if self._iterator is None:
             self._begin()
-        return {"epoch": self._epoch, "data": self._data.state_dict()}
+        return {"epoch": self._epoch, "data": _without_tensors(self._data.state_dict())}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         self._epoch = state["epoch"]
         told = getattr(self._data, "set_epoch", None)
         if callable(told):
             told(self._epoch)
-        self._data.load_state_dict(state["data"])
+        self._data.load_state_dict(_with_tensors(state["data"]))
         self._iterator = iter(self._data)
+
+
+def _without_tensors(state: Any) -> Any:
+    """Return the position of a loader with arrays in the place of PyTorch's tensors, such as the state of a sampler."""
+    if isinstance(state, dict):
+        return {name: _without_tensors(item) for name, item in cast("dict[Any, Any]", state).items()}
+    if type(state) in (list, tuple):
+        return type(state)(map(_without_tensors, state))
+    return {_TENSOR: state.detach().cpu().numpy()} if hasattr(state, "detach") else state
+
+
+def _with_tensors(state: Any) -> Any:
+    """Return what ``_without_tensors`` was given."""
+    if isinstance(state, dict):
+        found = cast("dict[Any, Any]", state)
+        if list(found) == [_TENSOR]:
+            return importlib.import_module("torch").from_numpy(found[_TENSOR])
+        return {name: _with_tensors(item) for name, item in found.items()}
+    return type(state)(map(_with_tensors, state)) if type(state) in (list, tuple) else state
 
 
 def _arrays(batch: Any) -> Any:
