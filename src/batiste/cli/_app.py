@@ -17,7 +17,7 @@ from batiste.cli._late import Late
 from batiste.cli._report import Exit, reported
 
 if TYPE_CHECKING:
-    from batiste.cli import _change, _compare, _complete, _compute, _import, _plan, _show, _store
+    from batiste.cli import _change, _compare, _complete, _compute, _import, _plan, _runs, _show, _store
 else:
     _change = Late("batiste.cli._change")
     _compare = Late("batiste.cli._compare")
@@ -25,6 +25,7 @@ else:
     _compute = Late("batiste.cli._compute")
     _import = Late("batiste.cli._import")
     _plan = Late("batiste.cli._plan")
+    _runs = Late("batiste.cli._runs")
     _show = Late("batiste.cli._show")
     _store = Late("batiste.cli._store")
 
@@ -379,6 +380,55 @@ def plan(
         html=html,
         as_json_too=as_json,
     )
+
+
+runs_app = typer.Typer(name="runs", help="List, compare and clean training runs.", no_args_is_help=True)
+app.add_typer(runs_app)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)]
+Runs = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run, or a folder with runs.")]
+
+
+@runs_app.command("list")
+@reported
+def list_runs(folder: Runs = Path("runs"), *, as_json: AsJson = False) -> Exit:
+    """List runs: step, checkpoints, size, latest row."""
+    return _runs.listed(folder, as_json=as_json)
+
+
+@runs_app.command("compare")
+@reported
+def compare_runs(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The runs.", show_default=False)],
+    *,
+    metric: Annotated[str | None, typer.Option("--metric", "-m", help="Only this metric.")] = None,
+    picture: Annotated[Path | None, typer.Option("--picture", "-p", help="Write the curves as an SVG file.")] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the picture.")] = False,
+    as_json: AsJson = False,
+) -> Exit:
+    """Compare the metrics and the configurations of runs."""
+    return _runs.compare(folders, metric=metric, picture=picture, force=force, as_json=as_json)
+
+
+@runs_app.command("report")
+@reported
+def report_run(run: Run, *, quiet: Quiet = False) -> Exit:
+    """Write report.html, the page of a run, into its folder."""
+    return _runs.report(run, quiet=quiet)
+
+
+@runs_app.command("clean")
+@reported
+def clean_runs(
+    folder: Runs = Path("runs"),
+    *,
+    keep: Annotated[int, typer.Option("--keep", "-k", min=1, help="How many checkpoints each run keeps.")] = 1,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Remove compiled programs too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would go, and remove nothing.")] = False,
+    quiet: Quiet = False,
+) -> Exit:
+    """Remove all but the latest checkpoints, and what interrupted saves have left."""
+    return _runs.clean(folder, keep=keep, compiled=compiled, dry_run=dry_run, quiet=quiet)
 
 
 def _several(paths: list[Path]) -> list[Path]:

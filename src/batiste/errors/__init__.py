@@ -203,6 +203,12 @@ from batiste.errors._recurrent import (
     NotACellError,
     SequenceShapeError,
 )
+from batiste.errors._run import (
+    ConfigChangedWarning,
+    LearningRateError,
+    RunFolderError,
+    RunNotFoundError,
+)
 from batiste.errors._shard import (
     AbstractMeshError,
     AxisNamesError,
@@ -347,6 +353,7 @@ __all__ = [
     "CheckpointWriteError",
     "CollectionNameWarning",
     "CompileCacheWarning",
+    "ConfigChangedWarning",
     "CorruptBytesError",
     "CursorAttributeError",
     "CursorFindError",
@@ -407,6 +414,7 @@ __all__ = [
     "LazyIndexError",
     "LazyInitError",
     "LazyReadError",
+    "LearningRateError",
     "LiftAxisSizeError",
     "LiftedMethodError",
     "LinenDeprecationWarning",
@@ -476,7 +484,9 @@ __all__ = [
     "ReservedModuleAttributeError",
     "RetraceWarning",
     "RotaryShapeError",
+    "RunFolderError",
     "RunMismatchError",
+    "RunNotFoundError",
     "ScanAxesError",
     "ScanBodyError",
     "ScanCarryError",

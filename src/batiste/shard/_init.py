@@ -72,7 +72,8 @@ def init(
     """
     if isinstance(model, type) and issubclass(model, Blueprint):
         raise InvalidInstanceModuleError(call="init", given=repr(model))
-    make: Any = getattr(cast("Any", model), "init", model)
+    given = cast("Any", model)
+    make: Any = getattr(given, "init", given)
     function(make, "model", "shard.init", what="a Module, or a function of rngs and inputs")
     if isinstance(model, Blueprint):
         streams_from(rngs, type(model).__name__)

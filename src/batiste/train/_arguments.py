@@ -7,26 +7,21 @@ NumPy's and JAX's scalars as well; True, 10.0 and "10" are none.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import jax
 
-from batiste._arguments import function, path, refused, seconds, whole_number
+from batiste._arguments import choice, function, path, refused, seconds, whole_number
 from batiste.checkpoint import KeepBest, Manager
 from batiste.errors import LoopArgumentError, nearest
+from batiste.train._config import is_config
 from batiste.train._data import check_data
+from batiste.train._nonfinite import NonFinite
+from batiste.train._settings import Settings
 
-__all__ = ["Checked", "check_best", "check_cache", "check_loop"]
+__all__ = ["check_best", "check_cache", "check_loop"]
 
 _LOOP: Final = "The training loop"
-
-
-class Checked(NamedTuple):
-    """Arguments as a loop uses them: how many steps, the run, and how far apart saves, rows and evaluations are."""
-
-    steps: int | None
-    run: Manager | None
-    every: tuple[int, int, int]
 
 
 def check_loop(
@@ -42,26 +37,58 @@ def check_loop(
     evaluate_every: Any,
     finite: Any,
     compile_cache: Any,
-) -> Checked:
+    save_errors: Any = "raise",
+    config: Any = None,
+    report: Any = False,
+) -> Settings:
     """Return the arguments of a loop as it uses them.
 
     Raises:
       ArgumentError: one is not in its domain.
       LoopArgumentError: the data gives no batches.
     """
-    _check_functions(step, state, log, evaluate)
+    logs = _logs(log)
+    _check_functions(step, state, evaluate)
     check_data(data)
-    if not isinstance(finite, bool):
-        raise refused(finite, "finite", _LOOP, "True or False", "Write finite=False to let NaN and infinity pass.")
+    if isinstance(finite, bool):
+        finite = NonFinite("stop" if finite else "pass")
+    elif not isinstance(finite, NonFinite):
+        advice = 'Write finite=False to let NaN and infinity pass, or finite="skip" to leave such updates out.'
+        if not isinstance(finite, str):
+            raise refused(finite, "finite", _LOOP, "True, False or a policy", advice)
+        finite = NonFinite(choice(finite, "finite", _LOOP, ("stop", "skip", "return", "pass")))
     if not isinstance(compile_cache, bool):
         path(compile_cache, "compile_cache", _LOOP, what="True, False or a path")
-    count = None if steps is None else whole_number(steps, "steps", _LOOP)
-    every = (
-        whole_number(save_every, "save_every", _LOOP, low=1),
-        whole_number(log_every, "log_every", _LOOP, low=1),
-        whole_number(evaluate_every, "evaluate_every", _LOOP, low=1),
+    choice(save_errors, "save_errors", _LOOP, ("raise", "warn"))
+    if not isinstance(report, bool):
+        raise refused(report, "report", _LOOP, "True or False", "Write report=True for a page of the run.")
+    if config is not None and (isinstance(config, type) or not is_config(config)):
+        what = "an instance of a frozen dataclass, or a dict of numbers and texts"
+        raise refused(config, "config", _LOOP, what)
+    found = _run(run)
+    if finite.guards and isinstance(step, jax.stages.Compiled):
+        cure = "Give the function, or what jax.jit returns: the loop compiles a test of its result with it."
+        raise LoopArgumentError(
+            name="finite", value=repr(finite.action), reason="the step is compiled ahead of time", cure=cure
+        )
+    if finite.action == "return" and found is None:
+        cure = 'Give the loop a folder for checkpoints, run="runs/name", or write finite="skip".'
+        raise LoopArgumentError(name="finite", value="'return'", reason="there is no run to go back to", cure=cure)
+    return Settings(
+        data=data,
+        steps=None if steps is None else whole_number(steps, "steps", _LOOP),
+        run=found,
+        save_every=whole_number(save_every, "save_every", _LOOP, low=1),
+        log_every=whole_number(log_every, "log_every", _LOOP, low=1),
+        evaluate_every=whole_number(evaluate_every, "evaluate_every", _LOOP, low=1),
+        log=logs,
+        evaluate=evaluate,
+        finite=finite,
+        compile_cache=compile_cache,
+        save_errors=cast("Any", save_errors),
+        config=config,
+        report=report,
     )
-    return Checked(count, _run(run), every)
 
 
 def check_best(run: Manager | None, known: Iterable[str] | None, *, evaluates: bool) -> None:
@@ -100,7 +127,16 @@ def check_cache(folder: Any, least: Any) -> None:
     seconds(least, "min_seconds", "train.compile_cache")
 
 
-def _check_functions(step: Any, state: Any, log: Any, evaluate: Any) -> None:
+def _logs(log: Any) -> tuple[Any, ...]:
+    several = cast("Any", log if isinstance(log, list | tuple) else [] if log is None else [log])
+    for one in several:
+        if not callable(one) or isinstance(one, type):
+            what = "train.show, a logger such as train.TensorBoard(), any function of a row, or a list of these"
+            raise refused(one, "log", _LOOP, what)
+    return tuple(several)
+
+
+def _check_functions(step: Any, state: Any, evaluate: Any) -> None:
     if isinstance(step, type) or not callable(step):
         backwards = callable(state) and not isinstance(state, type)
         cure = "Write the step first: fit(step, state, data)." if backwards else "Give a function (state, batch)."
@@ -108,8 +144,6 @@ def _check_functions(step: Any, state: Any, log: Any, evaluate: Any) -> None:
     if callable(state) and any(leaf is state for leaf in jax.tree.leaves(state)):
         cure = "Write fit(step, state, data): the function, what it changes, and the batches."
         raise refused(state, "state", _LOOP, "a tree of arrays", cure)
-    if log is not None:
-        function(log, "log", _LOOP, what="a function of a row, such as train.show, or None")
     if evaluate is not None:
         function(evaluate, "evaluate", _LOOP, what="a function of the state, or None")
 

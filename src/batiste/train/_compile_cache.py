@@ -21,7 +21,7 @@ import jax
 from batiste.errors import CompileCacheWarning
 from batiste.train._arguments import check_cache
 
-__all__ = ["compile_cache", "compile_cache_for_now"]
+__all__ = ["cache_folder", "compile_cache", "compile_cache_for_now"]
 
 
 def compile_cache(folder: str | os.PathLike[str] | None = None, *, min_seconds: float = 0.0) -> Path | None:
@@ -73,6 +73,15 @@ def compile_cache_for_now(folder: str | os.PathLike[str] | None) -> Generator[No
     finally:
         if config.jax_compilation_cache_dir != before[0]:
             _use(*before)
+
+
+def cache_folder(run: Any, option: bool | str | os.PathLike[str]) -> str | os.PathLike[str] | None:
+    """Return the folder for compiled programs that a loop is to use; None for whatever JAX does by itself."""
+    if not isinstance(option, bool):
+        return option
+    config: Any = jax.config
+    chosen = config.jax_compilation_cache_dir is not None
+    return None if run is None or chosen or not option else run.folder / "compiled"
 
 
 def _use(folder: str | None, min_seconds: float) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import inspect
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -24,50 +25,74 @@ from batiste.errors import DataPositionError, LoopArgumentError
 
 __all__ = ["Batches", "check_data", "decode", "encode"]
 
+_QUICK = 2e-4  # seconds that a look at the position may take before each batch
+
 
 class Batches:
     """The batches of one run, in order.
 
     Args:
       data: a function from the step to its batch, or anything that can be iterated over.
+      marked: whether the position is looked at before each batch, so that a wait for one can be ended.
+
+    Attributes:
+      drawn: how many batches were taken or left out; the number of the next one.
+      left_out: the numbers of batches that are not to be trained on.
+      interruptible: whether a wait for a batch may be ended, and the position is known all the same.
 
     Raises:
       LoopArgumentError: it is neither, or it holds whole arrays in the place of batches.
     """
 
-    def __init__(self, data: Iterable[Any] | Callable[[int], Any]) -> None:
+    def __init__(self, data: Iterable[Any] | Callable[[int], Any], *, marked: bool = False) -> None:
         check_data(data)
-        self._take: Callable[[int], Any]
+        self.drawn = 0
+        self.left_out: set[int] = set()
+        self._draw: Callable[[int], Any]
         self._kind = type(data).__name__
         self._holder: Any = None
+        self._mark: Any = None
         given: Any = data
         try:
             iterator: Iterator[Any] = iter(given)
         except TypeError:
-            self._take = given
-            self.resumable = True
+            self._draw = given
+            self.resumable = self.interruptible = True
         else:
-            self._take = lambda _step: next(iterator)
+            self._draw = lambda _number: next(iterator)
             self._holder = next(filter(_has_position, (iterator, given)), None)
             self.resumable = self._holder is not None
+            self.interruptible = marked and self._holder is not None
 
-    def take(self, step: int) -> Any:
+    def take(self) -> Any:
         """Return the next batch.
-
-        Args:
-          step: how many steps were done before; only a function looks at it.
 
         Raises:
           StopIteration: there are no more.
         """
-        return self._take(step)
+        while self.drawn in self.left_out:
+            if self._holder is not None:
+                self._draw(self.drawn)
+            self.drawn += 1
+        if self._holder is not None and self.interruptible:
+            start = time.perf_counter()
+            self._mark = encode(self._holder.get_state())
+            self.interruptible = time.perf_counter() - start < _QUICK
+        batch = self._draw(self.drawn)
+        self.drawn += 1
+        return batch
 
-    def position(self) -> Any:
+    def position(self, *, interrupted: bool = False) -> Any:
         """Return where the data is, as JSON; None where it has no position.
+
+        Args:
+          interrupted: whether the last ``take`` was ended by a signal, and what it was at is as if it had not begun.
 
         Raises:
           LoopArgumentError: the position holds what cannot be saved.
         """
+        if interrupted:
+            return self._mark
         return None if self._holder is None else encode(self._holder.get_state())
 
     def seek(self, position: Any, step: int) -> None:
@@ -80,6 +105,7 @@ class Batches:
         Raises:
           DataPositionError: this data cannot go there.
         """
+        self.drawn = step
         if not self.resumable:
             raise DataPositionError(step=step, reason=f"a {self._kind} would begin again with its first batch")
         if self._holder is None:
@@ -169,8 +195,13 @@ def _has_position(data: Any) -> bool:
     return callable(getattr(data, "get_state", None)) and callable(getattr(data, "set_state", None))
 
 
-def encode(value: Any) -> Any:
-    """Return a position as JSON, in which what JSON has not is ``{kind: ...}``.
+def encode(value: Any, name: str = "data", what: str = "its get_state() returns") -> Any:
+    """Return a value as JSON, in which what JSON has not is ``{kind: ...}``.
+
+    Args:
+      value: a position, or what a hook keeps.
+      name: which argument of a loop it comes from.
+      what: how it came, for the error.
 
     Raises:
       LoopArgumentError: it holds something else than None, numbers, strings, bytes, arrays and containers of these.
@@ -181,9 +212,10 @@ def encode(value: Any) -> Any:
     if kind is bytes:
         return {"bytes": base64.b64encode(value).decode()}
     if kind in (list, tuple):
-        return {kind.__name__: [encode(item) for item in value]}
+        return {kind.__name__: [encode(item, name, what) for item in value]}
     if isinstance(value, dict):
-        return {"dict": [[encode(key), encode(item)] for key, item in cast("dict[Any, Any]", value).items()]}
+        pairs = cast("dict[Any, Any]", value).items()
+        return {"dict": [[encode(key, name, what), encode(item, name, what)] for key, item in pairs]}
     if kind is float:
         return {"float": repr(value)}
     if isinstance(value, np.ndarray | np.generic | jax.Array):
@@ -192,9 +224,9 @@ def encode(value: Any) -> Any:
             data = base64.b64encode(array.tobytes()).decode()
             return {"array": data, "dtype": array.dtype.str, "shape": list(array.shape)}
     raise LoopArgumentError(
-        name="data",
+        name=name,
         value="resumed",
-        reason=f"its get_state() returns {kind.__name__!r}, which cannot be saved",
+        reason=f"{what} {kind.__name__!r}, which cannot be saved",
         cure="Return None, numbers, strings, bytes, arrays, and lists, tuples and dicts of these.",
     )
 

@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from batiste._arguments import refused
-from batiste.errors import MetricError, NonFiniteMetricError
+from batiste.errors import MetricError, NonFiniteMetricError, RunFolderError, UnsavedStepWarning
 from batiste.tree import flatten, path_string
 
 __all__ = [
@@ -131,12 +132,15 @@ class Metrics:
     Attributes:
       bad: the first number that is not finite, and must be: the step, the name and the value. It stays: a run whose
         numbers went wrong is not one to go on with, whoever reads them next.
+      refused: the steps that a guarded step has not made (``_nonfinite.py``), in the same form; whoever reads takes
+        them out. Their numbers are in no mean.
     """
 
     def __init__(self, *, finite: bool) -> None:
         self.bad: tuple[int, str, float] | None = None
+        self.refused: list[tuple[int, str, float]] = []
         self._finite = finite
-        self._waiting: list[tuple[int, Any]] = []
+        self._waiting: list[tuple[int, Any, Any]] = []
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._powers: dict[str, int] = {}  # of two: what sums that would overflow are divided by
@@ -146,22 +150,27 @@ class Metrics:
         """Whether there has been a step since the last row."""
         return bool(self._waiting or self._sums)
 
-    def add(self, step: int, metrics: Any) -> None:
-        """Keep the metrics of a step, without waiting for them."""
-        self._waiting.append((step, metrics))
+    def add(self, step: int, metrics: Any, good: Any = None) -> None:
+        """Keep the metrics of a step, without waiting for them; ``good`` is whether it was made, None for surely."""
+        self._waiting.append((step, metrics, good))
 
     def read(self, last: int) -> None:
         """Wait for the metrics of all steps up to ``last``, and add them up; what is not finite goes to ``bad``."""
-        steps = [step for step, _ in self._waiting if step <= last]
-        rows = _read([metrics for _, metrics in self._waiting[: len(steps)]], "The step")
-        del self._waiting[: len(steps)]
-        for step, row in zip(steps, rows, strict=True):
+        count = sum(step <= last for step, _, _ in self._waiting)
+        known = self._waiting[:count]
+        rows = _read([metrics for _, metrics, _ in known], "The step")
+        del self._waiting[:count]
+        for (step, _, good), row in zip(known, rows, strict=True):
             is_skipped = row.get(SKIPPED_UPDATE) == 1  # its state is the one before, so that nothing went wrong
+            wrong = next(((step, *pair) for pair in row.items() if not math.isfinite(pair[1])), None)
+            if good is not None and not bool(good) and not is_skipped:
+                self.refused.append(wrong or (step, "an array of the next state", math.nan))
+                continue
+            if self._finite and self.bad is None and not is_skipped:
+                self.bad = wrong
             for name, value in row.items():
                 if is_skipped and not math.isfinite(value):
                     continue
-                if self._finite and self.bad is None and not math.isfinite(value):
-                    self.bad = step, name, value
                 self._add(name, value)
                 self._counts[name] = self._counts.get(name, 0) + 1
 
@@ -198,7 +207,7 @@ class Metrics:
         self._powers = {name: row[2] for name, row in state.items() if len(row) > 2}
 
 
-def non_finite(bad: tuple[int, str, float], now: int, state: Any, run: Any) -> NonFiniteMetricError:
+def non_finite(bad: tuple[int, str, float], now: int, state: Any, run: Any, more: str = "") -> NonFiniteMetricError:
     """Return the error of a metric that is not finite.
 
     Args:
@@ -206,16 +215,17 @@ def non_finite(bad: tuple[int, str, float], now: int, state: Any, run: Any) -> N
       now: how many steps are done.
       state: the state after them.
       run: the checkpoints; None for none.
+      more: what else is known, as sentences.
     """
     step, name, value = bad
     wrong = [path for path, leaf in flatten(state).items() if not _is_finite(leaf)]
-    more = f" and {len(wrong) - 1} more arrays" if len(wrong) > 1 else ""
-    text = f"has NaN or infinity in {wrong[0]!r}{more}" if wrong else "is finite throughout"
+    others = f" and {len(wrong) - 1} more arrays" if len(wrong) > 1 else ""
+    text = f"has NaN or infinity in {wrong[0]!r}{others}" if wrong else "is finite throughout"
     last = None if run is None else run.latest()
     kept = "There is no `run` to go back to" if run is None else "Nothing was saved from that step on"
     kept += "." if last is None else f"; the last checkpoint is that of step {last}."
     return NonFiniteMetricError(
-        metric=name, value=value, step=step, state=f"The state after step {now} {text}. ", saved=kept
+        metric=name, value=value, step=step, state=f"The state after step {now} {text}. ", saved=kept + more
     )
 
 
@@ -240,15 +250,22 @@ class Rows:
 
     Args:
       path: the file; None for none.
-      log: called with each row.
+      log: what is called with each row, in order.
+      required: whether a file that cannot be written is an error, and no warning.
       clock: seconds since 1970.
     """
 
     def __init__(
-        self, path: Path | None, log: Callable[[Row], Any] | None, clock: Callable[[], float] = time.time
+        self,
+        path: Path | None,
+        log: Sequence[Callable[[Row], Any]] = (),
+        *,
+        required: bool = True,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = path
-        self._log = log
+        self._log = tuple(log)
+        self._required = required
         self._clock = clock
 
     def cut(self, step: int) -> bool:
@@ -260,13 +277,16 @@ class Rows:
         if self._path is None or not self._path.exists():
             return False
         good, last = 0, math.nan
-        with self._path.open("r+b") as file:
-            for line in file:
-                at = _step_of(line)
-                if not line.endswith(b"\n") or at > step:
-                    break
-                good, last = good + len(line), at
-            file.truncate(good)
+        try:
+            with self._path.open("r+b") as file:
+                for line in file:
+                    at = _step_of(line)
+                    if not line.endswith(b"\n") or at > step:
+                        break
+                    good, last = good + len(line), at
+                file.truncate(good)
+        except OSError as error:
+            self._failed(self._path, error)
         return last == step
 
     def write(self, row: Row) -> None:
@@ -274,17 +294,29 @@ class Rows:
         row = {"step": row["step"], "time": round(self._clock(), 3), **row}
         if self._path is not None:
             line = json.dumps({name: value if math.isfinite(value) else None for name, value in row.items()})
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as file:
-                file.write(line.encode() + b"\n")
-        if self._log is not None:
-            self._log(row)
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("ab") as file:
+                    file.write(line.encode() + b"\n")
+            except OSError as error:
+                self._failed(self._path, error)
+        for log in self._log:
+            log(row)
 
     def flush(self) -> None:
         """Have the rows on the disk before the state that comes after them."""
         if self._path is not None and self._path.exists():
-            with self._path.open("ab") as file:
-                os.fsync(file.fileno())
+            try:
+                with self._path.open("ab") as file:
+                    os.fsync(file.fileno())
+            except OSError as error:
+                self._failed(self._path, error)
+
+    def _failed(self, path: Path, error: OSError) -> None:
+        if self._required:
+            raise RunFolderError(path=path, reason=error.strerror or str(error)) from error
+        text = f"A row was not written to {path}: {error.strerror or error}"
+        warnings.warn(text, UnsavedStepWarning, stacklevel=4)
 
 
 def _step_of(line: bytes) -> float:
