@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import os
 import re
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -39,7 +40,10 @@ __all__ = [
     "Subject",
     "inner_jaxprs",
     "is_closed",
+    "is_inexact",
     "is_literal",
+    "nearest_paths",
+    "options_of",
     "path_text",
     "place_of",
     "scan_extents",
@@ -98,6 +102,11 @@ class Calls:
         self._above: list[int] = []
         self._tag_inputs = tag_inputs
         self._on_output = on_output
+
+    @property
+    def current(self) -> Call | None:
+        """The innermost call that is being made, or None."""
+        return self.made[self._above[-1]] if self._above else None
 
     @contextlib.contextmanager
     def noting(self) -> Generator[None]:
@@ -207,6 +216,12 @@ def path_text(path: tuple[str, ...], layers: Mapping[int, int] | None = None) ->
         else:
             names.append(name)
     return "/".join(names)
+
+
+def nearest_paths(pattern: str, paths: Iterable[str]) -> str:
+    """Return "Did you mean ...? " for the paths that are nearest to a pattern, or ""."""
+    near = difflib.get_close_matches(pattern, list(dict.fromkeys(paths)), n=3, cutoff=0.4)
+    return f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
 
 
 def _several(names: tuple[str, ...]) -> str:
