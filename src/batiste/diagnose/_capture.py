@@ -77,10 +77,12 @@ class Captured:
       output: what the model returned.
       values: by path; a module that is called several times has ``path``, ``path:1``, ``path:2``. An output of several
         arrays has ``path[0]``, ``path[1]``. What ``nn.tag`` has named is at ``path/name``.
+      loops: for each path how often each of the loops around it runs: so many leading axes the value has.
     """
 
     output: Any
     values: dict[str, Any]
+    loops: dict[str, tuple[int, ...]]
 
     def __getitem__(self, path: str) -> Any:
         return self.values[path]
@@ -167,7 +169,12 @@ class Capture:
         captured = _run(program, names, reduce)
         outputs, values = captured
         output = jax.tree.unflatten(program.out_tree, outputs)
-        return Captured(output[0] if has_gradient else output, names.by_path(values))
+        found = names.by_path(values)
+        return Captured(
+            output[0] if has_gradient else output,
+            {path: value for path, (value, _) in found.items()},
+            {path: loops for path, (_, loops) in found.items()},
+        )
 
 
 def capture(
@@ -270,15 +277,15 @@ class _Names:
                 )
 
     def by_path(self, values: dict[int, list[tuple[tuple[int, ...], Any]]]) -> dict[str, Any]:
-        """Return values by path; those of a loop over layers under the names of the layers."""
+        """Return values by path, with the extents of their loops; those of layers under the names of the layers."""
         found: dict[str, Any] = {}
         for number, note in enumerate(self.notes):
             for turn, (loops, value) in enumerate(values.get(number, [])):
-                for path, part in _layers(note, loops, value, turn, len(values[number])):
+                for path, part, left in _layers(note, loops, value, turn, len(values[number])):
                     name, again = f"{path}{note.suffix}", 1
                     while name in found:
                         name, again = f"{path}{note.suffix}:{again}", again + 1
-                    found[name] = part
+                    found[name] = part, left
         return found
 
 
@@ -287,20 +294,26 @@ def _layer_names(call: Call) -> Sequence[str]:
     return last.names if isinstance(last, LayerName) else (last,)
 
 
-def _layers(note: _Note, loops: tuple[int, ...], value: Any, turn: int, turns: int) -> list[tuple[str, Any]]:
+def _layers(
+    note: _Note, loops: tuple[int, ...], value: Any, turn: int, turns: int
+) -> list[tuple[str, Any, tuple[int, ...]]]:
     """Return a value, or its entries along the axis of the layers where the layers have names of their own."""
     several = [name for name in note.path if isinstance(name, LayerName)]
     if not several:
-        return [(path_text(note.path) or note.kind, value)]
+        return [(path_text(note.path) or note.kind, value, loops)]
     count = len(several[-1].names)
     if count in loops:
         axis = loops.index(count)
         return [
-            (path_text(note.path, {count: n}), jax.tree.map(lambda leaf, n=n: jnp.take(leaf, n, axis), value))
+            (
+                path_text(note.path, {count: n}),
+                jax.tree.map(lambda leaf, n=n: jnp.take(leaf, n, axis), value),
+                (*loops[:axis], *loops[axis + 1 :]),
+            )
             for n in range(count)
         ]
     at = {count: turn} if turns == count else None
-    return [(path_text(note.path, at) or note.kind, value)]
+    return [(path_text(note.path, at) or note.kind, value, loops)]
 
 
 def _named(value: Any, name: str) -> Any:

@@ -93,15 +93,22 @@ class Calls:
 
     Args:
       tag_inputs: whether the arrays that a call is given get a name in the program.
+      on_input: is given each call, its module and its arguments, before it is made.
       on_output: is given each call and what it returned, and returns what it returns from then on.
     """
 
-    def __init__(self, *, tag_inputs: bool = False, on_output: Callable[[Call, Any, Any], Any] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        tag_inputs: bool = False,
+        on_input: Callable[[Call, Any, Any], None] | None = None,
+        on_output: Callable[[Call, Any, Any], Any] | None = None,
+    ) -> None:
         self.made: list[Call] = []
         self.modules: dict[int, Any] = {}
         self._above: list[int] = []
         self._tag_inputs = tag_inputs
-        self._on_output = on_output
+        self._on_input, self._on_output = on_input, on_output
 
     @property
     def current(self) -> Call | None:
@@ -130,6 +137,8 @@ class Calls:
         self._above.append(number)
         try:
             with jax.named_scope(f"batiste@{number}"):
+                if self._on_input is not None:
+                    self._on_input(call, module, (args, kwargs))
                 if self._tag_inputs:
                     args, kwargs = tagged((args, kwargs), f"batiste@{number}.input")
                 output = method(*args, **kwargs)
