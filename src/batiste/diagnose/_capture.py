@@ -142,7 +142,7 @@ class Capture:
         subject = subject_of(
             self._model, variables, inputs, rngs=rngs, mutable=mutable, method=method, kwargs=kwargs, where="capture"
         )
-        names = _Names(self._patterns, subject.name)
+        names = _Names(self._patterns, subject.name, is_backward=self._what == "gradients")
         has_gradient = self._what == "gradients"
         loss = self._loss
 
@@ -220,8 +220,8 @@ class _Note(NamedTuple):
 class _Names:
     """What was given a name in the program, and where it belongs."""
 
-    def __init__(self, patterns: Sequence[Any], model: str) -> None:
-        self._patterns, self._model = patterns, model
+    def __init__(self, patterns: Sequence[Any], model: str, *, is_backward: bool) -> None:
+        self._patterns, self._model, self._is_backward = patterns, model, is_backward
         self._matched: set[int] = set()
         self._paths: list[str] = []
         self.notes: list[_Note] = []
@@ -265,6 +265,10 @@ class _Names:
         self.notes.append(_Note(call.path, suffix, tuple(leaf.shape), call.kind))
         return probe(leaf, f"batiste={number}")
 
+    def _turn(self, turn: int, turns: int) -> int:
+        """Return which call a value belongs to: the backward pass comes to the last one first."""
+        return turns - 1 - turn if self._is_backward else turn
+
     def check(self) -> None:
         """Raise ``NoSuchModuleError`` if a pattern matches nothing."""
         for n, pattern in enumerate(self._patterns):
@@ -281,7 +285,9 @@ class _Names:
         found: dict[str, Any] = {}
         for number, note in enumerate(self.notes):
             for turn, (loops, value) in enumerate(values.get(number, [])):
-                for path, part, left in _layers(note, loops, value, turn, len(values[number])):
+                for path, part, left in _layers(
+                    note, loops, value, self._turn(turn, len(values[number])), len(values[number])
+                ):
                     name, again = f"{path}{note.suffix}", 1
                     while name in found:
                         name, again = f"{path}{note.suffix}:{again}", again + 1
