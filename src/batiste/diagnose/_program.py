@@ -93,6 +93,7 @@ class Calls:
 
     Args:
       tag_inputs: whether the arrays that a call is given get a name in the program.
+      with_options: whether the options of each module are noted, which takes time.
       on_input: is given each call, its module and its arguments, before it is made.
       on_output: is given each call and what it returned, and returns what it returns from then on.
     """
@@ -101,13 +102,14 @@ class Calls:
         self,
         *,
         tag_inputs: bool = False,
+        with_options: bool = True,
         on_input: Callable[[Call, Any, Any], None] | None = None,
         on_output: Callable[[Call, Any, Any], Any] | None = None,
     ) -> None:
         self.made: list[Call] = []
         self.modules: dict[int, Any] = {}
         self._above: list[int] = []
-        self._tag_inputs = tag_inputs
+        self._tag_inputs, self._with_options = tag_inputs, with_options
         self._on_input, self._on_output = on_input, on_output
 
     @property
@@ -129,7 +131,7 @@ class Calls:
         given = _shapes((args, kwargs))
         above = self._above[-1] if self._above else None
         call = Call(
-            number, _path_of(module), type(module).__name__, context.method_name, options_of(module), given,
+            number, _path_of(module), type(module).__name__, context.method_name, options_of(module) if self._with_options else "", given,
             (), above,
         )  # fmt: skip
         self.made.append(call)
