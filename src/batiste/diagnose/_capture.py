@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
+from jax import ad_checkpoint
 
 from batiste._arguments import choice, whole_number
 from batiste.core import LayerName, is_tracer
@@ -46,6 +46,7 @@ __all__ = ["Capture", "Captured", "Statistics", "capture"]
 
 What: TypeAlias = Literal["values", "gradients", "statistics", "histograms"]
 
+_name: Any = ad_checkpoint.checkpoint_name
 _BINS = 64
 
 
@@ -237,7 +238,8 @@ class _Names:
         if call.method != "__call__" and call.path == () and call.above is not None:
             return output
         candidates = {path_text((*call.path[:-1], name)) for name in _layer_names(call)} if call.path else {call.kind}
-        if not any([self._is_wanted(path) for path in sorted(candidates)]):
+        wanted = [self._is_wanted(path) for path in sorted(candidates)]  # each is to be seen
+        if not any(wanted):
             return output
         method = "" if call.method == "__call__" else f".{call.method}"
         leaves: list[Any]
@@ -323,7 +325,7 @@ def _layers(
 
 
 def _named(value: Any, name: str) -> Any:
-    return checkpoint_name(value, name)
+    return _name(value, name)
 
 
 def _probed(value: Any, name: str) -> Any:
@@ -339,7 +341,7 @@ def _probed(value: Any, name: str) -> Any:
         return x, None
 
     def backward(_: None, gradient: Any) -> tuple[Any]:
-        return (checkpoint_name(gradient, name),)
+        return (_name(gradient, name),)
 
     identity.defvjp(forward, backward)
     return cast("Any", identity)(value)
@@ -427,26 +429,26 @@ class _Run:
         known: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
         for equation in jaxpr.eqns:
             given = [atom.val if is_literal(atom) else known[atom] for atom in equation.invars]
-            for var, result in zip(equation.outvars, self._equation(equation, given), strict=True):
+            for var, result in zip(equation.outvars, self._equation(jaxpr, equation, given), strict=True):
                 if is_used(var):
                     known[var] = result
         return [atom.val if is_literal(atom) else known[atom] for atom in jaxpr.outvars]
 
-    def _equation(self, equation: Any, given: list[Any]) -> list[Any]:
+    def _equation(self, jaxpr: Any, equation: Any, given: list[Any]) -> list[Any]:
         name = equation.primitive.name
         if name == "name":
             return self._keep(equation, given)
         if not _has_names(equation):
-            return run_equation(equation, given)
+            return run_equation(jaxpr, equation, given)
         if name == "scan" and scan_extents(equation.params) is not None:
             return self._scan(equation, given)
         inner = called(equation)
         if name == "while" or is_branch(equation) or inner is None:
-            return run_equation(equation, given)  # how often a value comes is not known
-        jaxpr, consts = (inner.jaxpr, inner.consts) if is_closed(inner) else (inner, [])
-        if len(jaxpr.invars) != len(given):
-            return run_equation(equation, given)
-        return self.jaxpr(jaxpr, [*consts, *given])
+            return run_equation(jaxpr, equation, given)  # how often a value comes is not known
+        body, consts = (inner.jaxpr, inner.consts) if is_closed(inner) else (inner, [])
+        if len(body.invars) != len(given):
+            return run_equation(jaxpr, equation, given)
+        return self.jaxpr(body, [*consts, *given])
 
     def _keep(self, equation: Any, given: list[Any]) -> list[Any]:
         text = str(equation.params["name"])

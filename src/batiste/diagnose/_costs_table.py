@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 
-
 from batiste.core import LayerName, unbox
 from batiste.diagnose._flops import costed, nbytes
 from batiste.diagnose._program import Call, Calls, Program, subject_of, trace

@@ -36,13 +36,14 @@ def outputs_of(jaxpr: Any, values: Sequence[Any], atoms: Sequence[Any], equation
     return run(*values)
 
 
-def run_equation(equation: Any, values: Sequence[Any]) -> list[Any]:
-    """Return the results of one equation, given the values of all its inputs."""
+def run_equation(jaxpr: Any, equation: Any, values: Sequence[Any]) -> list[Any]:
+    """Return the results of one equation of a program, given the values of all its inputs."""
     from jax.extend import core
 
     given = {atom: value for atom, value in zip(equation.invars, values, strict=True) if not is_literal(atom)}
-    outputs = list(equation.outvars)
-    alone = core.Jaxpr([], list(given), outputs, [equation], equation.effects)
+    alone = jaxpr.replace(
+        constvars=[], invars=list(given), outvars=list(equation.outvars), eqns=[equation], effects=equation.effects
+    )
     run = cast("Callable[..., list[Any]]", core.jaxpr_as_fun(core.ClosedJaxpr(alone, [])))
     return run(*given.values())
 

@@ -253,10 +253,8 @@ class _Search:
         flags, outputs = _flags(level)
         is_bad = [any(flag) for flag in outputs]
         is_forward = any(is_bad[: self.forward])
-        if is_forward:  # what is wrong forward is wrong backward, too
-            wanted = tuple(bad and n < self.forward for n, bad in enumerate(is_bad))
-        else:
-            wanted = tuple(is_bad)
+        last = self.forward if is_forward else len(is_bad)  # what is wrong forward is wrong backward, too
+        wanted = tuple(bad and n < last for n, bad in enumerate(is_bad))
         if not any(wanted):
             return None
         found = self._origin(level._replace(wanted=wanted), flags)
@@ -282,7 +280,7 @@ class _Search:
         name = equation.primitive.name
         bad = tuple(any(flags.get(var, (False, False))) for var in equation.outvars)
         if name == "scan":
-            return self._scan(level, equation, place, bad)
+            return self._scan(level, equation, place)
         if name == "while":
             return self._while(level, equation, place)
         inner = called(equation)
@@ -308,7 +306,7 @@ class _Search:
         call = self._call(found.place)
         return call is not None and any(isinstance(name, LayerName) for name in call.path)
 
-    def _scan(self, level: _Level, equation: Any, place: Place, bad: tuple[bool, ...]) -> _Found | None:
+    def _scan(self, level: _Level, equation: Any, place: Place) -> _Found | None:
         extents = scan_extents(equation.params)
         body = equation.params["jaxpr"]
         if extents is None:

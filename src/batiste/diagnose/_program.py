@@ -1,10 +1,10 @@
 """The program of a model, in which every equation knows the module that it belongs to.
 
 The tools of this package look at a model as JAX traces it. While they trace, an interceptor puts a *mark* around each
-call of a method: a named scope with the number of the call. JAX keeps named scopes with every equation through ``jit``,
-``scan``, ``vmap``, ``remat`` and differentiation, so that the innermost mark of an equation is the call that made it,
-whichever way the model is transformed. Interceptors are a part of JAX's cache keys: a program that was traced with marks
-is never run by anybody else, and one that was traced without has none.
+call of a method: a named scope with the number of the call. JAX keeps named scopes with every equation through
+``jit``, ``scan``, ``vmap``, ``remat`` and differentiation, so that the innermost mark of an equation is the call that
+made it, whichever way the model is transformed. Interceptors are a part of JAX's cache keys: a program that was traced
+with marks is never run by anybody else, and one that was traced without has none.
 
 A *subject* is what is looked at: a module with its variables, or a function of arrays. A *place* is where an equation
 stands: its call, whether it belongs to the backward pass, and how many mapped axes it is under.
@@ -16,15 +16,15 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import os
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
+from jax import ad_checkpoint
 
 from batiste._arguments import function as checked_function
 from batiste.core import LayerName, is_tracer
@@ -52,6 +52,7 @@ __all__ = [
     "trace",
 ]
 
+_name: Any = ad_checkpoint.checkpoint_name
 _MARK = re.compile(r"batiste@(\d+)")
 _VMAP = re.compile(r"(?:^|[/(])vmap\(")
 _OWN = ("parent", "name")
@@ -131,8 +132,8 @@ class Calls:
         given = _shapes((args, kwargs))
         above = self._above[-1] if self._above else None
         call = Call(
-            number, _path_of(module), type(module).__name__, context.method_name, options_of(module) if self._with_options else "", given,
-            (), above,
+            number, _path_of(module), type(module).__name__, context.method_name,
+            options_of(module) if self._with_options else "", given, (), above,
         )  # fmt: skip
         self.made.append(call)
         self.modules[number] = module
@@ -165,7 +166,7 @@ def tagged(tree: Any, name: str) -> Any:
     leaves: list[Any]
     leaves, structure = jax.tree.flatten(tree, is_leaf=lambda leaf: isinstance(leaf, Blueprint))  # pyright: ignore[reportUnknownMemberType]
     named = [
-        checkpoint_name(leaf, f"{name}.{index}") if is_tracer(leaf) and is_inexact(leaf) else leaf
+        _name(leaf, f"{name}.{index}") if is_tracer(leaf) and is_inexact(leaf) else leaf
         for index, leaf in enumerate(leaves)
     ]
     return jax.tree.unflatten(structure, named)
@@ -236,8 +237,9 @@ def nearest_paths(pattern: str, paths: Iterable[str]) -> str:
 
 
 def _several(names: tuple[str, ...]) -> str:
-    common = os.path.commonprefix(list(names))
-    return f"{common}*"
+    first, last = min(names), max(names)
+    length = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return f"{first[:length]}*"
 
 
 # --- what is looked at
@@ -374,7 +376,7 @@ def trace(function: Callable[..., Any], arguments: Any, calls: Calls | None = No
     """Trace ``function(arguments)`` with marks; nothing is run or compiled."""
     calls = calls or Calls()
     with calls.noting():
-        make: Any = jax.make_jaxpr(lambda given: function(given), return_shape=True)  # a new one: JAX keeps traces
+        make: Any = jax.make_jaxpr(functools.partial(function), return_shape=True)  # a new one: JAX keeps traces
         closed, shapes = make(arguments)
     named: list[tuple[Any, Any]] = jax.tree_util.tree_flatten_with_path(arguments)[0]  # pyright: ignore[reportUnknownVariableType]
     names = [join_path(tuple(_key_text(key) for key in path)) for path, _ in named]
@@ -432,7 +434,7 @@ def source_of(equation: Any) -> str:
         name = str(frame.file_name)
         parts = name.replace("\\", "/")
         if not any(part in parts for part in _LIBRARIES):
-            return f"{os.path.basename(name)}:{frame.line_num}"
+            return f"{Path(name).name}:{frame.line_num}"
     return ""
 
 

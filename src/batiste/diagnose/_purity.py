@@ -13,7 +13,7 @@ What is found is a list of ``Finding``; a pure model has none.
 from __future__ import annotations
 
 import contextlib
-
+import functools
 import hashlib
 import os
 import random
@@ -28,7 +28,6 @@ import numpy as np
 from batiste._arguments import whole_number
 from batiste.diagnose._findings import Finding, Findings
 from batiste.diagnose._program import (
-    Calls,
     Place,
     Program,
     Subject,
@@ -237,7 +236,7 @@ _C_READS = types.MappingProxyType(
             "localtime",
             "gmtime",
         )
-    }  # noqa: E501 - a list of names
+    }
     | {("posix", "urandom"): "randomness", ("_uuid", "generate_time_safe"): "randomness"}
 )
 _CLASS_READS = frozenset({("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today")})
@@ -258,7 +257,7 @@ _PYTHON_READS = types.MappingProxyType(
             "choices",
             "normalvariate",
         )
-    }  # noqa: E501 - a list of names
+    }
     | {("secrets", name): "randomness" for name in ("randbelow", "token_bytes", "token_hex")}
 )
 
@@ -318,18 +317,16 @@ def _reached(function: Any, depth: int = 2) -> Iterator[tuple[str, Any]]:
     helpers: list[Any] = []
     for name in sorted(names & space.keys()):
         value = space[name]
-        if isinstance(value, types.FunctionType):
-            helpers.append(value)
-        elif not isinstance(value, types.ModuleType | type | types.BuiltinFunctionType):
+        helpers.extend(_functions_in(value))
+        if not isinstance(value, types.ModuleType | type | types.BuiltinFunctionType | types.FunctionType):
             yield f"the global {name}", value
     for name, cell in zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=False):
         try:
             value = cell.cell_contents
         except ValueError:  # not yet bound
             continue
-        if isinstance(value, types.FunctionType):
-            helpers.append(value)
-        elif not isinstance(value, types.ModuleType | type):
+        helpers.extend(_functions_in(value))
+        if not isinstance(value, types.ModuleType | type | types.FunctionType):
             yield f"the closed-over variable {name}", value
     for name, value in zip(_default_names(code, function), getattr(function, "__defaults__", None) or (), strict=False):
         yield f"the default of {name}", value
@@ -338,6 +335,20 @@ def _reached(function: Any, depth: int = 2) -> Iterator[tuple[str, Any]]:
     if depth > 0:
         for helper in helpers:
             yield from _reached(helper, depth - 1)
+
+
+def _functions_in(value: Any) -> list[Any]:
+    """Return a function, the functions in a container, or the ``__call__`` of an object of the user's."""
+    if isinstance(value, types.FunctionType | types.MethodType):
+        return [value]
+    if isinstance(value, Mapping):
+        return [one for one in cast("Mapping[Any, Any]", value).values() if isinstance(one, types.FunctionType)]
+    if isinstance(value, list | tuple):
+        return [one for one in cast("list[Any]", value) if isinstance(one, types.FunctionType)]
+    kind = cast("Any", type(value))
+    own = kind.__module__.partition(".")[0] not in {*_OWN, *sys.stdlib_module_names}
+    call = vars(kind).get("__call__") if own and not isinstance(value, type) else None
+    return [call] if isinstance(call, types.FunctionType) else []
 
 
 def _default_names(code: types.CodeType, function: Any) -> tuple[str, ...]:
@@ -376,7 +387,7 @@ def _add_state(found: dict[str, tuple[Any, str, Any]], name: str, value: Any) ->
 def _state(value: Any, depth: int) -> Any:
     """Return something that is equal as long as a value has not changed; None for what cannot change."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
-        return (type(value).__name__, value if value == value else "nan")
+        return (type(value).__name__, repr(value))
     if isinstance(value, np.ndarray):
         array = cast("np.ndarray[Any, Any]", value)
         if array.dtype.hasobject or array.nbytes > 1 << 22:
@@ -550,7 +561,7 @@ def _outputs_differ(subject: Subject) -> list[Finding]:
     """Run the subject twice as it is, and compare what it gives."""
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(subject.arguments)):
         return []
-    function = jax.jit(lambda given: subject.function(given))
+    function = jax.jit(functools.partial(subject.function))
     results = [cast("Any", function(subject.arguments)) for _ in range(2)]
     one: list[tuple[Any, Any]] = jax.tree_util.tree_flatten_with_path(results[0])[0]  # pyright: ignore[reportUnknownVariableType]
     for (path, left), right in zip(one, jax.tree.leaves(results[1]), strict=True):
