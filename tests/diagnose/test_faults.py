@@ -25,13 +25,16 @@ IMPURE = {
 OPERATIONS = {"log": "log", "div": "div", "exp": "exp", "masked": "sub", "sqrt backward": "div", "norm backward": "div"}
 
 
-def pairs(faults, few):
-    """Return all pairs of model and fault, or a few: each fault in some model, each model with some fault."""
-    models = list(MODELS)
-    every = [(model, fault) for model in models for fault in faults]
-    if ALL or few is None:
-        return every
-    return [(models[n * few % len(models)], fault) for n, fault in enumerate(faults)]
+FEW = [("repeat", "log"), ("tied", "exp"), ("tied", "sqrt backward")]
+QUICK = ("repeat", "tied", "moe")
+NAMES = tuple(MODELS) if ALL else QUICK
+
+
+def pairs(faults):
+    """Return all pairs of model and fault; or each fault in a quick model."""
+    if ALL:
+        return [(model, fault) for model in MODELS for fault in faults]
+    return [(QUICK[n % len(QUICK)], fault) for n, fault in enumerate(faults)]
 
 
 def at_place(path, place):
@@ -42,7 +45,7 @@ def rngs():
     return {"dropout": jax.random.key(1)}
 
 
-@pytest.mark.parametrize(("name", "fault"), pairs(IMPURE, 1))
+@pytest.mark.parametrize(("name", "fault"), pairs(IMPURE))
 def test_check_pure_finds_the_fault(name, fault):
     model, variables, x, place = made(name, fault)
     found = check_pure(model, variables, x, rngs=rngs())
@@ -58,7 +61,7 @@ def test_check_pure_finds_a_collection_that_grows(name, fault):
     assert check_pure(model, variables, x, rngs=rngs()).paths("growth") == [place]
 
 
-@pytest.mark.parametrize(("name", "fault"), pairs(["twice", "constant key"], None))
+@pytest.mark.parametrize(("name", "fault"), pairs(["twice", "constant key"]))
 def test_keys_finds_the_fault(name, fault):
     model, variables, x, place = made(name, fault)
     found = keys(model, variables, x, rngs=rngs()).findings
@@ -67,7 +70,7 @@ def test_keys_finds_the_fault(name, fault):
     assert "key used twice" in {each.kind for each in found}
 
 
-@pytest.mark.parametrize(("name", "fault"), pairs(OPERATIONS, 1))
+@pytest.mark.parametrize(("name", "fault"), pairs(OPERATIONS) if ALL else FEW)
 def test_find_nan_finds_the_fault(name, fault):
     model, variables, x, place = made(name, fault)
     found = find_nan(model, variables, x, rngs=rngs())
@@ -75,12 +78,12 @@ def test_find_nan_finds_the_fault(name, fault):
     assert at_place(found.path, place), str(found)
     assert found.kind == "Planted"
     assert found.options == f"fault={fault!r}"
-    assert found.operation == OPERATIONS[fault] or fault == "masked"
+    assert found.operation == OPERATIONS[fault]
     assert found.backward == fault.endswith("backward")
-    assert any(each.name.endswith("scale") for each in found.parameters) or name in {"repeat"}
+    assert any(each.name.endswith("scale") for each in found.parameters)
 
 
-@pytest.mark.parametrize(("name", "fault"), pairs(["stopped", "zero", "rounded"], None) if ALL else [("tied", "zero")])
+@pytest.mark.parametrize(("name", "fault"), pairs(["stopped", "zero", "rounded"]) if ALL else [("tied", "zero")])
 def test_lint_finds_the_fault(name, fault):
     model, variables, x, place = made(name, fault)
     found = lint(model, variables, x, rngs=rngs())
@@ -88,39 +91,40 @@ def test_lint_finds_the_fault(name, fault):
     assert dead, str(found)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_dtypes_finds_the_fault(name):
     model, variables, x, place = made(name, "half")
     before = dtypes(made(name)[0], variables, x, rngs=rngs())
     after = dtypes(model, variables, x, rngs=rngs())
-    path = place if place in {row.path for row in after.rows} else place.replace("*", "*")
+    path = place
     assert after[path].casts > before[path].casts
     assert [row.path for row in after.rows if row not in before.rows] == [path]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_sound_model_has_no_finding(name):
     model, variables, x, _ = made(name)
     assert check_pure(model, variables, x, rngs=rngs()) == []
     assert keys(model, variables, x, rngs=rngs()).findings == []
-    if ALL or name == "tied":
+    if ALL or name == "tied":  # they compile
         assert find_nan(model, variables, x, rngs=rngs()) is None
         assert lint(model, variables, x, rngs=rngs(), optimizer=optax.adam(1e-3)) == []
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_capture_changes_no_output_and_finds_the_place(name):
     model, variables, x, place = made(name)
     found = capture(model, "**/planted" if "/" in place else "planted")(
         variables, x, rngs=rngs(), mutable=["batch_stats"]
     )
     assert found.values
-    assert all(at_place(path, place) for path in found.values)
+    assert all(path.endswith("planted") for path in found.values)
+    assert any(at_place(path, place) for path in found.values)
     output, _ = model.apply(variables, x, rngs=rngs(), mutable=["batch_stats"])
     np.testing.assert_allclose(found.output[0], output, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gpt", "repeat"])
+@pytest.mark.parametrize("name", ["gpt", "repeat"] if ALL else ["repeat"])
 def test_nothing_is_added_to_the_compiled_program_when_nobody_looks(name):
     model, variables, x, _ = made(name)
 

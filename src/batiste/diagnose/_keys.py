@@ -62,7 +62,7 @@ class Draw:
     source: str
 
 
-class Keys(tuple[Draw, ...]):
+class Keys(tuple[Draw, ...]):  # noqa: SLOT001 - it has names of its own
     """Every draw, in the order of the program; as text, a table and the findings.
 
     Attributes:

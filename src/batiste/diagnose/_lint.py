@@ -157,8 +157,10 @@ class _Watch:
         """Note a call that has ended."""
         self._called.add(call.path)
         for name, child in dict(getattr(module._state, "children", {})).items():
-            is_wrapped = getattr(getattr(type(child), "__call__", None), "is_wrapped_method", False)
-            if isinstance(child, Blueprint) and is_wrapped:  # what is not, such as Repeat, is no level of its own
+            run: Any = getattr(cast("Any", type(child)), "__call__", None)  # noqa: B004 - the method itself is looked at
+            if isinstance(child, Blueprint) and getattr(
+                run, "is_wrapped_method", False
+            ):  # what is not, such as Repeat, is no level of its own
                 self._declared.setdefault((*call.path, str(name)), type(child).__name__)
         own = dict(module.variables.get("params", {})) if module.scope is not None else {}
         arrays = {name for name, leaf in own.items() if not isinstance(leaf, Mapping)}
@@ -323,7 +325,7 @@ def _reached_from(jaxpr: Any, marks: Sequence[bool]) -> list[bool]:
 
 def _onward(equation: Any, given: list[bool]) -> list[bool]:
     inner = None if equation.primitive.name in {"scan", "while"} or is_branch(equation) else called(equation)
-    jaxpr = inner.jaxpr if is_closed(inner) else inner
+    jaxpr: Any = getattr(inner, "jaxpr", inner)
     if jaxpr is None or len(jaxpr.invars) != len(given) or len(jaxpr.outvars) != len(equation.outvars):
         return [True] * len(equation.outvars)
     return _reached_from(jaxpr, [*([False] * len(jaxpr.constvars)), *given])
@@ -376,7 +378,7 @@ def _zero_gradients(subject: Subject) -> Iterator[Finding]:
     for number in range(_NOISES):
         for path, leaf in flatten(gradient(_noisy(params, number))).items():
             size = float(jnp.max(jnp.abs(leaf))) if leaf.size else 1.0
-            largest[path] = max(largest.get(path, 0.0), size if size == size else 1.0)
+            largest[path] = max(largest.get(path, 0.0), 1.0 if math.isnan(size) else size)
     for path, size in largest.items():
         if size == 0:
             yield _dead(f"params/{path}")
@@ -414,7 +416,7 @@ def _depth(
         groups: dict[str, list[tuple[str, float]]] = {}
         for path, size in sizes:
             groups.setdefault(re.sub(r"\d+", "#", path), []).append((path, size))
-        longest = max(groups.values(), key=len, default=[])
+        longest: list[tuple[str, float]] = max(groups.values(), key=len)
         yield from list(_trend(longest, words)) or _trend(sizes[:-1], words)  # the head's values are often small
 
 
@@ -467,8 +469,7 @@ def _updates(subject: Subject, optimizer: Any, loss: Callable[..., Any] | None) 
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     weights, changes = flatten(params), flatten(updates)
     for path, weight in weights.items():
-        size = float(jnp.linalg.norm(jnp.ravel(weight)))
-        change = float(jnp.linalg.norm(jnp.ravel(changes[path])))
+        size, change = (float(np.linalg.norm(np.ravel(np.asarray(one, np.float32)))) for one in (weight, changes[path]))
         if weight.ndim < 2 or size == 0 or change == 0:
             continue
         ratio = change / size
