@@ -29,6 +29,7 @@ from batiste.diagnose._findings import html_table
 from batiste.diagnose._program import (
     Call,
     Calls,
+    inner_jaxprs,
     is_closed,
     is_inexact,
     is_literal,
@@ -429,9 +430,8 @@ class _Run:
         known: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
         for equation in jaxpr.eqns:
             given = [atom.val if is_literal(atom) else known[atom] for atom in equation.invars]
-            for var, result in zip(equation.outvars, self._equation(jaxpr, equation, given), strict=True):
-                if is_used(var):
-                    known[var] = result
+            results = self._equation(jaxpr, equation, given)
+            known.update((v, r) for v, r in zip(equation.outvars, results, strict=True) if is_used(v))
         return [atom.val if is_literal(atom) else known[atom] for atom in jaxpr.outvars]
 
     def _equation(self, jaxpr: Any, equation: Any, given: list[Any]) -> list[Any]:
@@ -482,31 +482,16 @@ class _Run:
 
 
 def _mapped_first(value: Any, shape: tuple[int, ...]) -> Any:
-    """Return a value with the axes that ``vmap`` has put in moved to the front, where the shape tells which they are."""
-    for _ in range(value.ndim - len(shape)):
-        if value.shape[value.ndim - len(shape) :] == shape:
-            break
-        extra = value.ndim - len(shape)
-        if extra != 1:
-            break
-        axes = [n for n in range(value.ndim) if value.shape[:n] + value.shape[n + 1 :] == shape]
-        if axes:
-            value = jnp.moveaxis(value, axes[0], 0)
-    return value
+    """Return a value with the axis that ``vmap`` has put in moved to the front, where the shape tells which it is."""
+    if value.ndim != len(shape) + 1 or value.shape[1:] == shape:
+        return value
+    axes = [n for n in range(value.ndim) if value.shape[:n] + value.shape[n + 1 :] == shape]
+    return jnp.moveaxis(value, axes[0], 0) if axes else value
 
 
 def _has_names(equation: Any) -> bool:
     """Return whether a program within an equation gives something a name that is looked for."""
-    return any(_holds_names(inner) for inner in _programs(equation))
-
-
-def _programs(equation: Any) -> list[Any]:
-    found: list[Any] = []
-    for value in equation.params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            if is_closed(part) or hasattr(part, "eqns"):
-                found.append(part.jaxpr if is_closed(part) else part)
-    return found
+    return any(_holds_names(getattr(inner, "jaxpr", inner)) for _, inner in inner_jaxprs(equation))
 
 
 def _holds_names(jaxpr: Any) -> bool:
