@@ -120,7 +120,7 @@ FAULTS = {
     "captured": lambda _, x: x + TABLE[0, 0] * jnp.sum(TABLE @ TABLE),
     "captured numpy": lambda _, x: x + jnp.sum(jnp.asarray(NUMPY_TABLE)),
     "numpy random": lambda _, x: x * np.random.rand(),  # noqa: NPY002 - the fault
-    "python random": lambda _, x: x * random.random(),
+    "python random": lambda _, x: x * random.random(),  # noqa: S311 - the fault
     "generator": lambda _, x: x * GENERATOR.random(),
     "clock": _clock,
     "environment": _environment,

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -46,8 +46,8 @@ def diagnose(tool: str, target: str, shapes: Sequence[str], options: Sequence[st
         return Exit.OK
     rngs = {name: jax.random.key(number) for number, name in enumerate(("params", "dropout"))}
     variables = model.init(rngs, *inputs, **named)
-    found = _TOOLS[tool](model, variables, *inputs, **named)
-    problems = found.findings if tool == "keys" else found
+    found = cast("Any", _TOOLS[tool])(model, variables, *inputs, **named)
+    problems: Any = found.findings if tool == "keys" else found
     if as_json:
         say_json(_plain(found, problems))
     else:
@@ -75,7 +75,7 @@ def _loaded(target: str) -> tuple[Any, tuple[Any, ...]]:
     where = "batiste diagnose"
     if not module or not name:
         raise refused(target, "MODEL", where, "package.module:name", "As in my_package.models:model.")
-    here = os.getcwd()
+    here = str(Path.cwd())
     if here not in sys.path:  # as `python -m` has it
         sys.path.insert(0, here)
     try:

@@ -47,7 +47,7 @@ __all__ = ["Capture", "Captured", "Statistics", "capture"]
 
 What: TypeAlias = Literal["values", "gradients", "statistics", "histograms"]
 
-_name: Any = ad_checkpoint.checkpoint_name
+_name = cast("Any", ad_checkpoint.checkpoint_name)  # pyright: ignore[reportUnknownMemberType]
 _BINS = 64
 
 
@@ -158,7 +158,11 @@ class Capture:
 
         def with_gradient(given: Any) -> Any:
             split, rest = _inexact_parts(given)
-            grad: Any = jax.grad(lambda parts: of_loss(rest(parts)), has_aux=True)
+
+            def of_parts(parts: list[Any]) -> Any:
+                return of_loss(rest(parts))
+
+            grad: Any = cast("Any", jax.grad)(of_parts, has_aux=True)
             gradients, output = grad(split)
             return output, gradients
 
@@ -243,8 +247,7 @@ class _Names:
         if not any(wanted):
             return output
         method = "" if call.method == "__call__" else f".{call.method}"
-        leaves: list[Any]
-        leaves, structure = jax.tree.flatten(output)  # pyright: ignore[reportUnknownMemberType]
+        leaves, structure = cast("tuple[list[Any], Any]", jax.tree.flatten(output))  # pyright: ignore[reportUnknownMemberType]
         count = sum(is_tracer(leaf) for leaf in leaves)
         named = [
             self._named(probe, leaf, call, f"{method}[{n}]" if count > 1 else method) if is_tracer(leaf) else leaf
@@ -316,13 +319,17 @@ def _layers(
         return [
             (
                 path_text(note.path, {count: n}),
-                jax.tree.map(lambda leaf, n=n: jnp.take(leaf, n, axis), value),
+                jax.tree.map(functools.partial(_entry, n, axis), value),
                 (*loops[:axis], *loops[axis + 1 :]),
             )
             for n in range(count)
         ]
     at = {count: turn} if turns == count else None
     return [(path_text(note.path, at) or note.kind, value, loops)]
+
+
+def _entry(index: int, axis: int, value: Any) -> Any:
+    return jnp.take(value, index, axis)
 
 
 def _named(value: Any, name: str) -> Any:
@@ -354,8 +361,7 @@ def _sum(tree: Any) -> Any:
 
 
 def _inexact_parts(given: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    leaves: list[Any]
-    leaves, structure = jax.tree.flatten(given)  # pyright: ignore[reportUnknownMemberType]
+    leaves, structure = cast("tuple[list[Any], Any]", jax.tree.flatten(given))  # pyright: ignore[reportUnknownMemberType]
     marks = [is_inexact(leaf) for leaf in leaves]
 
     def rest(parts: list[Any]) -> Any:
@@ -445,7 +451,8 @@ class _Run:
         inner = called(equation)
         if name == "while" or is_branch(equation) or inner is None:
             return run_equation(jaxpr, equation, given)  # how often a value comes is not known
-        body, consts = (inner.jaxpr, inner.consts) if is_closed(inner) else (inner, [])
+        consts: list[Any] = list(inner.consts) if is_closed(inner) else []
+        body = inner.jaxpr if is_closed(inner) else inner
         if len(body.invars) != len(given):
             return run_equation(jaxpr, equation, given)
         return self.jaxpr(body, [*consts, *given])

@@ -12,6 +12,7 @@ The first pattern that matches a module decides. The model itself is not touched
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -232,7 +233,7 @@ class WithPolicy:
         held = module.__dict__.get("dtype")
         keeps_carry = isinstance(module, RNNCellBase)  # a carry comes out as it went in
         if rule.compute is not None and not keeps_carry:
-            args, kwargs = jax.tree.map(lambda leaf: _converted(leaf, rule.compute), (args, kwargs))
+            args, kwargs = jax.tree.map(functools.partial(_converted, dtype=rule.compute), (args, kwargs))
         if has_dtype:
             module.__dict__["dtype"] = rule.compute
         try:
@@ -242,7 +243,7 @@ class WithPolicy:
                 module.__dict__["dtype"] = held
         if keeps_carry:
             return output
-        return jax.tree.map(lambda leaf: _converted(leaf, rule.output), output)
+        return jax.tree.map(functools.partial(_converted, dtype=rule.output), output)
 
 
 def with_policy(model: Any, table: Mapping[PatternLike, Iterable[Any]]) -> WithPolicy:
@@ -262,8 +263,8 @@ def with_policy(model: Any, table: Mapping[PatternLike, Iterable[Any]]) -> WithP
     what = "a mapping from patterns to (param, compute, output)"
     rules: list[_Rule] = []
     for pattern, given in mapping(table, "table", "with_policy", what=what).items():
-        entries: tuple[Any, ...] = tuple(given) if isinstance(given, list | tuple) else ()
-        if len(cast("tuple[Any, ...]", entries)) != 3:
+        entries = tuple(cast("list[Any]", given)) if isinstance(given, list | tuple) else ()
+        if len(entries) != 3:
             raise refused(given, "table", "with_policy", what, 'As in {"**": ("float32", "bfloat16", None)}.')
         wanted = [None if one is None else dtype_name(one, "table", "with_policy", inexact=True) for one in entries]
         rules.append(_Rule(compile_pattern(pattern), *wanted))

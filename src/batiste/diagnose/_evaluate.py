@@ -56,7 +56,11 @@ def read_all(jaxpr: Any, values: Sequence[Any], atoms: Sequence[Any]) -> list[An
         if any(var in needed for var in equation.outvars):
             kept.append(equation)
             needed.update(atom for atom in equation.invars if not is_literal(atom))
-    return jax.jit(lambda given: outputs_of(jaxpr, given, atoms, kept[::-1]))(list(values))
+
+    def run(given: list[Any]) -> list[Any]:
+        return outputs_of(jaxpr, given, atoms, kept[::-1])
+
+    return cast("list[Any]", jax.jit(run)(list(values)))
 
 
 def is_used(var: Any) -> bool:

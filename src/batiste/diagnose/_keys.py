@@ -215,7 +215,8 @@ class _Walk:
             return [self._new(_root(given), _depends(given)) for _ in equation.outvars]
         inner = called(equation)
         if inner is not None:
-            jaxpr, consts = (inner.jaxpr, inner.consts) if is_closed(inner) else (inner, [])
+            consts: list[Any] = list(inner.consts) if is_closed(inner) else []
+            jaxpr = inner.jaxpr if is_closed(inner) else inner
             if len(jaxpr.invars) == len(given) and len(jaxpr.outvars) == len(equation.outvars):
                 return self._jaxpr(jaxpr, [*map(self._constant, consts), *given], place, loops, branches)
         params = tuple(sorted((key, str(value)) for key, value in equation.params.items()))

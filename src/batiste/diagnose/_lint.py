@@ -469,7 +469,8 @@ def _updates(subject: Subject, optimizer: Any, loss: Callable[..., Any] | None) 
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     weights, changes = flatten(params), flatten(updates)
     for path, weight in weights.items():
-        size, change = (float(np.linalg.norm(np.ravel(np.asarray(one, np.float32)))) for one in (weight, changes[path]))
+        both = [np.ravel(np.asarray(one, np.float32)) for one in (weight, changes[path])]
+        size, change = (float(np.linalg.norm(one)) for one in both)
         if weight.ndim < 2 or size == 0 or change == 0:
             continue
         ratio = change / size

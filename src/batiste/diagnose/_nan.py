@@ -187,7 +187,7 @@ def _output_alone(output: Any) -> Any:
         first, second = cast("tuple[Any, Any]", output)
         if isinstance(second, Mapping) and all(isinstance(name, str) for name in cast("Mapping[Any, Any]", second)):
             return first
-    return output
+    return cast("Any", output)
 
 
 def _with_gradient(function: Callable[..., Any], loss: Callable[..., Any] | None) -> Callable[..., Any]:
@@ -400,8 +400,8 @@ class _Search:
 
 def statistics_of(name: str, value: Any) -> ArrayStatistics:
     """Return an array in a few numbers."""
-    numbers = _measure(jnp.asarray(value))
-    mean, std, low, high, nan, inf = (float(number) for number in numbers)
+    numbers = cast("tuple[Any, ...]", _measure(jnp.asarray(value)))
+    mean, std, low, high, nan, inf = map(float, numbers)
     return ArrayStatistics(name, tuple(value.shape), str(value.dtype), mean, std, low, high, int(nan), int(inf))
 
 

@@ -52,7 +52,7 @@ __all__ = [
     "trace",
 ]
 
-_name: Any = ad_checkpoint.checkpoint_name
+_name = cast("Any", ad_checkpoint.checkpoint_name)  # pyright: ignore[reportUnknownMemberType]
 _MARK = re.compile(r"batiste@(\d+)")
 _VMAP = re.compile(r"(?:^|[/(])vmap\(")
 _OWN = ("parent", "name")
@@ -163,8 +163,9 @@ def _path_of(module: Any) -> tuple[str, ...]:
 
 def tagged(tree: Any, name: str) -> Any:
     """Return a tree whose traced arrays have a name in the program, ``name.0``, ``name.1`` and so on."""
-    leaves: list[Any]
-    leaves, structure = jax.tree.flatten(tree, is_leaf=lambda leaf: isinstance(leaf, Blueprint))  # pyright: ignore[reportUnknownMemberType]
+    leaves, structure = cast(
+        "tuple[list[Any], Any]", jax.tree.flatten(tree, is_leaf=lambda leaf: isinstance(leaf, Blueprint))
+    )  # pyright: ignore[reportUnknownMemberType]
     named = [
         _name(leaf, f"{name}.{index}") if is_tracer(leaf) and is_inexact(leaf) else leaf
         for index, leaf in enumerate(leaves)
@@ -209,7 +210,7 @@ def _short(value: Any) -> str:
         return f"{type(value).__name__}(...)"
     if isinstance(value, type) or callable(value):
         return str(getattr(value, "__name__", type(value).__name__))
-    text = repr(value)
+    text = repr(cast("Any", value))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
@@ -299,7 +300,8 @@ def subject_of(
         rngs = given["rngs"] or None
         return module.apply(given["variables"], *args, rngs=rngs, mutable=mutable, method=method, **named)
 
-    streams: dict[str, Any] = {} if rngs is None else dict(rngs) if isinstance(rngs, Mapping) else {"params": rngs}
+    named = cast("Mapping[str, Any]", rngs) if isinstance(rngs, Mapping) else {"params": rngs}
+    streams: dict[str, Any] = {} if rngs is None else dict(named)
     arguments = {"variables": dict(variables), "inputs": arrays, "rngs": streams}
     arguments["rngs"] = _streams_needed(apply, arguments) if rngs is None else streams
     return Subject(type(model).__name__, apply, arguments, is_model=True)
@@ -330,8 +332,7 @@ def _missing_stream(error: InvalidRngError) -> str | None:
 
 def _split(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     """Return the arrays of a tree, and a function that puts other arrays in their places."""
-    leaves: list[Any]
-    leaves, structure = jax.tree.flatten(tree)  # pyright: ignore[reportUnknownMemberType]
+    leaves, structure = cast("tuple[list[Any], Any]", jax.tree.flatten(tree))  # pyright: ignore[reportUnknownMemberType]
     marks = [isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct) for leaf in leaves]
 
     def rebuild(arrays: list[Any]) -> Any:
@@ -447,7 +448,7 @@ _LIBRARIES = ("/jax/", "/jaxlib/", "/batiste/", "/optax/", "/contextlib.py", "/f
 def inner_jaxprs(equation: Any) -> Iterator[tuple[str, Any]]:
     """Yield the programs within an equation, closed or not, with the name of the parameter that holds each."""
     for name, value in equation.params.items():
-        for part in value if isinstance(value, tuple | list) else (value,):
+        for part in cast("tuple[Any, ...]", value) if isinstance(value, tuple | list) else (value,):
             if is_closed(part) or hasattr(part, "eqns"):
                 yield name, part
 

@@ -190,7 +190,7 @@ class _Watch:
 
     def _event(self, frame: types.FrameType, event: str, argument: Any) -> None:
         if event == "c_call":
-            owner = getattr(argument, "__self__", None)
+            owner: Any = getattr(argument, "__self__", None)
             module = getattr(argument, "__module__", None) or getattr(owner, "__name__", "")
             kind = _C_READS.get((str(module or type(owner).__name__), argument.__name__))
             if kind is None and isinstance(owner, random.Random):
@@ -320,9 +320,9 @@ def _reached(function: Any, depth: int = 2) -> Iterator[tuple[str, Any]]:
         helpers.extend(_functions_in(value))
         if not isinstance(value, types.ModuleType | type | types.BuiltinFunctionType | types.FunctionType):
             yield f"the global {name}", value
-    for name, cell in zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=False):
+    for name, cell in zip(code.co_freevars, cast("Any", function).__closure__ or (), strict=False):
         try:
-            value = cell.cell_contents
+            value: Any = cell.cell_contents
         except ValueError:  # not yet bound
             continue
         helpers.extend(_functions_in(value))
@@ -330,7 +330,7 @@ def _reached(function: Any, depth: int = 2) -> Iterator[tuple[str, Any]]:
             yield f"the closed-over variable {name}", value
     for name, value in zip(_default_names(code, function), getattr(function, "__defaults__", None) or (), strict=False):
         yield f"the default of {name}", value
-    for name, value in (getattr(function, "__kwdefaults__", None) or {}).items():
+    for name, value in (cast("dict[str, Any]", getattr(function, "__kwdefaults__", None) or {})).items():
         yield f"the default of {name}", value
     if depth > 0:
         for helper in helpers:
@@ -347,7 +347,7 @@ def _functions_in(value: Any) -> list[Any]:
         return [one for one in cast("list[Any]", value) if isinstance(one, types.FunctionType)]
     kind = cast("Any", type(value))
     own = kind.__module__.partition(".")[0] not in {*_OWN, *sys.stdlib_module_names}
-    call = vars(kind).get("__call__") if own and not isinstance(value, type) else None
+    call: Any = vars(kind).get("__call__") if own and not isinstance(value, type) else None
     return [call] if isinstance(call, types.FunctionType) else []
 
 
@@ -431,7 +431,7 @@ def _words(value: Any) -> str:
     if isinstance(value, np.random.Generator | np.random.RandomState | random.Random):
         return _GENERATOR
     if isinstance(value, Mapping | list | tuple | set | frozenset) or hasattr(value, "append"):
-        kind = type(value).__name__
+        kind = cast("Any", type(cast("Any", value))).__name__
         return f"{kind} of {len(cast('Any', value))}"
     if value is None or isinstance(value, bool | int | float | complex | str):
         text = repr(value)
@@ -467,7 +467,7 @@ def _has_size(value: Any) -> bool:
 
 def _identity(value: Any) -> Any:
     held = getattr(value, "base", None)
-    return id(held) if isinstance(held, np.ndarray) else id(value)
+    return id(cast("Any", held)) if isinstance(held, np.ndarray) else id(value)
 
 
 def _is_outside(value: Any) -> bool:
