@@ -456,7 +456,7 @@ def _trend(sizes: Sequence[tuple[str, float]], words: str) -> Iterator[Finding]:
 
 _ADVICE: Mapping[str, str] = MappingProxyType(
     {
-        "activations": "Use an initialiser for the activation (he_normal for relu), normalisation, or residual branches.",
+        "activations": "Use an initialiser that suits the activation (he_normal for relu), or normalisation.",
         "gradients": "Use residual branches, normalisation, or an activation that does not saturate.",
     }
 )

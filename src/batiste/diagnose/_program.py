@@ -197,7 +197,8 @@ def options_of(module: Any) -> str:
         default = defaults.get(name)
         if name in _OWN or value is default or value is None:
             continue
-        if isinstance(value, bool | int | float | str | tuple) and type(value) is type(default) and value == default:
+        is_plain = isinstance(value, bool | int | float | str | tuple)
+        if is_plain and type(cast("Any", value)) is type(default) and value == default:
             continue
         shown.append(f"{name}={_short(value)}")
     return ", ".join(shown)
@@ -210,7 +211,7 @@ def _short(value: Any) -> str:
         return f"{type(value).__name__}(...)"
     if isinstance(value, type) or callable(value):
         return str(getattr(value, "__name__", type(value).__name__))
-    text = repr(cast("Any", value))
+    text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 

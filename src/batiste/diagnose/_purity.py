@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
 import random
 import sys
 import types
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, cast
 
 import jax
@@ -40,14 +39,12 @@ from batiste.diagnose._program import (
     subject_of,
     trace,
 )
-from batiste.module import Blueprint, InterceptorContext, intercept_methods
+from batiste.diagnose._reach import GENERATOR, OWN, snapshot
+from batiste.module import InterceptorContext, intercept_methods
 
 __all__ = ["check_pure"]
 
 _CAPTURED_BYTES = 1024
-_DEPTH = 4
-_ENTRIES = 256
-_OWN = ("batiste", "jax", "jaxlib", "numpy", "optax", "ml_dtypes", "flax")
 
 
 def check_pure(
@@ -127,14 +124,14 @@ class _Watch:
     @contextlib.contextmanager
     def around(self) -> Generator[None]:
         """Watch each method, and the subject itself, while the context lasts."""
-        before = _snapshot([self._function] if self._function is not None else [])
+        before = snapshot([self._function] if self._function is not None else [])
         self._path.append(self._name)
         self._kinds.append("")
         try:
             with intercept_methods(self._around):
                 yield
         finally:
-            self._compare(before, _snapshot([self._function] if self._function is not None else []))
+            self._compare(before, snapshot([self._function] if self._function is not None else []))
             self._path.pop()
             self._kinds.pop()
 
@@ -143,13 +140,13 @@ class _Watch:
         if module.scope is None:
             return method(*args, **kwargs)
         roots = [context.orig_method, module]
-        before = _snapshot(roots)
+        before = snapshot(roots)
         self._path.append(path_text(tuple(module.scope.path)) or type(module).__name__)
         self._kinds.append(f"{type(module).__name__}({options_of(module)})")
         try:
             return method(*args, **kwargs)
         finally:
-            self._compare(before, _snapshot(roots))
+            self._compare(before, snapshot(roots))
             self._path.pop()
             self._kinds.pop()
 
@@ -159,7 +156,7 @@ class _Watch:
             if held is None or held[0] == value or identity in self._seen:
                 continue
             self._seen.add(identity)
-            if name in _RANDOM or words == _GENERATOR:
+            if name in _RANDOM or words == GENERATOR:
                 if not any(kind == "randomness" and path == self._path[-1] for kind, path, _ in self._found):
                     self._add("randomness", name, f"draws from {name}, once for every trace", _RNG_ADVICE)
                 continue
@@ -192,7 +189,7 @@ class _Watch:
         if event == "c_call":
             owner: Any = getattr(argument, "__self__", None)
             module = getattr(argument, "__module__", None) or getattr(owner, "__name__", "")
-            kind = _C_READS.get((str(module or type(owner).__name__), argument.__name__))
+            kind = _c_read(str(module or type(owner).__name__), argument.__name__)
             if kind is None and isinstance(owner, random.Random):
                 kind = "randomness"
             if kind is None and isinstance(owner, type) and (owner.__module__, argument.__name__) in _CLASS_READS:
@@ -200,7 +197,7 @@ class _Watch:
             if kind is not None and _is_users(frame):
                 self._read(kind, argument.__name__, frame)
         elif event == "call":
-            kind = _PYTHON_READS.get((str(frame.f_globals.get("__name__", "")), frame.f_code.co_name))
+            kind = _python_read(str(frame.f_globals.get("__name__", "")), frame.f_code.co_name)
             caller = frame.f_back
             if (
                 kind == "environment"
@@ -218,225 +215,43 @@ class _Watch:
         self._add(kind, name, text, _RNG_ADVICE if kind == "randomness" else _READ_ADVICE)
 
 
-_GENERATOR = "a random generator"
 _RNG_ADVICE = "Draw from a random stream: jax.random.normal(self.make_rng('dropout'), shape)."
 _READ_ADVICE = "Read it outside, and give it as an argument or a field."
 _RANDOM = types.MappingProxyType({"Python's random state": "random", "NumPy's random state": "numpy"})
-_C_READS = types.MappingProxyType(
-    {
-        ("time", name): "clock"
-        for name in (
-            "time",
-            "time_ns",
-            "perf_counter",
-            "perf_counter_ns",
-            "monotonic",
-            "monotonic_ns",
-            "process_time",
-            "localtime",
-            "gmtime",
-        )
-    }
-    | {("posix", "urandom"): "randomness", ("_uuid", "generate_time_safe"): "randomness"}
-)
+_CLOCKS = frozenset({
+    "time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "localtime",
+    "gmtime",
+})  # fmt: skip
+_C_RANDOM = frozenset({("posix", "urandom"), ("_uuid", "generate_time_safe")})
 _CLASS_READS = frozenset({("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today")})
-_PYTHON_READS = types.MappingProxyType(
-    {("os", "getenv"): "environment"}
-    | {("os", "__getitem__"): "environment", ("collections.abc", "get"): "environment"}
-    | {("collections.abc", "__contains__"): "environment", ("uuid", "uuid4"): "randomness"}
-    | {
-        ("random", name): "randomness"
-        for name in (
-            "randint",
-            "choice",
-            "uniform",
-            "gauss",
-            "shuffle",
-            "sample",
-            "randrange",
-            "choices",
-            "normalvariate",
-        )
-    }
-    | {("secrets", name): "randomness" for name in ("randbelow", "token_bytes", "token_hex")}
-)
+_ENVIRONMENT = frozenset({
+    ("os", "getenv"), ("os", "__getitem__"), ("collections.abc", "get"), ("collections.abc", "__contains__"),
+})  # fmt: skip
+_PYTHON_RANDOM = frozenset({
+    "randint", "choice", "uniform", "gauss", "shuffle", "sample", "randrange", "choices", "normalvariate", "uuid4",
+    "randbelow", "token_bytes", "token_hex",
+})  # fmt: skip
+_RANDOM_MODULES = frozenset({"random", "uuid", "secrets"})
+
+
+def _c_read(module: str, name: str) -> str | None:
+    """Return what a function of C reads."""
+    if module == "time" and name in _CLOCKS:
+        return "clock"
+    return "randomness" if (module, name) in _C_RANDOM else None
+
+
+def _python_read(module: str, name: str) -> str | None:
+    """Return what a function of Python's library reads."""
+    if (module, name) in _ENVIRONMENT:
+        return "environment"
+    return "randomness" if module in _RANDOM_MODULES and name in _PYTHON_RANDOM else None
 
 
 def _is_users(frame: types.FrameType) -> bool:
     name = str(frame.f_globals.get("__name__", ""))
     top = name.partition(".")[0]
-    return top not in _OWN and top not in sys.stdlib_module_names
-
-
-# --- what can be reached
-
-
-def _snapshot(roots: Sequence[Any]) -> dict[str, tuple[Any, str, Any]]:
-    """Return what a method can reach and change, by name: a value that is equal as long as nothing changes, and words.
-
-    Args:
-      roots: a method and its module; or a function.
-    """
-    found: dict[str, tuple[Any, str, Any]] = {
-        "Python's random state": (hash(random.getstate()), "", "random"),
-        "NumPy's random state": (_numpy_state(np.random.get_state()), "", "numpy"),  # noqa: NPY002 - the state, not a draw
-    }
-    for root in roots:
-        if isinstance(root, Blueprint):
-            for name, value in _attributes(root):
-                _add_state(found, f"self.{name}", value)
-            for name, value in vars(type(root)).items():
-                if not name.startswith("__") and not callable(value) and not _is_descriptor(value):
-                    _add_state(found, f"{type(root).__name__}.{name}", value)
-        else:
-            for name, value in _reached(root):
-                _add_state(found, name, value)
-    return found
-
-
-def _attributes(module: Any) -> Iterator[tuple[str, Any]]:
-    for name, value in list(module.__dict__.items()):
-        if name not in {"scope", "parent", "name", "_state", "_value"} and not name.startswith("_"):
-            yield name, value
-
-
-def _is_descriptor(value: Any) -> bool:
-    return hasattr(type(value), "__get__")
-
-
-def _reached(function: Any, depth: int = 2) -> Iterator[tuple[str, Any]]:
-    """Yield the globals that a function names and the variables that it closes over, those of its helpers too."""
-    function = _unwrapped(function)
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return
-    names = set(_names(code))
-    space = getattr(function, "__globals__", {})
-    if str(space.get("__name__", "")).partition(".")[0] in _OWN:
-        return
-    helpers: list[Any] = []
-    for name in sorted(names & space.keys()):
-        value = space[name]
-        helpers.extend(_functions_in(value))
-        if not isinstance(value, types.ModuleType | type | types.BuiltinFunctionType | types.FunctionType):
-            yield f"the global {name}", value
-    for name, cell in zip(code.co_freevars, cast("Any", function).__closure__ or (), strict=False):
-        try:
-            value: Any = cell.cell_contents
-        except ValueError:  # not yet bound
-            continue
-        helpers.extend(_functions_in(value))
-        if not isinstance(value, types.ModuleType | type | types.FunctionType):
-            yield f"the closed-over variable {name}", value
-    for name, value in zip(_default_names(code, function), getattr(function, "__defaults__", None) or (), strict=False):
-        yield f"the default of {name}", value
-    for name, value in (cast("dict[str, Any]", getattr(function, "__kwdefaults__", None) or {})).items():
-        yield f"the default of {name}", value
-    if depth > 0:
-        for helper in helpers:
-            yield from _reached(helper, depth - 1)
-
-
-def _functions_in(value: Any) -> list[Any]:
-    """Return a function, the functions in a container, or the ``__call__`` of an object of the user's."""
-    if isinstance(value, types.FunctionType | types.MethodType):
-        return [value]
-    if isinstance(value, Mapping):
-        return [one for one in cast("Mapping[Any, Any]", value).values() if isinstance(one, types.FunctionType)]
-    if isinstance(value, list | tuple):
-        return [one for one in cast("list[Any]", value) if isinstance(one, types.FunctionType)]
-    kind = cast("Any", type(value))
-    own = kind.__module__.partition(".")[0] not in {*_OWN, *sys.stdlib_module_names}
-    call: Any = vars(kind).get("__call__") if own and not isinstance(value, type) else None
-    return [call] if isinstance(call, types.FunctionType) else []
-
-
-def _default_names(code: types.CodeType, function: Any) -> tuple[str, ...]:
-    count = len(getattr(function, "__defaults__", None) or ())
-    return code.co_varnames[code.co_argcount - count : code.co_argcount]
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)
-
-
-def _unwrapped(function: Any) -> Any:
-    """Return the function that was written, beneath what wraps a method of a module."""
-    for _ in range(_DEPTH * 4):
-        if hasattr(function, "func") and hasattr(function, "args"):
-            function = function.func
-        elif isinstance(function, types.MethodType):
-            function = function.__func__
-        elif hasattr(function, "__wrapped__"):
-            function = function.__wrapped__
-        else:
-            break
-    return function
-
-
-def _add_state(found: dict[str, tuple[Any, str, Any]], name: str, value: Any) -> None:
-    state = _state(value, _DEPTH)
-    if state is not None:
-        is_plain = isinstance(value, bool | int | float | complex | str | bytes | tuple | None)
-        found[name] = (state, _words(value), name if is_plain else id(value))
-
-
-def _state(value: Any, depth: int) -> Any:
-    """Return something that is equal as long as a value has not changed; None for what cannot change."""
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
-        return (type(value).__name__, repr(value))
-    if isinstance(value, np.ndarray):
-        array = cast("np.ndarray[Any, Any]", value)
-        if array.dtype.hasobject or array.nbytes > 1 << 22:
-            return ("array", id(array), array.shape)
-        return ("array", array.shape, hashlib.blake2b(np.ascontiguousarray(array).tobytes()).hexdigest())
-    if isinstance(value, np.random.Generator):
-        return ("generator", repr(value.bit_generator.state))
-    if isinstance(value, np.random.RandomState):
-        return ("generator", _numpy_state(value.get_state()))
-    if isinstance(value, random.Random):
-        return ("generator", hash(value.getstate()))
-    if isinstance(value, jax.Array | type | types.ModuleType | types.FunctionType | Blueprint):
-        return ("object", id(value))
-    if depth <= 0:
-        return ("object", id(value))
-    if isinstance(value, Mapping):
-        pairs = list(cast("Mapping[Any, Any]", value).items())
-        return ("mapping", len(pairs), tuple((repr(key), _state(item, depth - 1)) for key, item in pairs[:_ENTRIES]))
-    if isinstance(value, list | tuple):
-        items = cast("list[Any]", value)
-        return ("sequence", len(items), tuple(_state(item, depth - 1) for item in items[:_ENTRIES]))
-    if isinstance(value, set | frozenset):
-        return ("set", frozenset(map(repr, cast("set[Any]", value))))
-    if hasattr(value, "__len__") and hasattr(value, "append"):
-        return ("sequence", len(value), tuple(_state(item, depth - 1) for item in list(value)[:_ENTRIES]))
-    if type(value).__module__.partition(".")[0] in {*_OWN, *sys.stdlib_module_names}:
-        return ("next", repr(value)) if type(value).__name__ == "count" else ("object", id(value))
-    held = getattr(value, "__dict__", None)
-    if isinstance(held, dict):
-        return ("object", id(value), _state(dict(cast("dict[str, Any]", held)), depth - 1))
-    return ("object", id(value))
-
-
-def _numpy_state(state: Any) -> Any:
-    return hashlib.blake2b(
-        repr([part.tobytes() if hasattr(part, "tobytes") else part for part in state]).encode()
-    ).hexdigest()
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, np.random.Generator | np.random.RandomState | random.Random):
-        return _GENERATOR
-    if isinstance(value, Mapping | list | tuple | set | frozenset) or hasattr(value, "append"):
-        kind = cast("Any", type(cast("Any", value))).__name__
-        return f"{kind} of {len(cast('Any', value))}"
-    if value is None or isinstance(value, bool | int | float | complex | str):
-        text = repr(value)
-        return text if len(text) <= 40 else f"{text[:37]}..."
-    return f"{type(value).__name__}"
+    return top not in OWN and top not in sys.stdlib_module_names
 
 
 # --- what is captured
