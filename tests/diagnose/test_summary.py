@@ -199,6 +199,8 @@ def test_counts_beyond_what_an_int32_holds(size):
 def test_a_notebook_shows_the_table():
     text = summary(Net(), IMAGES, train=False)._repr_html_()
     assert text.startswith("<table><caption>Net</caption>")
-    assert text.count("<tr>") == 1 + 7 + 3  # the head, the variables, two collections and the total
+    variables, modules = text.split("</table>")[:2]
+    assert variables.count("<tr>") == 1 + 7 + 3  # the head, the variables, two collections and the total
+    assert modules.count("<tr>") == 1 + 5  # the head; the net, its convolution, norm, dropout and dense layer
     assert "<td>params/Dense_0/kernel</td><td>(256, 3)</td><td>bfloat16</td><td>768</td><td>1,536</td>" in text
     assert "&lt;b&gt;" in Summary("<b>", ())._repr_html_()

@@ -17,12 +17,13 @@ from batiste.cli._late import Late
 from batiste.cli._report import Exit, reported
 
 if TYPE_CHECKING:
-    from batiste.cli import _change, _compare, _complete, _compute, _import, _plan, _runs, _show, _store
+    from batiste.cli import _change, _compare, _complete, _compute, _diagnose, _import, _plan, _runs, _show, _store
 else:
     _change = Late("batiste.cli._change")
     _compare = Late("batiste.cli._compare")
     _complete = Late("batiste.cli._complete")
     _compute = Late("batiste.cli._compute")
+    _diagnose = Late("batiste.cli._diagnose")
     _import = Late("batiste.cli._import")
     _plan = Late("batiste.cli._plan")
     _runs = Late("batiste.cli._runs")
@@ -145,6 +146,25 @@ def verify(
 ) -> Exit:
     """Check every bit of checkpoints; the exit code is 1 if one is not as it was saved."""
     return _compare.verify(paths, strict=strict, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+@reported
+def diagnose(
+    tool: Annotated[
+        Literal["check-pure", "dtypes", "find-nan", "keys", "lint", "summary"],
+        typer.Argument(metavar="TOOL", help="check-pure, dtypes, find-nan, keys, lint or summary.", show_default=False),
+    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="package.module:name, a model, or it and its inputs.")],
+    *,
+    shapes: Annotated[list[str] | None, typer.Option("--input", "-i", help="An input: 2,16:int32; repeatable.")] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="An option of the call: train=False; repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> Exit:
+    """Look into a model by module path; the exit code is 1 if something is found."""
+    return _diagnose.diagnose(tool, model, shapes or [], options or [], as_json=as_json)
 
 
 @app.command()

@@ -16,15 +16,19 @@ import dataclasses
 import html
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import jax
 import numpy as np
 
+from batiste._arguments import whole_number
 from batiste.core import streams_from, unbox
-from batiste.errors import InvalidInstanceModuleError
+from batiste.diagnose._costs_table import ModuleRow, module_rows
+from batiste.diagnose._findings import html_table
+from batiste.diagnose._program import nearest_paths
+from batiste.errors import InvalidInstanceModuleError, NoSuchModuleError
 from batiste.module import Blueprint
-from batiste.tree import flatten, join_path
+from batiste.tree import Patterns, compile_pattern, flatten, join_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Summary", "SummaryRow", "summary"]
 
 _HEADER = ("path", "shape", "dtype", "parameters", "bytes")
+_MODULES = ("path", "module", "output", "parameters", "bytes", "FLOPs", "share", "activation bytes")
 
 
 class _Blueprint(Protocol):
@@ -73,10 +78,22 @@ class Summary:
     Attributes:
       name: the class of the model.
       rows: the variables.
+      modules: the modules that are called, with what they cost; empty for a model that cannot be traced.
     """
 
     name: str
     rows: tuple[SummaryRow, ...]
+    modules: tuple[ModuleRow, ...] = dataclasses.field(default=(), compare=False)
+
+    @property
+    def flops(self) -> int:
+        """The operations of matrix products and convolutions in one call, loops counted."""
+        return next((row.flops for row in self.modules if row.depth == 0), 0)
+
+    @property
+    def activation_bytes(self) -> int:
+        """The size of all that the modules return in one call."""
+        return next((row.activation_bytes for row in self.modules if row.depth == 0), 0)
 
     @property
     def parameters(self) -> int:
@@ -95,6 +112,65 @@ class Summary:
             parameters, size = found.get(row.collection, (0, 0))
             found[row.collection] = (parameters + row.parameters, size + row.bytes)
         return found
+
+    def select(self, pattern: Patterns | None = None, *, depth: int | None = None) -> Summary:
+        """Return the part of the table that is asked for.
+
+        Args:
+          pattern: one or several globs over the paths of modules; variables are those of the modules that match.
+          depth: how many names the path of a module has at most.
+
+        Raises:
+          ArgumentError: ``depth`` is no number of levels.
+          NoSuchModuleError: a pattern matches no module.
+        """
+        depth = None if depth is None else whole_number(depth, "depth", "select")
+        given: Any = [] if pattern is None else [pattern] if isinstance(pattern, str) else list(cast("Any", pattern))
+        compiled = [compile_pattern(each) for each in given]
+        paths = [row.path for row in self.modules]
+        for each in compiled:
+            if not any(each.matches(path) for path in paths):
+                near = nearest_paths(str(each), paths)
+                raise NoSuchModuleError(where="select", pattern=str(each), model=self.name, nearest=near)
+        modules = [
+            row
+            for row in self.modules
+            if (depth is None or row.depth <= depth)
+            and (not compiled or any(each.matches(row.path) for each in compiled))
+        ]
+        rows = [row for row in self.rows if not compiled or any(each.matches(_owner(row.path)) for each in compiled)]
+        if depth is not None:
+            rows = [row for row in rows if _owner(row.path).count("/") + bool(_owner(row.path)) <= depth]
+        return dataclasses.replace(self, rows=tuple(rows), modules=tuple(modules))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the tables as plain dicts and lists, which ``json.dumps`` takes."""
+        return {
+            "name": self.name,
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+            "flops": self.flops,
+            "activation_bytes": self.activation_bytes,
+            "variables": [{**dataclasses.asdict(row), "shape": list(row.shape)} for row in self.rows],
+            "modules": [dataclasses.asdict(row) for row in self.modules],
+        }
+
+    def to_markdown(self) -> str:
+        """Return the table of the modules as Markdown."""
+        header = _MODULES
+        lines = [f"| {' | '.join(header)} |", f"|{'|'.join(' --- ' for _ in header)}|"]
+        lines += [f"| {' | '.join(_module_cells(row))} |" for row in self.modules]
+        return "\n".join(lines)
+
+    def to_html(self) -> str:
+        """Return both tables as HTML, as a notebook shows them."""
+        return self._repr_html_()
+
+    def module_table(self) -> str:
+        """Return the table of the modules as text."""
+        body = [_MODULES, *map(_module_cells, self.modules)]
+        widths = [max(map(len, column)) for column in zip(*body, strict=True)]
+        return "\n".join(_line(row, widths) for row in body)
 
     def __str__(self) -> str:
         body = [*map(_cells, self.rows)]
@@ -123,9 +199,10 @@ class Summary:
         foot = [(name, "", "", *_numbers(*total)) for name, total in self._foot()]
         head = "".join(f"<th>{name}</th>" for name in _HEADER)
         body, totals = ("".join(map(_html_row, part)) for part in (rows, foot))
+        costs = html_table("modules", _MODULES, map(_module_cells, self.modules)) if self.modules else ""
         return (
             f"<table><caption>{html.escape(self.name)}</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody><tfoot>{totals}</tfoot></table>"
+            f"<tbody>{body}</tbody><tfoot>{totals}</tfoot></table>{costs}"
         )
 
     def _foot(self) -> list[tuple[str, tuple[int, int]]]:
@@ -155,7 +232,34 @@ def summary(model: _Blueprint, *inputs: Any, rngs: Rngs | None = None, **kwargs:
     rows = [_row(path, leaf) for path, leaf in flatten(unbox(variables)).items()]
     place = {path: index for index, path in enumerate(order)}
     rows.sort(key=lambda row: (row.collection != "params", place.get(row.path, len(place))))
-    return Summary(name=type(model).__name__, rows=tuple(rows))
+    return Summary(type(model).__name__, tuple(rows), _modules(model, variables, inputs, rngs, kwargs))
+
+
+def _modules(model: Any, variables: Any, inputs: Any, rngs: Any, kwargs: dict[str, Any]) -> tuple[ModuleRow, ...]:
+    """Return the rows of the modules; none where the model cannot be traced with these shapes."""
+    if not isinstance(model, Blueprint):
+        return ()
+    try:
+        return module_rows(model, variables, inputs, rngs, kwargs)
+    except Exception:  # noqa: BLE001 - the table of the variables is there in any case
+        return ()
+
+
+def _owner(path: str) -> str:
+    """Return the path of the module that a variable belongs to."""
+    return path.partition("/")[2].rpartition("/")[0]
+
+
+def _module_cells(row: ModuleRow) -> tuple[str, ...]:
+    numbers = (row.parameters, row.bytes, row.flops)
+    return (
+        row.path,
+        f"{row.kind} x{row.calls}" if row.calls > 1 else row.kind,
+        row.output,
+        *(f"{number:,}" if number else "" for number in numbers),
+        f"{row.share:.1%}" if row.flops else "",
+        f"{row.activation_bytes:,}",
+    )
 
 
 def _shapes(model: _Blueprint, rngs: Rngs | None, inputs: Any, kwargs: dict[str, Any]) -> tuple[Any, list[str]]:

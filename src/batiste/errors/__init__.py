@@ -100,6 +100,7 @@ from batiste.errors._core import (
     UnknownKeySchemeError,
 )
 from batiste.errors._diagnose import (
+    NoSuchModuleError,
     RetraceWarning,
 )
 from batiste.errors._fp8 import (
@@ -450,6 +451,7 @@ __all__ = [
     "NoBatchError",
     "NoLayersError",
     "NoStepError",
+    "NoSuchModuleError",
     "NonFiniteMetricError",
     "NonMatrixError",
     "NormMaskShapeError",

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 
-from batiste._arguments import function
+from batiste._arguments import function, text
 
 if TYPE_CHECKING:
     from batiste.module._blueprint import Blueprint
 
 __all__ = [
     "CURRENT",
+    "TAGS",
     "WATCH",
     "CaptureFilter",
     "InterceptorContext",
@@ -28,6 +29,8 @@ __all__ = [
     "capturing",
     "current_module",
     "intercept_methods",
+    "tag",
+    "tag_watch",
     "watched",
 ]
 
@@ -104,10 +107,51 @@ def intercept_methods(interceptor: Interceptor) -> Generator[None]:
     interceptors = (*watch.interceptors, interceptor)
     token = WATCH.set(watch._replace(interceptors=interceptors))
     try:
-        with _intercepted(interceptors):
+        with _intercepted((*interceptors, *_tag_watcher())):
             yield
     finally:
         WATCH.reset(token)
+
+
+TAGS: ContextVar[Callable[[str, Any], Any] | None] = ContextVar("batiste_tags", default=None)
+"""Who looks at what is tagged; None, the usual case, costs one look-up a tag."""
+
+
+def tag(name: str, value: Any) -> Any:
+    """Return ``value``, and let whoever looks see it under ``name`` at the path of the module that is being run.
+
+    It adds nothing to the program unless somebody looks: ``batiste.diagnose.capture(model, "**/attn/weights")``.
+
+    Args:
+      name: what the value is called, such as ``"weights"``.
+      value: an array.
+
+    Raises:
+      ArgumentError: ``name`` is no text.
+    """
+    looks = TAGS.get()
+    return value if looks is None else looks(text(name, "name", "tag", what="a name"), value)
+
+
+@contextlib.contextmanager
+def tag_watch(looks: Callable[[str, Any], Any]) -> Generator[None]:
+    """Call ``looks(name, value)`` for each ``tag`` while the context lasts; what it returns goes on in its place."""
+    token = TAGS.set(looks)
+    try:
+        with _intercepted((*_interceptors(), looks)):
+            yield
+    finally:
+        TAGS.reset(token)
+
+
+def _tag_watcher() -> tuple[Any, ...]:
+    looks = TAGS.get()
+    return () if looks is None else (looks,)
+
+
+def _interceptors() -> tuple[Any, ...]:
+    watch = WATCH.get()
+    return () if watch is None else watch.interceptors
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ from batiste.module import (
     nowrap,
     share_scope,
     tabulate,
+    tag,
     wrap_method_once,
 )
 from batiste.nn import fp8_ops, initializers
@@ -248,6 +249,7 @@ __all__ = [
     "swish",
     "switch",
     "tabulate",
+    "tag",
     "tanh",
     "unbox",
     "value_and_grad",

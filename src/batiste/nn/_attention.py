@@ -23,7 +23,7 @@ import numpy as np
 from batiste._arguments import array, number
 from batiste.dtypes import promote_dtype
 from batiste.errors import AttentionEinsumError, AttentionShapeError, InvalidRngError
-from batiste.module import Module
+from batiste.module import Module, tag
 from batiste.nn._masks import check_mask
 from batiste.typing import Array, DotGeneral, DTypeLike, Key, PrecisionLike
 
@@ -90,6 +90,7 @@ def dot_product_attention_weights(
     weights = jax.nn.softmax(weights.astype(jnp.float32)) if force_fp32_for_softmax else jax.nn.softmax(weights)
     if not force_fp32_for_softmax:
         weights = weights.astype(dtype)
+    weights = tag("attention_weights", weights)
     if module is not None:
         module.sow("intermediates", "attention_weights", weights)
     if deterministic or number(dropout_rate, "dropout_rate", path, low=0, high=1) == 0:

@@ -85,7 +85,7 @@ def check_loop(
         evaluate=evaluate,
         finite=finite,
         compile_cache=compile_cache,
-        save_errors=cast("Any", save_errors),
+        save_errors=save_errors,
         config=config,
         report=report,
     )

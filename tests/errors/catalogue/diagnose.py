@@ -1,10 +1,18 @@
-"""Diagnosis: a program is traced again."""
+"""Diagnosis: a pattern matches no module, a program is traced again."""
 
+import jax
 import jax.numpy as jnp
 
-from batiste.diagnose import watch_retraces
-from batiste.errors import RetraceWarning
+from batiste import nn
+from batiste.diagnose import capture, watch_retraces
+from batiste.errors import NoSuchModuleError, RetraceWarning
 from tests.errors.rows import raises, x
+
+
+@raises(NoSuchModuleError, "capture was given the pattern 'Dens'", "Did you mean 'Dense'?")
+def a_pattern_of_no_module():
+    model = nn.Dense(2)
+    capture(model, "Dens")(model.init(jax.random.key(0), x), x)
 
 
 @raises(RetraceWarning, "mean is traced again, for the 2nd time", "a: shape (2, 3) -> (4, 3)")
