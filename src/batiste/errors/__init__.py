@@ -191,6 +191,12 @@ from batiste.errors._nn import (
     SpatialArgumentError,
     UnsupportedOptionError,
 )
+from batiste.errors._processes import (
+    LaunchError,
+    ProcessesDifferError,
+    ProcessFailedError,
+    ProcessLostError,
+)
 from batiste.errors._recurrent import (
     CarryDtypeError,
     CarryShapeError,
@@ -383,6 +389,7 @@ __all__ = [
     "InvalidScopeError",
     "JaxTransformError",
     "KernelMaskShapeError",
+    "LaunchError",
     "LayerError",
     "LayerInputError",
     "LayerNameTakenError",
@@ -437,6 +444,9 @@ __all__ = [
     "PatternSyntaxError",
     "PerturbationError",
     "PoolingWindowError",
+    "ProcessFailedError",
+    "ProcessLostError",
+    "ProcessesDifferError",
     "RefusedCheckpointError",
     "RemoteShardsError",
     "RenameCollisionError",
