@@ -3,6 +3,17 @@
 from batiste.train._compile_cache import compile_cache
 from batiste.train._loop import Loop, fit
 from batiste.train._metrics import Row, log_row, show
+from batiste.train._processes import global_batch, local_rows
 from batiste.train._state import TrainState
 
-__all__ = ["Loop", "Row", "TrainState", "compile_cache", "fit", "log_row", "show"]
+__all__ = [
+    "Loop",
+    "Row",
+    "TrainState",
+    "compile_cache",
+    "fit",
+    "global_batch",
+    "local_rows",
+    "log_row",
+    "show",
+]

@@ -20,6 +20,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import jax
@@ -38,6 +39,7 @@ from batiste.train._compile_cache import compile_cache_for_now
 from batiste.train._data import Batches
 from batiste.train._memory import apart, check_there, give_up, has_arrays, own_batch, own_state
 from batiste.train._metrics import Metrics, Row, Rows, evaluation, log_row, non_finite
+from batiste.train._processes import Crew
 from batiste.train._step import as_given, as_program, check_next, check_step, compile_step, explain_failure, is_compiled
 from batiste.train._stop import Stop, stop_signals
 
@@ -76,7 +78,7 @@ class Loop(Generic[State]):
       save_every: how many steps apart checkpoints are; the last step is always saved. This and the other distances are
         whole numbers from 1 on.
       log_every: how many steps apart rows of metrics are, each the mean over these steps.
-      log: called with each row; ``show`` prints it, and by default it is logged at the level of information.
+      log: called with each row, on process 0 where there are several; ``show`` prints it, and by default it is logged at the level of information.
       evaluate: a function from a state to a tree of scalars, which go into a row as ``eval/...``.
       evaluate_every: how many steps apart evaluations are.
       finite: whether a metric of a step that is NaN or infinite ends the run.
@@ -125,7 +127,11 @@ class Loop(Generic[State]):
         self._evaluate = evaluate
         self._cache = _cache_folder(self._run, compile_cache)
         self._metrics = Metrics(finite=finite)
-        self._rows = Rows(None if self._run is None else self._run.folder / "metrics.jsonl", log)
+        self._crew = Crew()
+        folder = None if self._run is None else self._run.folder
+        self._crew.begin({"steps": checked.steps, "every": checked.every, "finite": finite, "run": str(folder)})
+        first = self._crew.first
+        self._rows = Rows(folder / "metrics.jsonl" if folder is not None and first else None, log if first else None)
         self._late: int | None = None  # the step of a row that is due and not written
         self._unfinished = False  # whether the evaluation of this step was ended before its end
         self._row: Row = {}  # the latest one
@@ -167,11 +173,12 @@ class Loop(Generic[State]):
         finished = self._steps is not None and self.step >= self._steps
         if finished and not self._unfinished and not self._is_due():
             return
-        with compile_cache_for_now(self._cache), stop_signals(taken=self._run is not None) as stop:
+        with compile_cache_for_now(self._cache), self._stop_signals() as stop:
             try:
                 yield from self._go_on(stop)
             except BaseException as error:
                 self._leave(error, stop)
+                self._crew.explain(error, self.step)
                 raise
 
     def save(self) -> None:
@@ -194,7 +201,7 @@ class Loop(Generic[State]):
         self._rows.flush()
         known = self._row if self._row.get("step") == self.step else {}
         saved = {
-            "data": self._position if self._batches is None else self._batches.position(),
+            "data": self._position if self._batches is None else self._crew.positions(self._batches.position()),
             "metrics": self._metrics.state(),
             "unfinished": self._unfinished,
         }
@@ -212,7 +219,7 @@ class Loop(Generic[State]):
 
     def _resume(self, run: Manager) -> None:
         """Take what the latest checkpoint holds, and remove what came after it."""
-        last = run.latest()
+        last = self._crew.agreed(run.latest())
         saved: Any = {}
         if last is not None:
             given = self._state
@@ -226,9 +233,12 @@ class Loop(Generic[State]):
             self._position = saved.get("data")
             self.step = self._saved = last
         run.cleanup()
-        if not self._rows.cut(self.step):  # else this was done on an earlier resumption
+        if not self._crew.said_by_first(self._rows.cut(self.step)):  # else this was done on an earlier resumption
             self._metrics.load(saved.get("metrics", {}))
             self._unfinished = saved.get("unfinished", False)
+
+    def _stop_signals(self) -> AbstractContextManager[Stop]:
+        return stop_signals(taken=self._run is not None, shared=self._crew.several)
 
     def _go_on(self, stop: Stop) -> Iterator[tuple[int, Any]]:
         self._check_finite()
@@ -237,7 +247,7 @@ class Loop(Generic[State]):
             self._write_row(stop)
         if self._is_due():  # it was left before it could be saved
             self.save()
-        while (self._steps is None or self.step < self._steps) and stop.signal is None:
+        while (self._steps is None or self.step < self._steps) and not stop.look(self.step):
             try:
                 batch = batches.take(self.step)
             except StopIteration:
@@ -259,9 +269,12 @@ class Loop(Generic[State]):
         if self._lent and has_arrays(batch):
             self._state = apart(self._state, batch)
         if not self._checked:
-            check_there(batch, f"The batch of step {self.step + 1}")
-            self._names = check_step(self._given_step, self._state, batch)
+            with self._crew.together("looking at the first step"):
+                check_there(batch, f"The batch of step {self.step + 1}")
+                self._names = check_step(self._given_step, self._state, batch)
+            self._crew.check_batch(batch)
             check_best(self._run, self._names, evaluates=self._evaluate is not None)
+            self._crew.check_program(self._given_step, self._state, batch)
             self._checked = True
         try:
             self._state, metrics = self._step(self._state, batch)
@@ -280,8 +293,8 @@ class Loop(Generic[State]):
 
     def _leave(self, error: BaseException, stop: Stop) -> None:
         """Do what is due when the loop is left by an error, or by the end of its iterator after a ``break``."""
-        if stop.hurried:
-            return
+        if stop.hurried or (self._crew.several and not isinstance(error, GeneratorExit)):
+            return  # what the other processes do now is not known
         problems: list[Exception] = []
         try:
             self._write_late_row()
@@ -291,7 +304,7 @@ class Loop(Generic[State]):
             problems.append(problem)
         try:
             asked = stop.signal is not None and self._run is not None and self.step > 0
-            if (asked or self._is_due()) and self.step != self._tried:
+            if (asked or self._is_due()) and self.step != self._tried and self._crew.all_leave(self.step):
                 self.save()
             if self._run is not None:
                 self._run.wait()
@@ -322,7 +335,7 @@ class Loop(Generic[State]):
         if self._batches is None:
             batches = Batches(self._data)
             if self.step > 0:
-                batches.seek(self._position, self.step)
+                batches.seek(self._crew.position(self._position, self.step), self.step)
             elif self._run is not None and batches.resumable:
                 batches.position()  # that it cannot be saved is better known now
             elif self._run is not None:
