@@ -1,9 +1,9 @@
 """A folder that several processes save together: each writes its own part, and one publishes the whole.
 
 What all processes can know without a word is worked out by each of them alike: the parts of every array, and who
-writes which. A part is written by one of the processes that have it, the one that has least to write so far, so that the
-copies of a replicated state are written by all processes, a share by each. What only one can know is said: that a tree
-cannot be saved, digests, that the system has refused.
+writes which. A part is written by one of the processes that have it, the one that has least to write so far, so that
+the copies of a replicated state are written by all processes, a share by each. What only one can know is said: that a
+tree cannot be saved, digests, that the system has refused.
 
 The processes agree first, in the main thread, before anything is written. The rest may go on in a thread beside it and
 needs no device: each writes its database and a file with its digests into the folder that is not there yet (see
@@ -102,15 +102,12 @@ def agree(target: Path, manifest: Manifest, arrays: Mapping[str, Any]) -> Share:
       ProcessLostError: if some do not come.
     """
     what = f"saving {target}"
+    try:
+        facets = _facets(target, manifest, arrays)
+    except Exception as error:
+        refuse(target, error)
+        raise
     share_failure("save", None, what=what)
-    facets = {
-        "path": [str(target)],
-        "step": [str(manifest.step)],
-        "tree": [f"{path}: {record}" for path, record in manifest.records.items()]
-        + [f"{path}: {row}" for path, row in manifest.containers.items()],
-        "placement": [f"{path}: {_placement(array)}" for path, array in arrays.items()],
-        "value": _values(manifest.records, arrays),
-    }
     check_alike("save/alike", facets, what=what, advice=_ADVICE)
     token = gather("save/token", secrets.token_hex(4), what=what)[0]
     compress = bool(manifest.storage["compressed"])
@@ -119,6 +116,18 @@ def agree(target: Path, manifest: Manifest, arrays: Mapping[str, Any]) -> Share:
     loads = [0] * jax.process_count()
     owners = {path: _owners(record, chunks[path], arrays[path], loads) for path, record in records.items()}
     return Share(token, chunks, owners)
+
+
+def _facets(target: Path, manifest: Manifest, arrays: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What must be the same in all processes, in lines."""
+    return {
+        "path": [str(target)],
+        "step": [str(manifest.step)],
+        "tree": [f"{path}: {record}" for path, record in manifest.records.items()]
+        + [f"{path}: {row}" for path, row in manifest.containers.items()],
+        "placement": [f"{path}: {_placement(array)}" for path, array in arrays.items()],
+        "value": _values(manifest.records, arrays),
+    }
 
 
 def own_parts(share: Share, path: str, record: Record, array: Any) -> list[Part]:

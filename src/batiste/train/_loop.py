@@ -78,7 +78,8 @@ class Loop(Generic[State]):
       save_every: how many steps apart checkpoints are; the last step is always saved. This and the other distances are
         whole numbers from 1 on.
       log_every: how many steps apart rows of metrics are, each the mean over these steps.
-      log: called with each row, on process 0 where there are several; ``show`` prints it, and by default it is logged at the level of information.
+      log: called with each row, on process 0 where there are several; ``show`` prints it, and by default it is logged
+        at the level of information.
       evaluate: a function from a state to a tree of scalars, which go into a row as ``eval/...``.
       evaluate_every: how many steps apart evaluations are.
       finite: whether a metric of a step that is NaN or infinite ends the run.
