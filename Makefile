@@ -11,11 +11,12 @@ ARGS ?=
 PY := $(VENV)/bin/python
 
 .NOTPARALLEL:
-.PHONY: help demo test test-matrix test-pretrained test-fuzz check format bench docs
+.PHONY: help demo test test-distributed test-matrix test-pretrained test-fuzz check format bench docs
 
 help:
 	@echo "make demo         train on handwritten digits       (ARGS=\"--data fashion-mnist --data-dir DIR\")"
 	@echo "make test         run the tests                     (ARGS=\"tests/core -k scope\", WORKERS=0)"
+	@echo "make test-distributed  run the tests of 2, 4 and 8 processes, which die and come back in other numbers"
 	@echo "make test-matrix  run them on Python 3.11 and 3.12, each with the newest JAX there"
 	@echo "make test-pretrained  compare importers with PyTorch and with four pretrained models (VENV_TORCH=.venv-torch)"
 	@echo "make test-fuzz    attack readers with hostile files    (ARGS=\"npz --seconds 600\", VENV_FUZZ=.venv-fuzz)"
@@ -29,6 +30,10 @@ demo: $(VENV)/.stamp-demo
 
 test: $(VENV)/.stamp-test
 	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
+
+# Minutes, most of them spent in waiting for processes to start; so not a part of `make test`, which has two processes.
+test-distributed: $(VENV)/.stamp-test
+	$(PY) -m pytest tests/distributed $(ARGS)
 
 test-matrix:
 	$(PYTHON) scripts/test_matrix.py $(ARGS)

@@ -110,7 +110,9 @@ def gather(place: str, own: str, *, what: str, seconds: float = PATIENCE) -> lis
     return [row[:size].decode() for row, size in zip(rows, sizes, strict=True)]
 
 
-def check_alike(place: str, facets: Mapping[str, Sequence[str]], *, what: str, advice: str) -> None:
+def check_alike(
+    place: str, facets: Mapping[str, Sequence[str]], *, what: str, advice: str, seconds: float = PATIENCE
+) -> None:
     """Refuse to go on where processes differ.
 
     Args:
@@ -118,6 +120,7 @@ def check_alike(place: str, facets: Mapping[str, Sequence[str]], *, what: str, a
       facets: lines by what they describe, such as ``{"the state": ["params/w: float32[3]"]}``.
       what: what the processes are about to do.
       advice: what to do where they differ.
+      seconds: how long to wait.
 
     Raises:
       ProcessesDifferError: if lines are not the same in all processes; it says in which, and which lines.
@@ -126,7 +129,9 @@ def check_alike(place: str, facets: Mapping[str, Sequence[str]], *, what: str, a
     digests = {
         name: hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest() for name, lines in facets.items()
     }
-    rows: list[dict[str, str]] = [json.loads(text) for text in gather(place, json.dumps(digests), what=what)]
+    rows: list[dict[str, str]] = [
+        json.loads(text) for text in gather(place, json.dumps(digests), what=what, seconds=seconds)
+    ]
     differ = sorted({name for row in rows for name in {*row, *rows[0]} if row.get(name) != rows[0].get(name)})
     if not differ:
         return

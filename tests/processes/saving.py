@@ -40,6 +40,11 @@ def start(arguments):
     return processes, rank, arguments[3:]
 
 
+def say(*words):
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
+
+
 def mesh_of():
     """Return a mesh of all devices, with two axes."""
     devices = np.array(jax.devices())
@@ -162,18 +167,19 @@ def disk_is_full(*_, **__):
 
 def measured(folder, name):
     """Print how many bytes this process has read to restore what it holds, and how many it holds."""
-    sharding = jax.NamedSharding(mesh_of(), jax.P("x"))
+    sharding = jax.NamedSharding(jax.sharding.Mesh(np.array(jax.devices()), ("x",)), jax.P("x"))
     target = {f"w{at}": jax.ShapeDtypeStruct((64, 1 << 15), jax.numpy.float32, sharding=sharding) for at in range(4)}
     if name == "make":
         made = jax.jit(lambda: jax.tree.map(lambda it: jax.numpy.ones(it.shape), target), out_shardings=sharding)()
         checkpoint.save(folder / "measured", made)
         return
+    checkpoint.restore(folder / name, target)  # which loads what it needs
     for verify in (True, False):
         before = bytes_read()
         found = checkpoint.restore(folder / name, target, verify=verify)
         after = bytes_read()
         own = sum(shard.data.nbytes for leaf in jax.tree.leaves(found) for shard in leaf.addressable_shards)
-        print(json.dumps({"verify": verify, "read": after - before, "own": own}), flush=True)
+        say(json.dumps({"verify": verify, "read": after - before, "own": own}))
 
 
 def bytes_read():
@@ -211,7 +217,7 @@ def main(arguments):
                 measured(place, given)
             case "die":
                 dies(place, rank)
-    print("done", flush=True)
+    say("done")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def test_the_command_line_needs_no_mesh(folder, tmp_path):
 
     source = folder / "state0"
     command("verify", source)
-    assert "arrays/rows" in command("show", source)
+    assert "large_copied" in command("show", source)
     command("select", source, tmp_path / "part", "arrays/**")
     command("convert", source, tmp_path / "all.safetensors")
     command("diff", source, tmp_path / "all.safetensors")
@@ -94,15 +94,17 @@ def test_the_command_line_needs_no_mesh(folder, tmp_path):
 def test_a_damaged_part_is_found(folder, tmp_path):
     place = tmp_path / "copy"
     shutil.copytree(folder / "state0", place)
-    wanted = saving.values("rows", (16, 6))[8:].tobytes()
+    wanted = saving.values("large", (1024, 512))[512:].tobytes()
     for file in (place / "state").rglob("d/*"):
         data = file.read_bytes()
         if wanted in data:
             at = data.index(wanted)
             file.write_bytes(data[: at + 5] + bytes([data[at + 5] ^ 1]) + data[at + 6 :])
-    with pytest.raises(errors.DamagedCheckpointError, match=r"arrays/rows: the digest of float32\[16,6\] does not fit"):
+    with pytest.raises(
+        errors.DamagedCheckpointError, match=r"arrays/large: the digest of float32\[1024,512\] does not fit"
+    ):
         checkpoint.verify(place)
-    with pytest.raises(errors.DamagedCheckpointError, match="arrays/rows"):
+    with pytest.raises(errors.DamagedCheckpointError, match="arrays/large"):
         checkpoint.restore(place)
 
 

@@ -109,7 +109,7 @@ def two(monkeypatch):
 )
 def test_other_versions_and_settings(two, other, says):
     def differing(own):
-        return json.dumps({**json.loads(own), **{name: "0" for name in other}})
+        return json.dumps({**json.loads(own), **dict.fromkeys(other, "0")})
 
     two += [differing, lambda own: json.dumps({**json.loads(own), **other})]
     with pytest.raises(ProcessesDifferError, match=says):
@@ -121,7 +121,7 @@ def test_a_local_batch_must_be_the_same(two):
         lambda own: json.dumps({**json.loads(own), "value in the batch": "0"}),
         lambda _: '{"value in the batch": []}',
     ]
-    with pytest.raises(ProcessesDifferError, match="train.global_batch"):
+    with pytest.raises(ProcessesDifferError, match=r"train\.global_batch"):
         Crew().check_batch({"x": np.arange(3), "n": 1})
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import optax
 
 from batiste import TrainState, checkpoint, nn, train
-from tests.processes.saving import mesh_of, start
+from batiste import _processes as processes
+from tests.processes.saving import mesh_of, say, start
 
 ROWS, STEPS = 16, 20
 
@@ -101,6 +102,10 @@ def main(arguments):
     def evaluate(state):
         return {"norm": optax.tree.norm(state.params)}
 
+    if "patience" in options:
+        processes.check_alike.__kwdefaults__["seconds"] = options["patience"]
+    if options.get("late") == rank:
+        time.sleep(3600)
     state = begin(mesh)
     program = other if options.get("other") == rank else step
     loop = train.Loop(
@@ -114,15 +119,15 @@ def main(arguments):
         evaluate=evaluate,
         evaluate_every=8,
     )
-    print(f"starts at {loop.step}", flush=True)
+    say(f"starts at {loop.step}")
     try:
         for _ in loop:
             pass
     except SystemExit:
-        print(f"stopped at {loop.step}", flush=True)
+        say(f"stopped at {loop.step}")
         raise
     whole = jax.jit(lambda state: state, out_shardings=jax.NamedSharding(mesh, jax.P()))(loop.state.params)
-    print("params", [float(np.asarray(leaf, np.float64).sum()) for leaf in jax.tree.leaves(whole)], flush=True)
+    say("params", [float(np.asarray(leaf, np.float64).sum()) for leaf in jax.tree.leaves(whole)])
 
 
 if __name__ == "__main__":

@@ -127,8 +127,9 @@ def _environment(rank: int, count: int, port: int, devices: int | None) -> dict[
 
 def _copy(rank: int, process: subprocess.Popen[str], out: TextIO, lock: threading.Lock) -> None:
     if process.stdout is not None:
-        for line in process.stdout:
-            _say(f"[{rank}] {line.rstrip()}", out, lock)
+        with process.stdout as lines:
+            for line in lines:
+                _say(f"[{rank}] {line.rstrip()}", out, lock)
 
 
 def _say(line: str, out: TextIO, lock: threading.Lock) -> None:
