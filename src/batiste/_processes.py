@@ -178,15 +178,15 @@ def _differences(name: str, texts: Sequence[Sequence[str]]) -> list[str]:
         mine = set(lines)
         here = [line for line in lines if line not in theirs]
         there = [line for line in usual if line not in mine]
-        found.append(f"  process {number} has another {name} than process {model}:")
+        found.append(f"  process {number} has another {name} (+) than process {model} (-):")
         if not here and not there:
-            found.append("    the same lines in another order")
+            found.append("  the same lines in another order")
         for at in range(min(_MOST_LINES, max(len(here), len(there)))):
-            found.append(f"    {here[at] if at < len(here) else '(nothing)'}")
-            found.append(f"      and on process {model}: {there[at] if at < len(there) else '(nothing)'}")
+            found.extend(f"  + {line}" for line in here[at : at + 1])
+            found.extend(f"  - {line}" for line in there[at : at + 1])
         more = max(len(here), len(there)) - _MOST_LINES
         if more > 0:
-            found.append(f"    and {more} more")
+            found.append(f"  and {more} more")
     return found
 
 
