@@ -1,6 +1,7 @@
 """Processes that die, are stopped, come late or differ: the others say so in time, and the run goes on exactly."""
 
 import json
+import shutil
 import signal
 import time
 
@@ -52,8 +53,6 @@ def test_one_is_killed(tmp_path, whole, count, victim):
 
 
 def copied(folder):
-    import shutil
-
     goal = folder.with_name(f"{folder.name}-copy")
     shutil.copytree(folder, goal)
     return goal
@@ -63,7 +62,7 @@ def copied(folder):
 def test_one_is_told_to_stop(tmp_path, whole, count, rank, name):
     options = json.dumps({"signal": name, "rank": rank, "at": 7, "slow": 0.05})
     with started(count, PROGRAM, tmp_path, options) as running:
-        said = ended(running, *(130 if name == "SIGINT" and each == rank else 143 for each in range(count)))
+        said = ended(running, *(-signal.SIGINT if name == "SIGINT" and each == rank else 143 for each in range(count)))
     stopped = checkpoint.Manager(tmp_path).latest()
     assert 7 < stopped < 20
     assert all(f"stopped at {stopped}" in text for text in said if "stopped" in text)
