@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-SECONDS = 180  # nothing here takes a tenth of it, unless the machine is busy
+SECONDS = 600  # nothing here takes a tenth of it, unless the machine is busy
 
 
 def free_port() -> int:
@@ -38,6 +38,7 @@ def started(processes: int, module: str, *arguments: object) -> Iterator[list[su
         for process in running:
             process.kill()
             process.wait()
+            process.stdout.close()
 
 
 def ended(running: Sequence[subprocess.Popen[str]], *codes: int) -> list[str]:
