@@ -21,11 +21,12 @@ EXTRAS_release :=
 EXTRAS = $(if $(filter undefined,$(origin EXTRAS_$*)),all,$(EXTRAS_$*))
 GROUP = $(if $(filter demo,$*),,--group $*)
 
-.PHONY: help demo test matrix release test-pretrained test-fuzz test-report check format bench docs
+.PHONY: help demo test test-distributed matrix release test-pretrained test-fuzz test-report check format bench docs
 
 help:
 	@echo "make demo         train on handwritten digits       (ARGS=\"--data fashion-mnist --data-dir DIR\")"
 	@echo "make test         run the tests                     (ARGS=\"tests/core -k scope\", WORKERS=0)"
+	@echo "make test-distributed  run the tests of 2, 4 and 8 processes, which die and come back in other numbers"
 	@echo "make matrix       a quick part of them on each Python, with the oldest and newest packages (ARGS=\"3.13 newest\")"
 	@echo "make test-pretrained  compare importers with PyTorch and with four pretrained models (VENV_TORCH=.venv-torch)"
 	@echo "make test-fuzz    attack readers with hostile files    (ARGS=\"npz --seconds 600\", VENV_FUZZ=.venv-fuzz)"
@@ -41,6 +42,10 @@ demo: $(VENV)/.stamp-demo
 
 test: $(VENV)/.stamp-test
 	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
+
+# Minutes, most of them spent in waiting for processes to start; so not a part of `make test`, which has two processes.
+test-distributed: $(VENV)/.stamp-test
+	$(PY) -m pytest tests/distributed $(ARGS)
 
 matrix: $(VENV)/.stamp-matrix
 	$(PY) scripts/matrix.py $(ARGS)

@@ -14,7 +14,7 @@ from tests.architecture.source import LIBRARY, SourceFile, assigned, exported, i
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_later",),
     ("_version", "_annotations", "_deprecated", "errors", "_arguments", "typing", "dtypes", "tree", "struct"),
-    ("core",),
+    ("_processes", "core"),
     ("module",),
     ("lift",),
     ("shard",),
@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("importers",),
     ("train",),
     ("plan", "diagnose"),
-    ("cli", "compat", "testing"),
+    ("cli", "compat", "launch", "testing"),
 )
 """The packages from the lowest to the highest, in a layer from left to right: each imports only what is before it."""
 

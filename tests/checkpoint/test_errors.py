@@ -63,7 +63,7 @@ def remote(folder, patch):
 def newer(folder, _):
     checkpoint.save(folder / "one", ONE)
     text = (folder / "one" / "batiste.json").read_text()
-    start, rest = '{"format":"batiste.checkpoint","version":2,"digest":"', text.partition('"digest":"')[2][32:]
+    start, rest = '{"format":"batiste.checkpoint","version":3,"digest":"', text.partition('"digest":"')[2][32:]
     digest = _arrays.digest_bytes(start.encode(), rest.encode())
     (folder / "one" / "batiste.json").write_text(start + digest + rest)
     checkpoint.open(folder / "one")

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from batiste._arguments import text
-from batiste.checkpoint._arrays import digest_array, dtype_by_name, wrap_key
+from batiste.checkpoint._arrays import dtype_by_name, wrap_key
 from batiste.checkpoint._detect import open_source
 from batiste.checkpoint._manifest import Manifest
+from batiste.checkpoint._parts import fits
 from batiste.checkpoint._safetensors import SafetensorsSource
 from batiste.checkpoint._source import Source
 from batiste.checkpoint._stored import Origin, StoredArray
@@ -204,6 +205,6 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:  # noqa: A001 - `checkpoin
 
 def checked(path: str, record: Record, found: NumpyArray | Damage) -> NumpyArray | Damage:
     """Return the array, or what is wrong with it; an array without a known digest is taken as it is."""
-    if isinstance(found, Damage) or record.digest is None or digest_array(found) == record.digest:
+    if isinstance(found, Damage) or fits(record, found):
         return found
     return misfit(path, record)

@@ -31,6 +31,7 @@ from batiste._arguments import path as checked_path
 from batiste.errors import CheckpointError, CheckpointExistsError, CheckpointWriteError
 
 __all__ = [
+    "beside",
     "cleanup",
     "digest_file",
     "digest_files",
@@ -42,7 +43,7 @@ __all__ = [
     "write_error",
 ]
 
-_LEFTOVER: Final = re.compile(r"\.(.+)\.batiste-(old-)?[0-9a-f]{8}(\.orbax-checkpoint-tmp.*)?")
+_LEFTOVER: Final = re.compile(r"\.(.+)\.batiste-(old-)?[0-9a-f]{8}(\.orbax-checkpoint-tmp.*|\.failed)?")
 _EXCHANGE: Final = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
 _LONGEST: Final = 255 - len(".") - len(".batiste-1f2e3d4c")  # bytes of a name
 _TRIES: Final = 8
@@ -73,19 +74,22 @@ def resolve(path: str | os.PathLike[str], where: str, argument: str = "path") ->
 
 
 @contextlib.contextmanager
-def staged(target: Path, *, overwrite: bool, check: Callable[[Path], None]) -> Generator[Path]:
+def staged(
+    target: Path, *, overwrite: bool, check: Callable[[Path], None], token: str | None = None
+) -> Generator[Path]:
     """Give a path beside ``target`` to write to, and put what is there in the target's place at the end.
 
     Args:
       target: where the file or folder shall be; folders above it are made.
       overwrite: whether something may be there already.
       check: raises an error where what is there may not be replaced.
+      token: eight hexadecimal digits of the path beside, where other processes know it; else they are drawn.
 
     Raises:
       CheckpointExistsError: if something is there already.
       CheckpointWriteError: if the operating system refuses.
     """
-    stage = _beside(target)
+    stage = beside(target, token)
     try:
         if os.path.lexists(target):
             if not overwrite:
@@ -120,7 +124,7 @@ def remove(path: Path) -> None:
     Raises:
       CheckpointWriteError: if the operating system refuses.
     """
-    aside = _beside(path)
+    aside = beside(path)
     try:
         path.rename(aside)
         _flush_folder(path.parent)
@@ -193,12 +197,12 @@ def digest_files(folder: Path, vouched: Callable[[str, int], bool]) -> dict[str,
     return found
 
 
-def _beside(target: Path) -> Path:
-    """A new name beside a path, cut where it would be longer than names may be."""
+def beside(target: Path, token: str | None = None) -> Path:
+    """Return a new name beside a path, cut where it would be longer than names may be."""
     name = os.fsencode(target.name)
     if len(name) > _LONGEST:
         name = name[:_LONGEST].decode(errors="ignore").encode()
-    return target.with_name(f".{os.fsdecode(name)}.batiste-{secrets.token_hex(4)}")
+    return target.with_name(f".{os.fsdecode(name)}.batiste-{token or secrets.token_hex(4)}")
 
 
 def _place(stage: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batiste._arguments import function
+from batiste._processes import is_first
 from batiste.checkpoint._background import SaveHandle
 from batiste.checkpoint._checkpoint import Checkpoint, open  # noqa: A004 - this package's own
 from batiste.checkpoint._detect import holds_checkpoint
@@ -29,7 +30,8 @@ class Manager:
     """Saves, finds and removes the checkpoints of a run.
 
     A step is there from the moment its save is complete; saves that were interrupted are not seen, and stay until
-    ``cleanup`` is called. Runs that Orbax's ``CheckpointManager`` wrote can be read. Wherever a step is taken, it is an
+    ``cleanup`` is called. In a program of several processes, all of them save a step together, and process 0 alone
+    removes steps. Runs that Orbax's ``CheckpointManager`` wrote can be read. Wherever a step is taken, it is an
     integer from 0 on, of Python, NumPy or JAX: ``state.step`` is one.
 
     Args:
@@ -187,7 +189,7 @@ class Manager:
         A step whose manifest cannot be read is left where it is: it is not for a rule to remove what is damaged. A
         warning names the metric of a ``KeepBest`` that no step has, where the steps have one of nearly the same name.
         """
-        if self._keep is None:
+        if self._keep is None or not is_first():
             return []
         saved: list[Saved] = []
         for step in self.steps():
@@ -216,7 +218,9 @@ class Manager:
         Raises:
           NoStepError: if there is no such step.
         """
-        remove(self._find(as_step(step, "checkpoint.Manager.remove")))
+        place = self._find(as_step(step, "checkpoint.Manager.remove"))
+        if is_first():
+            remove(place)
 
     def leftovers(self) -> list[Path]:
         """Return what interrupted saves and removals have left."""
@@ -228,7 +232,7 @@ class Manager:
         Call it when no other process saves into the folder.
         """
         self.wait()
-        return cleanup(self._folder)
+        return cleanup(self._folder) if is_first() else []
 
     def _options(
         self, step: int, metrics: Mapping[str, float] | None, metadata: Mapping[str, Any] | None

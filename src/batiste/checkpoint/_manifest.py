@@ -5,6 +5,8 @@ safetensors file. Opening a checkpoint reads this and nothing else. Its text beg
 
     {"format":"batiste.checkpoint","version":1,"digest":"<32 hexadecimal digits>",
 
+(version 2 where several processes have saved an array in parts, see ``_parts.py``)
+
 and the digest (XXH3, 128 bits) is that of all the other bytes, so that a flipped bit in the manifest itself is found
 before anything in it is believed. A manifest is checked as input from a stranger: sizes, depths, names and types.
 
@@ -24,6 +26,7 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 
 from batiste.checkpoint._arrays import BYTES_BY_DTYPE, digest_bytes, dtype_by_name
+from batiste.checkpoint._parts import count_parts
 from batiste.checkpoint._types import PythonKind, Record
 from batiste.errors import CheckpointFormatError, DamagedCheckpointError, RefusedCheckpointError
 
@@ -39,7 +42,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME: Final = "batiste.json"
-VERSION: Final = 1
+_VERSIONS: Final = (1, 2)  # the second has arrays in parts, each with a digest
 MAX_MANIFEST_BYTES: Final = 1 << 28
 MAX_DEPTH: Final = 200
 MAX_RANK: Final = 32
@@ -119,7 +122,8 @@ class Manifest:
             rows = ",\n".join(f"{_dump(path)}:{row}" for path, row in table.items())
             lines.append(f'"{name}":{{\n{rows}\n}},')
         body = "\n".join(lines)[:-1] + "}\n"
-        start = f'{_START},"version":{VERSION},"digest":"'
+        version = _VERSIONS[any(record.chunk is not None for record in self.records.values())]
+        start = f'{_START},"version":{version},"digest":"'
         return f'{start}{_digest(start, chr(34) + "," + body)}",{body}'
 
     @classmethod
@@ -138,10 +142,10 @@ class Manifest:
         head = _HEAD.match(text)
         if head is None or _digest(text[: head.start(2)], text[head.end(2) :]) != head[2]:
             raise DamagedCheckpointError(path=where, count=1, lines=f"  {MANIFEST_NAME}: its digest does not fit")
-        if int(head[1]) > VERSION:
+        if int(head[1]) > _VERSIONS[-1]:
             raise CheckpointFormatError(
                 path=where,
-                reason=f"its manifest has version {head[1]}, and this batiste reads up to {VERSION}",
+                reason=f"its manifest has version {head[1]}, and this batiste reads up to {_VERSIONS[-1]}",
                 cure="Upgrade batiste.",
             )
         try:
@@ -211,7 +215,8 @@ def _record_text(record: Record) -> str:
     key = "" if record.key is None else f',"key":{_dump(record.key)}'
     form = "" if record.form is None else f',"form":"{record.form}"'
     start = f'{{"shape":[{shape}],"dtype":"{record.dtype}","bytes":{record.bytes},"xxh3_128":"{record.digest}"'
-    return f"{start}{key}{form}}}"
+    parts = "" if record.chunk is None else f',"chunk":{_dump(record.chunk)},"parts":{_dump(record.parts)}'
+    return f"{start}{key}{form}{parts}}}"
 
 
 def _float_text(value: float) -> str:
@@ -253,7 +258,22 @@ def _record_from_json(row: dict[str, Any]) -> Record:
     if not (form is None or swaps or (form == "scalar" and not shape)):
         message = f"an array of the form {form!r}"
         raise ValueError(message)
-    return Record(shape, dtype, size, digest, key, form=form)
+    found = Record(shape, dtype, size, digest, key, form=form)
+    if "chunk" in row:
+        _add_parts(found, row["chunk"], row["parts"])
+    return found
+
+
+def _add_parts(record: Record, chunk: Any, parts: Any) -> None:
+    """Take the parts of an array, of which there are as many as its grid has."""
+    honest = _are(chunk, int) and _are(parts, str) and record.bytes > 0
+    extents = cast("list[int]", chunk if honest else [])
+    digests = cast("list[str]", parts if honest else [])
+    honest = honest and len(extents) == len(record.shape) and min(extents, default=1) > 0
+    if not honest or count_parts(record.shape, extents) != len(digests):
+        message = f"parts of {record}"
+        raise ValueError(message)
+    record.chunk, record.parts = tuple(extents), tuple(digests)
 
 
 def _python_value(kind: str, value: Any) -> Any:

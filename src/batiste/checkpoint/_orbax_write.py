@@ -10,6 +10,9 @@ the database, put there as they are. Others go through TensorStore's Zarr driver
 array, cut along the first axes to at most ``_CHUNK_BYTES``. Both are gathered in transactions of ``_TOGETHER`` bytes:
 a commit writes the nodes of the database's tree, which takes longer than an array of a megabyte does. While one is
 written, the next is gathered; no more than these two are in memory.
+
+Several processes write a database each, ``ocdbt.process_3`` within the folder, as Orbax does. ``merge`` then makes the
+folder one database, whose tree refers to their files, so that no array is written twice.
 """
 
 from __future__ import annotations
@@ -21,18 +24,18 @@ import json
 import math
 import os
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from batiste.checkpoint._arrays import dtype_by_name, is_jax_array
 from batiste.checkpoint._orbax import MARK, PlainPath, chunk_key, require, store_dtype, stored_name
-from batiste.checkpoint._types import NumpyArray, Record
+from batiste.checkpoint._types import Box, NumpyArray, Record
 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["WHOLE_BYTES", "ArrayWriter", "write_marks"]
+__all__ = ["WHOLE_BYTES", "ArrayWriter", "Tables", "chunk_shape", "merge", "part_folder", "write_marks"]
 
 WHOLE_BYTES: Final = 1 << 20
 """The size up to which an array that is not compressed is one entry of the database."""
@@ -55,19 +58,18 @@ class ArrayWriter:
     Args:
       folder: where; it must not exist.
       compress: whether to compress the arrays (zstd).
+      tables: whether Orbax's tables are written beside them; not for the part of one process.
 
     Raises:
       OSError: if the system refuses.
     """
 
-    def __init__(self, folder: Path, *, compress: bool) -> None:
+    def __init__(self, folder: Path, *, compress: bool, tables: bool = True) -> None:
         require("tensorstore", "orbax-checkpoint", "Saving a directory")
         self._library: Any = importlib.import_module("tensorstore")
         self._folder = folder
         self._compress = compress
-        self._rows: dict[str, Any] = {}
-        self._chunks: list[dict[str, Any]] = []
-        self._shardings: dict[str, str] = {}
+        self._tables = Tables() if tables else None
         self._templates: dict[str, dict[str, Any]] = {}
         self._descriptions: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._transaction: Any = None
@@ -83,7 +85,7 @@ class ArrayWriter:
             "config": dict(_CONFIG),
             "assume_config": True,
         }
-        self._store: Any = self._result(self._library.KvStore.open(self._database, context=self._context))
+        self._store: Any = _result(self._library.KvStore.open(self._database, context=self._context))
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +97,8 @@ class ArrayWriter:
             if error is None:
                 self._commit()
                 self._wait()
-                self._write_tables()
+                if self._tables is not None:
+                    self._tables.write(self._folder)
         finally:
             if self._transaction is not None:
                 self._transaction.abort()
@@ -115,16 +118,32 @@ class ArrayWriter:
         Raises:
           OSError: if the system refuses.
         """
-        names = stored_name(path)
-        name = ".".join(names)
         data = host.view(dtype_by_name(store_dtype(record)))
-        is_whole = record.bytes <= WHOLE_BYTES and not self._compress
-        chunk = data.shape if is_whole else _chunk_shape(data, like)
-        self._note(names, name, data, chunk, like)
-        if is_whole:
-            self._put(name, data)
+        chunk = chunk_shape(record, like, compress=self._compress)
+        if self._tables is not None:
+            self._tables.note(path, record, chunk, like)
+        self.add_parts(path, record, chunk, [(tuple(slice(0, extent) for extent in data.shape), host)])
+
+    def add_parts(
+        self, path: str, record: Record, chunk: tuple[int, ...], parts: Sequence[tuple[Box, NumpyArray]]
+    ) -> None:
+        """Write boxes of one array, each of whole chunks; their memory may not change before the end.
+
+        Args:
+          path: the leaf's path.
+          record: what it is; not of size zero.
+          chunk: the shape of its chunks, as ``chunk_shape`` gives it.
+          parts: boxes and their values, in C order.
+
+        Raises:
+          OSError: if the system refuses.
+        """
+        name = ".".join(stored_name(path))
+        dtype = dtype_by_name(store_dtype(record))
+        if record.bytes <= WHOLE_BYTES and not self._compress and chunk == record.shape:
+            self._put(name, parts[0][1].view(dtype))
             return
-        metadata = self._describe(data, chunk)
+        metadata = self._describe(dtype, record.shape, chunk)
         metadata["codecs"] = [
             {"name": "bytes", "configuration": {"endian": "little"}},
             *([{"name": "zstd", "configuration": {"level": 3}}] if self._compress else []),
@@ -136,19 +155,27 @@ class ArrayWriter:
             "store_data_equal_to_fill_value": True,
         }
         opened = self._library.open(spec, create=True, context=self._context, transaction=self._gathering())
-        self._result(self._result(opened).write(data, can_reference_source_data_indefinitely=True).copy)
-        self._count(data)
+        store = _result(opened)
+        for box, host in parts:
+            data = host.view(dtype)
+            goal = store if data.shape == record.shape else store[box]
+            _result(goal.write(data, can_reference_source_data_indefinitely=True).copy)
+            self._gathered.append(data)
+        self._count(sum(host.nbytes for _, host in parts))
 
     def _put(self, name: str, data: NumpyArray) -> None:
         """Write an array that is one chunk, as two entries."""
         kind = data.dtype.name, data.shape
         description = self._descriptions.get(kind)
         if description is None:
-            description = self._descriptions[kind] = json.dumps(self._describe(data, data.shape)).encode()
+            description = self._descriptions[kind] = json.dumps(
+                self._describe(data.dtype, data.shape, data.shape)
+            ).encode()
         store = self._store.with_transaction(self._gathering())
         store.write(f"{name}/zarr.json", description)
         store.write(chunk_key(name, data.ndim), data.tobytes())
-        self._count(data)
+        self._gathered.append(data)
+        self._count(data.nbytes)
 
     def _gathering(self) -> Any:
         """The transaction that is being gathered."""
@@ -156,10 +183,9 @@ class ArrayWriter:
             self._transaction = self._library.Transaction()
         return self._transaction
 
-    def _count(self, data: NumpyArray) -> None:
-        """Keep hold of an array, and end the transaction where it is large enough."""
-        self._gathered.append(data)
-        self._size += data.nbytes
+    def _count(self, size: int) -> None:
+        """End the transaction where it is large enough."""
+        self._size += size
         if self._size >= _TOGETHER:
             self._commit()
 
@@ -172,24 +198,43 @@ class ArrayWriter:
 
     def _wait(self) -> None:
         if self._running is not None:
-            self._result(self._running[0])
+            _result(self._running[0])
             self._running = None
 
-    def _describe(self, data: NumpyArray, chunk: tuple[int, ...]) -> dict[str, Any]:
+    def _describe(self, kind: Any, shape: tuple[int, ...], chunk: tuple[int, ...]) -> dict[str, Any]:
         """The description of an array in the Zarr 3 format, as TensorStore words it for this dtype."""
-        template = self._templates.get(data.dtype.name)
+        template = self._templates.get(kind.name)
         if template is None:
             spec = {"driver": "zarr3", "kvstore": "memory://"}
-            dtype = self._library.dtype(data.dtype)
-            made = self._result(self._library.open(spec, create=True, dtype=dtype, shape=[1]))
-            template = self._templates[data.dtype.name] = made.spec().to_json()["metadata"]
+            dtype = self._library.dtype(kind)
+            made = _result(self._library.open(spec, create=True, dtype=dtype, shape=[1]))
+            template = self._templates[kind.name] = made.spec().to_json()["metadata"]
         grid = {"name": "regular", "configuration": {"chunk_shape": list(chunk)}}
-        return {**template, "shape": list(data.shape), "chunk_grid": grid}
+        return {**template, "shape": list(shape), "chunk_grid": grid}
 
-    def _note(self, names: tuple[str, ...], name: str, data: NumpyArray, chunk: tuple[int, ...], like: Any) -> None:
-        """What Orbax's own tables say of an array."""
+
+class Tables:
+    """What Orbax's own tables say of the arrays of a folder."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, Any] = {}
+        self._chunks: list[dict[str, Any]] = []
+        self._shardings: dict[str, str] = {}
+
+    def note(self, path: str, record: Record, chunk: tuple[int, ...], like: Any) -> None:
+        """Add an array.
+
+        Args:
+          path: the leaf's path.
+          record: what it is.
+          chunk: the shape of its chunks.
+          like: the leaf itself, of whose sharding Orbax is told.
+        """
+        names = stored_name(path)
+        name = ".".join(names)
         about: dict[str, Any] = {"value_type": "np.ndarray", "skip_deserialize": False}
-        sharding = _sharding_text(like.sharding) if is_jax_array(like) and like.dtype == data.dtype else None
+        as_it_is = is_jax_array(like) and like.dtype == dtype_by_name(store_dtype(record))
+        sharding = _sharding_text(like.sharding) if as_it_is else None
         if sharding is not None:
             about = {"value_type": "jax.Array", "skip_deserialize": False, "write_shape": list(chunk)}
             row = {"param_name": name, "write_shape": list(chunk), "chunk_shape": list(chunk), "ext_metadata": None}
@@ -198,7 +243,12 @@ class ArrayWriter:
         keys = [{"key": part, "key_type": 2} for part in names]
         self._rows[str(names)] = {"key_metadata": keys, "value_metadata": about}
 
-    def _write_tables(self) -> None:
+    def write(self, folder: Path) -> None:
+        """Write them.
+
+        Raises:
+          OSError: if the system refuses.
+        """
         table = {
             "tree_metadata": self._rows,
             "use_ocdbt": True,
@@ -206,16 +256,49 @@ class ArrayWriter:
             "store_array_data_equal_to_fill_value": True,
             "custom_metadata": None,
         }
-        _write_json(self._folder / "_METADATA", table)
-        _write_json(self._folder / "_sharding", self._shardings)
-        (self._folder / "array_metadatas").mkdir()
-        _write_json(self._folder / "array_metadatas" / "process_0", {"array_metadatas": self._chunks})
+        _write_json(folder / "_METADATA", table)
+        _write_json(folder / "_sharding", self._shardings)
+        (folder / "array_metadatas").mkdir()
+        _write_json(folder / "array_metadatas" / "process_0", {"array_metadatas": self._chunks})
 
-    def _result(self, future: Any) -> Any:
-        try:
-            return future.result()
-        except (ValueError, RuntimeError) as error:  # TensorStore's, which name the system's reason in their text
-            raise _system_error(str(error)) from error
+
+def part_folder(folder: Path, process: int) -> Path:
+    """Return the folder in which a process writes its database."""
+    return folder / f"ocdbt.process_{process}"
+
+
+def merge(folder: Path, processes: Iterable[int]) -> None:
+    """Make one database of those that processes have written; their files stay, and it refers to them.
+
+    Raises:
+      OSError: if the system refuses.
+    """
+    library: Any = importlib.import_module("tensorstore")
+    context: Any = library.Context({"file_io_sync": False})
+    place = PlainPath(folder)
+
+    def opened(name: str) -> Any:
+        base = {"driver": "file", "path": f"{place.path}/{name}"}
+        spec: Any = {"driver": "ocdbt", "base": base}
+        if not name:
+            spec |= {"config": dict(_CONFIG), "assume_config": True}
+        return _result(library.KvStore.open(spec, context=context))
+
+    try:
+        together = library.Transaction(atomic=True)
+        whole = opened("").with_transaction(together)
+        for process in processes:
+            _result(opened(f"{part_folder(folder, process).name}/").experimental_copy_range_to(whole))
+        _result(together.commit_async())
+    finally:
+        place.close()
+
+
+def _result(future: Any) -> Any:
+    try:
+        return future.result()
+    except (ValueError, RuntimeError) as error:  # TensorStore's, which name the system's reason in their text
+        raise _system_error(str(error)) from error
 
 
 def write_marks(folder: Path, item: str, seconds: float) -> None:
@@ -242,18 +325,27 @@ def write_marks(folder: Path, item: str, seconds: float) -> None:
     (folder / "orbax.checkpoint").touch()
 
 
-def _chunk_shape(data: NumpyArray, like: Any) -> tuple[int, ...]:
-    """The shape of the chunks: that of a shard, cut along its first axes where it is large."""
-    shape = data.shape
-    if is_jax_array(like) and like.shape == shape:
+def chunk_shape(record: Record, like: Any, *, compress: bool) -> tuple[int, ...]:
+    """Return the shape of the chunks: that of a shard, cut along its first axes where it is large.
+
+    Args:
+      record: what the array is.
+      like: the array itself, whose shards are looked at where it is one of JAX.
+      compress: whether the chunks are compressed; else a small array that this process has whole is one chunk.
+    """
+    shape = record.shape
+    sharded = is_jax_array(like) and like.shape == shape
+    if record.bytes <= WHOLE_BYTES and not compress and not (sharded and not like.is_fully_addressable):
+        return shape
+    if sharded:
         shape = tuple(like.sharding.shard_shape(shape))
-    size = math.prod(shape) * data.itemsize
+    size = math.prod(shape) * dtype_by_name(record.dtype).itemsize
     chunk = list(shape)
     for axis, extent in enumerate(shape):
         if size <= _CHUNK_BYTES:
             break
         parts = min(extent, -(-size // _CHUNK_BYTES))
-        if shape != data.shape:  # a chunk may not lie in two shards
+        if shape != record.shape:  # a chunk may not lie in two shards
             parts = next(count for count in range(parts, extent + 1) if extent % count == 0)
         chunk[axis] = -(-extent // parts)
         size = size // extent * chunk[axis]

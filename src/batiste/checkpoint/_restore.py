@@ -15,8 +15,18 @@ from batiste.checkpoint._checkpoint import Checkpoint, open  # noqa: A004 - this
 from batiste.checkpoint._foreign import NAMELESS, in_order
 from batiste.checkpoint._match import Match, Origin, advice, fit, match
 from batiste.checkpoint._policies import Policies, PolicyLike
+from batiste.checkpoint._reads import Reads, is_spread, restored_together, spans_processes
 from batiste.checkpoint._structure import rebuild
-from batiste.checkpoint._target import ShardingsLike, Target, Wanted, own_sharding, place, placements, python_value
+from batiste.checkpoint._target import (
+    ShardingsLike,
+    Target,
+    Wanted,
+    moved,
+    own_sharding,
+    place,
+    placements,
+    python_value,
+)
 from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
 from batiste.errors import CastLossError, CheckpointMismatchError, DamagedCheckpointError
 
@@ -74,6 +84,25 @@ def restore(
       CheckpointNotFoundError: if there is nothing.
       CheckpointFormatError: if it is none of the formats.
     """
+    if spans_processes(target, shardings):
+        where = path.path if isinstance(path, Checkpoint) else path
+        return restored_together(
+            where, lambda: _restore(path, target, missing, extra, shape, dtype, shardings, verify=verify)
+        )
+    return _restore(path, target, missing, extra, shape, dtype, shardings, verify=verify)
+
+
+def _restore(
+    path: str | os.PathLike[str] | Checkpoint,
+    target: Any,
+    missing: PolicyLike,
+    extra: PolicyLike,
+    shape: PolicyLike,
+    dtype: PolicyLike,
+    shardings: ShardingsLike,
+    *,
+    verify: bool,
+) -> Any:
     checkpoint = path if isinstance(path, Checkpoint) else open(path)
     policies = Policies.of(missing=missing, extra=extra, shape=shape, dtype=dtype)
     if target is None:
@@ -110,6 +139,13 @@ def _restore_all(checkpoint: Checkpoint, shardings: ShardingsLike, *, verify: bo
     values = {path: record.value for path, record in manifest.records.items()}
     arrays = {path: record for path, record in manifest.records.items() if record.kind is None}
     placed = placements(shardings, arrays, values)
+    if any(is_spread(sharding) for sharding in placed.values()):
+        reads = Reads(checkpoint, verify=verify)
+        direct = [path for path, sharding in placed.items() if is_spread(sharding) and arrays[path].key is None]
+        for path in direct:
+            values[path] = place(arrays[path], reads.boxes(path, placed[path]), placed.pop(path))
+            del arrays[path]
+        reads.check()
     if not placed:
         values.update(_read(checkpoint, list(arrays), verify=verify))
     for path, found in _read(checkpoint, list(arrays), verify=verify) if placed else ():
@@ -131,13 +167,16 @@ def _restore_target(
     values: dict[str, Any] = {}
     problems: list[str] = []
     waiting: dict[tuple[str, ...], list[str]] = {}
+    reads = Reads(checkpoint, verify=verify)
     for path, origin in plan.origins.items():
         wanted = goal.wanted[path]
         sharding = placed.get(path) or own_sharding(wanted)
         if origin.policy == "init":
-            values[path] = jax.device_put(wanted.leaf, placed[path]) if path in placed else wanted.leaf
+            values[path] = moved(wanted.leaf, placed[path]) if path in placed else wanted.leaf
         elif not origin.sources or records[origin.sources[0]].kind is not None:
             values[path] = _without_reading(wanted, origin, records, sharding)
+        elif sharding is not None and is_spread(sharding) and _is_direct(wanted, origin, records):
+            values[path] = place(wanted.record, reads.boxes(origin.sources[0], sharding), sharding)
         elif not verify and _is_direct(wanted, origin, records) and sharding is not None:
             values[path] = place(wanted.record, _reader(checkpoint, origin.sources[0]), sharding)
         else:
@@ -157,6 +196,7 @@ def _restore_target(
             if not problems:
                 values[path] = _delivered(array, wanted, sharding, is_shared=layer is not None or len(paths) > 1)
     next(arrays, None)  # the files themselves are checked after the last array
+    reads.check()
     if problems:
         raise CastLossError(count=len(problems), lines="\n".join(problems))
     return values

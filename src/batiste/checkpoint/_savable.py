@@ -142,8 +142,12 @@ def check_options(form: str, *, compress: bool, stacked: Any, clock: Callable[[]
     function(clock, "clock", "checkpoint.save", what=CLOCK)
 
 
-def records_of(leaves: Mapping[str, Any]) -> tuple[dict[str, Record], dict[str, Any]]:
+def records_of(leaves: Mapping[str, Any], *, together: bool = False) -> tuple[dict[str, Record], dict[str, Any]]:
     """Return the record of each leaf, still without its digest, and the arrays among the leaves.
+
+    Args:
+      leaves: the leaves by path.
+      together: whether all processes save, so that an array may have shards in each.
 
     Raises:
       UnsavableLeafError: if leaves are neither arrays nor plain values; the error lists all.
@@ -162,7 +166,7 @@ def records_of(leaves: Mapping[str, Any]) -> tuple[dict[str, Record], dict[str, 
             if record is None:
                 dtype = getattr(leaf, "dtype", None)
                 reason = f"{type(leaf).__name__}{'' if dtype is None else f' of dtype {dtype}'}{reason}"
-            elif isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            elif isinstance(leaf, jax.Array) and not leaf.is_fully_addressable and not together:
                 raise RemoteShardsError(path=path)
             else:
                 record.form = _form(leaf, record)

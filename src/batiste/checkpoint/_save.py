@@ -21,6 +21,7 @@ from typing import Any, Final
 import jax
 import numpy as np
 
+from batiste._processes import several
 from batiste.checkpoint._arrays import digest_array, to_host
 from batiste.checkpoint._background import SaveHandle
 from batiste.checkpoint._checkpoint import Checkpoint
@@ -37,6 +38,7 @@ from batiste.checkpoint._safetensors import write_safetensors
 from batiste.checkpoint._savable import as_json, as_step, check_axes, check_names, check_options, records_of
 from batiste.checkpoint._stored import inherit, stacked_levels
 from batiste.checkpoint._structure import describe
+from batiste.checkpoint._together import Part, Share, agree, copied_parts, own_parts, refuse, save_together
 from batiste.checkpoint._types import NumpyArray, Record
 from batiste.errors import (
     CheckpointArgumentError,
@@ -53,13 +55,14 @@ _PACKAGES: Final = ("batiste", "jax", "numpy", "orbax-checkpoint")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Job:
-    """A save that was checked and not yet begun: where, what, and the arrays by path."""
+    """A save that was checked and not yet begun: where, what, the arrays by path, and who writes what of a folder."""
 
     target: Path
     manifest: Manifest
     arrays: dict[str, Any]
     overwrite: bool
     layout: Layout | None = None
+    share: Share | None = None
 
 
 def save(
@@ -110,7 +113,10 @@ def save(
       CheckpointWriteError: if the operating system refuses; what was there before is untouched.
     """
     job = _prepare(path, tree, step, metadata, axes, stacked, overwrite, compress, lossy, clock)
-    _write(job)
+    if job.share is None:
+        _write(job)
+    else:
+        _write_share(job, job.share, lambda share, leaf: _parts(job, share, leaf))
 
 
 def save_async(
@@ -135,11 +141,36 @@ def save_async(
       A handle; its ``wait`` returns when the checkpoint is complete and raises what went wrong.
     """
     job = _prepare(path, tree, step, metadata, axes, stacked, overwrite, compress, lossy, clock)
+    share = job.share
+    if share is not None:
+        parts = {leaf: copied_parts(_parts(job, share, leaf)) for leaf in share.owners}
+        return SaveHandle(job.target, lambda: _write_share(job, share, lambda _, leaf: parts[leaf]))
     copies = {leaf: _copied(array, leaf) for leaf, array in job.arrays.items()}
     return SaveHandle(job.target, lambda: _write(dataclasses.replace(job, arrays=copies)))
 
 
-def _prepare(
+def _prepare(path: str | os.PathLike[str], tree: Any, *options: Any) -> _Job:
+    """Check a save; one of a folder by several processes is checked by all of them, before any writes."""
+    target = resolve(path, "checkpoint.save")
+    if not several() or format_of(target) != "orbax":
+        return _checked(path, tree, *options)
+    try:
+        job = _checked(path, tree, *options, together=True)
+    except Exception as error:
+        refuse(target, error)
+        raise
+    return dataclasses.replace(job, share=agree(job.target, job.manifest, job.arrays))
+
+
+def _parts(job: _Job, share: Share, leaf: str) -> list[Part]:
+    return own_parts(share, leaf, job.manifest.records[leaf], job.arrays[leaf])
+
+
+def _write_share(job: _Job, share: Share, parts: Callable[[Share, str], Sequence[Part]]) -> None:
+    save_together(job.target, job.manifest, job.arrays, share, lambda leaf: parts(share, leaf), overwrite=job.overwrite)
+
+
+def _checked(
     path: str | os.PathLike[str],
     tree: Any,
     step: int | None,
@@ -150,10 +181,12 @@ def _prepare(
     compress: bool,
     lossy: bool,
     clock: Callable[[], float],
+    *,
+    together: bool = False,
 ) -> _Job:
     target = resolve(path, "checkpoint.save")
     form = format_of(target)
-    _check_target(path, target, form)
+    _check_target(target)
     check_options(form, compress=compress, stacked=stacked, clock=clock)
     if os.path.lexists(target):
         if not overwrite:
@@ -168,7 +201,7 @@ def _prepare(
         known = stacked_levels(_levels_stacked(tree.manifest), manifest.records)
     else:
         described = describe(tree)
-        records, arrays = records_of(described.leaves)
+        records, arrays = records_of(described.leaves, together=together)
         manifest = Manifest(records, described.containers, axes=described.axes)
         known = inherit(manifest, arrays)
     manifest.step = manifest.step if step is None else as_step(step, "checkpoint.save")
@@ -193,16 +226,12 @@ def _prepare(
     return _Job(target, manifest, arrays, overwrite, layout)
 
 
-def _check_target(path: str | os.PathLike[str], target: Path, form: str) -> None:
+def _check_target(target: Path) -> None:
     try:
         os.lstat(target)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise write_error(target, error) from None
-    if form == "orbax" and jax.distributed.is_initialized() and jax.process_count() > 1:
-        reason = f"a folder is written by Orbax, which would wait for all {jax.process_count()} processes"
-        cure = "Save to a `.safetensors` file from one process."
-        raise CheckpointArgumentError(argument="path", value=str(path), reason=reason, cure=cure)
 
 
 def _write(job: _Job) -> None:
@@ -243,7 +272,7 @@ def _write_directory(stage: Path, job: _Job) -> None:
 def _from_checkpoint(source: Checkpoint) -> tuple[Manifest, dict[str, Any]]:
     """The manifest and the lazy arrays of a checkpoint that is converted."""
     old = source.manifest
-    records = {path: dataclasses.replace(record) for path, record in old.records.items()}
+    records = {path: dataclasses.replace(record, chunk=None, parts=()) for path, record in old.records.items()}
     containers = {path: dict(row) for path, row in old.containers.items()}
     manifest = Manifest(records, containers, step=old.step, metadata=dict(old.metadata), axes=dict(old.axes))
     return manifest, {path: source.lazy(path) for path, record in records.items() if record.kind is None}

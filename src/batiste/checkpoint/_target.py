@@ -30,7 +30,7 @@ from batiste.core import is_tracer, stored_in
 from batiste.errors import CheckpointArgumentError, DuplicatePathError, UnmatchedPolicyError, nearest
 from batiste.tree import Pattern, PatternLike, compile_pattern, path_string
 
-__all__ = ["ShardingsLike", "Target", "Wanted", "held", "own_sharding", "place", "placements", "python_value"]
+__all__ = ["ShardingsLike", "Target", "Wanted", "held", "moved", "own_sharding", "place", "placements", "python_value"]
 
 
 class _WithFields(Protocol):
@@ -307,6 +307,8 @@ def place(
       read: returns a box of the array on the host, or all of it for ``None``.
       sharding: where its shards go; None for JAX's default device.
     """
+    if record.key is not None and sharding is not None and not sharding.is_fully_addressable:
+        return _spread_key(record, read(None), cast("Any", sharding))
     if record.key is not None:
         key = wrap_key(read(None), record.key)
         return key if sharding is None else jax.device_put(key, sharding)
@@ -319,6 +321,19 @@ def place(
         return read(None if whole else box)
 
     return jax.make_array_from_callback(record.shape, sharding, callback, dtype=dtype_by_name(record.dtype))
+
+
+def moved(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """Return a leaf of a target with another sharding, also one over several processes where each has the leaf."""
+    if isinstance(leaf, jax.Array) and leaf.is_fully_addressable and not sharding.is_fully_addressable:
+        leaf = np.asarray(leaf)
+    return jax.device_put(leaf, sharding)
+
+
+def _spread_key(record: Record, data: NumpyArray, sharding: Any) -> jax.Array:
+    """Typed random keys over several processes: their data has one axis more, which is not cut."""
+    whole = jax.NamedSharding(sharding.mesh, jax.P(*sharding.spec), memory_kind=sharding.memory_kind)
+    return wrap_key(jax.make_array_from_callback(record.shape, whole, data.__getitem__), str(record.key))
 
 
 def python_value(kind: str, value: Any) -> Any:

@@ -39,6 +39,8 @@ class Record:
       kind: the type of a plain value; None for an array.
       value: the plain value.
       form: what NumPy had in its place, where that was no array in the machine's byte order.
+      chunk: the shape of the parts that several processes have saved it in, each with a digest; None for the whole.
+      parts: the digest of each part; the digest of the whole is then that of these.
     """
 
     shape: tuple[int, ...]
@@ -49,6 +51,8 @@ class Record:
     kind: PythonKind | None = None
     value: Any = None
     form: Form | None = None
+    chunk: tuple[int, ...] | None = None
+    parts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The leaf in a few characters: ``float32[3,4]``, ``key<threefry2x32>[2]``, ``int``; never its values."""

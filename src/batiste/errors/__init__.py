@@ -197,6 +197,12 @@ from batiste.errors._nn import (
     SpatialArgumentError,
     UnsupportedOptionError,
 )
+from batiste.errors._processes import (
+    LaunchError,
+    ProcessesDifferError,
+    ProcessFailedError,
+    ProcessLostError,
+)
 from batiste.errors._recurrent import (
     CarryDtypeError,
     CarryShapeError,
@@ -409,6 +415,7 @@ __all__ = [
     "InvalidScopeError",
     "JaxTransformError",
     "KernelMaskShapeError",
+    "LaunchError",
     "LayerError",
     "LayerInputError",
     "LayerNameTakenError",
@@ -474,6 +481,9 @@ __all__ = [
     "PerturbationError",
     "PolicyError",
     "PoolingWindowError",
+    "ProcessFailedError",
+    "ProcessLostError",
+    "ProcessesDifferError",
     "RefusedCheckpointError",
     "RemoteShardsError",
     "RenameCollisionError",

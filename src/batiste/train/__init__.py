@@ -21,6 +21,7 @@ from batiste.train._model_call import ModelCall
 from batiste.train._nonfinite import NonFinite
 from batiste.train._patience import Patience
 from batiste.train._prefetch import Prefetched, prefetch
+from batiste.train._processes import global_batch, local_rows
 from batiste.train._progress import flops_of, progress
 from batiste.train._report import curves, metric_names, read_lines, write_report
 from batiste.train._settings import Settings
@@ -62,7 +63,9 @@ __all__ = [
     "from_grain",
     "from_tf",
     "from_torch",
+    "global_batch",
     "keep_best",
+    "local_rows",
     "log_row",
     "lora",
     "lora_merged",

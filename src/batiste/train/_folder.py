@@ -39,12 +39,13 @@ class Folder:
 
     Args:
       settings: those of the loop.
+      first: whether this process writes; of several, one does.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._folder = None if settings.run is None else settings.run.folder
+    def __init__(self, settings: Settings, *, first: bool = True) -> None:
+        self._folder = None if settings.run is None or not first else settings.run.folder
         self._reports = settings.report and self._folder is not None
-        self._loggers = settings.log
+        self._loggers = settings.log if first else ()
 
     @contextlib.contextmanager
     def open(self, loop: Any) -> Generator[None]:

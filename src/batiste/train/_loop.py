@@ -46,18 +46,10 @@ from batiste.train._hooks import Hook, Hooks, check_hooks
 from batiste.train._judge import GoBackError, Judge
 from batiste.train._memory import apart, check_there, give_up, has_arrays, own_batch, own_state
 from batiste.train._metrics import Metrics, Row, Rows, evaluation, log_row
-from batiste.train._nonfinite import NonFinite, guarded
+from batiste.train._nonfinite import NonFinite, compiled
+from batiste.train._processes import Crew
 from batiste.train._settings import Settings
-from batiste.train._step import (
-    as_given,
-    as_program,
-    check_next,
-    check_step,
-    compile_step,
-    explain_failure,
-    is_compiled,
-    prepared,
-)
+from batiste.train._step import as_given, as_program, check_next, check_step, explain_failure, is_compiled, prepared
 from batiste.train._stop import Stop, stop_signals
 
 if TYPE_CHECKING:
@@ -95,8 +87,8 @@ class Loop(Generic[State]):
       save_every: how many steps apart checkpoints are; the last step is always saved. This and the other distances are
         whole numbers from 1 on.
       log_every: how many steps apart rows of metrics are, each the mean over these steps.
-      log: called with each row, or several of them; ``show`` prints it, and by default it is logged at the level of
-        information.
+      log: called with each row, or several of them, on process 0 where there are several processes; ``show`` prints it,
+        and by default it is logged at the level of information.
       evaluate: a function from a state to a tree of scalars, which go into a row as ``eval/...``.
       evaluate_every: how many steps apart evaluations are.
       finite: whether a metric of a step that is NaN or infinite ends the run; or what becomes of such a step:
@@ -176,9 +168,10 @@ class Loop(Generic[State]):
         self._required = settings.save_errors == "raise"
         self._metrics = Metrics(finite=settings.finite.action == "stop")
         self._judge = Judge(settings.finite, self._run)
-        rows = None if self._run is None else self._run.folder / "metrics.jsonl"
-        self._rows = Rows(rows, settings.log, required=self._required)
-        self._folder = Folder(settings)
+        self._crew = Crew()
+        self._crew.begin(settings.compared())
+        self._rows = Rows(*settings.rows(first=self._crew.first), required=self._required)
+        self._folder = Folder(settings, first=self._crew.first)
         self._late: int | None = None  # the step of a row that is due and not written
         self._unfinished = False  # whether the evaluation of this step was ended before its end
         self._paused = False  # whether it is to go on when it is started again
@@ -190,9 +183,9 @@ class Loop(Generic[State]):
         self._checked = False
         if self._run is not None:
             self._resume(self._run)
-            if settings.config is not None:
+            if settings.config is not None and self._crew.first:
                 keep_config(self._run.folder, settings.config, begun=self._saved is not None)
-        self._step = self._compiled()
+        self._step = compiled(self._given_step, self._state, settings.finite)
 
     @property
     def state(self) -> State:
@@ -226,13 +219,14 @@ class Loop(Generic[State]):
         self._paused = False
         with (
             compile_cache_for_now(self._cache),
-            stop_signals(taken=self._run is not None) as stop,
+            stop_signals(taken=self._run is not None, shared=self._crew.several) as stop,
             self._folder.open(self),
         ):
             try:
                 yield from self._go_on(stop)
             except BaseException as error:
                 self._leave(error, stop)
+                self._crew.explain(error, self.step)
                 raise
             finally:
                 self._hooks.at("end", self)
@@ -314,7 +308,7 @@ class Loop(Generic[State]):
         if batches is not None:
             position = batches.position(interrupted=self._interrupted)
         saved = {
-            "data": position,
+            "data": self._crew.positions(position),
             "metrics": self._metrics.state(),
             "unfinished": self._unfinished,
             **({"kept": encode(self.kept, "hooks", "what one keeps is")} if self.kept else {}),
@@ -346,17 +340,9 @@ class Loop(Generic[State]):
         text = f"The run goes on in memory: {error}"
         warnings.warn(text, UnsavedStepWarning, stacklevel=4)
 
-    def _compiled(self) -> Callable[..., Any]:
-        """Return the step as it is run."""
-        if not self.settings.finite.guards:
-            return compile_step(self._given_step, self._state)
-        if is_compiled(self._given_step):
-            return jax.jit(guarded(self._given_step))
-        return compile_step(as_program(guarded(self._given_step)), self._state)
-
     def _resume(self, run: Manager) -> None:
         """Take what the latest checkpoint holds, and remove what came after it."""
-        last = run.latest()
+        last = self._crew.agreed(run.latest())
         saved: Any = {}
         if last is not None:
             given = self._state
@@ -374,7 +360,7 @@ class Loop(Generic[State]):
         self.kept.update(decode(saved.get("kept", {"dict": []})))
         self.stopped = saved.get("stopped")
         self._judge.load(saved, self.step)
-        if not self._rows.cut(self.step):  # else this was done on an earlier resumption
+        if not self._crew.said_by_first(self._rows.cut(self.step)):  # else this was done on an earlier resumption
             self._metrics.load(saved.get("metrics", {}))
             self._unfinished = saved.get("unfinished", False)
 
@@ -416,7 +402,7 @@ class Loop(Generic[State]):
                 self._hooks.at("step", self)
         if self._is_due():  # it was left before it could be saved
             self._save_now(self._run)
-        while (self._steps is None or self.step < self._steps) and stop.signal is None and self.stopped is None:
+        while (self._steps is None or self.step < self._steps) and not stop.look(self.step) and self.stopped is None:
             try:
                 batch = self._take(batches, stop)
             except StopIteration:
@@ -455,9 +441,12 @@ class Loop(Generic[State]):
         if self._lent and has_arrays(batch):
             self._state = apart(self._state, batch)
         if not self._checked:
-            check_there(batch, f"The batch of step {self.step + 1}")
-            self._names = check_step(self._given_step, self._state, batch)
+            with self._crew.together("looking at the first step"):
+                check_there(batch, f"The batch of step {self.step + 1}")
+                self._names = check_step(self._given_step, self._state, batch)
+            self._crew.check_batch(batch)
             check_best(self._run, self._names, evaluates=self._evaluate is not None)
+            self._crew.check_program(self._given_step, self._state, batch)
             self._checked = True
             first: Any = next(iter(jax.tree.leaves(batch)), None)
             self.examples = int(np.shape(first)[0]) if np.ndim(first) else 1
@@ -486,8 +475,8 @@ class Loop(Generic[State]):
 
     def _leave(self, error: BaseException, stop: Stop) -> None:
         """Do what is due when the loop is left by an error, or by the end of its iterator after a ``break``."""
-        if stop.hurried:
-            return
+        if stop.hurried or (self._crew.several and not isinstance(error, GeneratorExit)):
+            return  # what the other processes do now is not known
         problems: list[Exception] = []
         try:
             self._write_late_row()
@@ -499,7 +488,8 @@ class Loop(Generic[State]):
             problems.append(problem)
         try:
             asked = stop.signal is not None and self._run is not None and self.step > 0
-            if (asked or self._is_due()) and not self._returns and self.step != self._tried:
+            due = (asked or self._is_due()) and not self._returns and self.step != self._tried
+            if due and self._crew.all_leave(self.step):
                 self.save()
             if self._run is not None:
                 self._wait(self._run)
@@ -539,7 +529,7 @@ class Loop(Generic[State]):
                 reason = 'it would have to go back for finite="return", and has no position'
                 raise DataPositionError(step=self.step, reason=reason)
             if self.step > 0 or self._position is not None:
-                batches.seek(self._position, self.step)
+                batches.seek(self._crew.position(self._position, self.step), self.step)
             elif self._run is not None and batches.resumable:
                 batches.position()  # that it cannot be saved is better known now
             elif self._run is not None:

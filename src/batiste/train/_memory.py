@@ -81,7 +81,7 @@ def own_state(state: State) -> State:
     for number, leaf in enumerate(leaves):
         if isinstance(leaf, jax.Array):
             if everywhere is not None and not leaf.committed:
-                leaves[number] = jax.device_put(leaf, everywhere)
+                leaves[number] = _placed(leaf, everywhere)
             continue
         try:
             host = _computable(leaf)
@@ -89,10 +89,21 @@ def own_state(state: State) -> State:
             value = f"one whose {_path(state, number)} is {unfit.given}"
             raise LoopArgumentError(name="state", value=value, reason=unfit.reason, cure=unfit.cure) from None
         if everywhere is not None:
-            leaves[number] = jax.device_put(jnp.asarray(host), everywhere)
+            leaves[number] = _placed(jnp.asarray(host), everywhere)
         elif host is not leaf:
             leaves[number] = jnp.asarray(host)
     return _filled(state, _apart(leaves, set()))
+
+
+def _placed(leaf: jax.Array, everywhere: NamedSharding) -> jax.Array:
+    """Return an array on all devices of a mesh; of several processes, each has a copy of its own to begin with."""
+    if everywhere.is_fully_addressable or not leaf.is_fully_addressable:
+        return jax.device_put(leaf, everywhere)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data: Any = _placed(jax.random.key_data(leaf), everywhere)
+        return cast("jax.Array", jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf)))
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, everywhere, host.__getitem__)
 
 
 def apart(state: State, batch: Any = ()) -> State:

@@ -24,8 +24,9 @@ import jax.numpy as jnp
 from batiste._arguments import choice, function, whole_number
 from batiste.checkpoint import save
 from batiste.errors import UnsavedStepWarning
+from batiste.train._step import as_program, compile_step, is_compiled
 
-__all__ = ["FOLDER", "NonFinite", "Recent", "guarded", "kept_batch"]
+__all__ = ["FOLDER", "NonFinite", "Recent", "compiled", "guarded", "kept_batch"]
 
 _BATCHES = 64
 _BYTES = 1 << 26
@@ -89,6 +90,15 @@ def guarded(step: Callable[..., Any]) -> Callable[..., Any]:
         return chosen, (metrics, good)
 
     return guarding
+
+
+def compiled(step: Callable[..., Any], state: Any, policy: NonFinite) -> Callable[..., Any]:
+    """Return the step as a loop runs it, with the test of its result where the policy needs one."""
+    if not policy.guards:
+        return compile_step(step, state)
+    if is_compiled(step):
+        return jax.jit(guarded(step))
+    return compile_step(as_program(guarded(step)), state)
 
 
 def _like(old: Any, new: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from batiste.train._nonfinite import NonFinite
@@ -48,3 +49,15 @@ class Settings:
     save_errors: Literal["raise", "warn"]
     config: Any
     report: bool
+
+    def compared(self) -> dict[str, Any]:
+        """Return what several processes of one run must have alike, by name."""
+        every = (self.save_every, self.log_every, self.evaluate_every)
+        folder = str(None if self.run is None else self.run.folder)
+        return {"steps": self.steps, "every": every, "finite": self.finite.action, "run": folder}
+
+    def rows(self, *, first: bool) -> tuple[Path | None, tuple[Callable[[Any], Any], ...]]:
+        """Return where rows are written and what is called with them: nothing of it but in the first process."""
+        if not first:
+            return None, ()
+        return None if self.run is None else self.run.folder / "metrics.jsonl", self.log

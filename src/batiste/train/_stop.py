@@ -8,6 +8,10 @@ Who asks twice does not want to wait for anything. Schedulers and shells often s
 only one that comes later is a second one. Python runs handlers between two of its own instructions, and a compiler may
 not come to the next one for minutes; so a thread hears of signals as well, by the wakeup file of ``signal``, and ends
 the process where the handler cannot.
+
+With several processes, a signal to one of them is for all. ``jax.distributed`` takes SIGTERM and agrees on a step that
+no process has passed yet, and each looks whether that is the one at hand; Ctrl-C is made a SIGTERM. There, nothing is
+ended at once: an evaluation has collectives, in which the others wait.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
+
+from jax.experimental import multihost_utils
 
 __all__ = ["Stop", "stop_signals"]
 
@@ -70,6 +76,11 @@ class Stop:
         self.signal, self._since = number, time.monotonic()
         if self._may_end:
             raise _StopNowError
+
+    def look(self, step: int) -> bool:
+        """Return whether the loop stops before the step after this one."""
+        del step
+        return self.signal is not None
 
     def unless_asked(self, work: Callable[[], Result], *, patient: bool = False) -> Result | None:
         """Return what ``work`` returns, or None if a signal has come, or comes before its end and ends it.
@@ -138,22 +149,62 @@ def _next_signal(file: int, seconds: float | None) -> int | None:
             return found[0] if found else 0
 
 
+class SharedStop(Stop):
+    """The note that a signal to any of several processes leaves in all of them.
+
+    Args:
+      taken: whether signals are looked at.
+    """
+
+    def __init__(self, *, taken: bool) -> None:
+        super().__init__()
+        self._taken = taken
+        self._interrupted = False
+
+    def note(self, number: int, frame: Any) -> None:
+        """Take Ctrl-C, and ask all processes to stop; the second time, end this one."""
+        del number, frame
+        if self._interrupted:
+            self.hurried = True
+            raise KeyboardInterrupt
+        self._interrupted = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def look(self, step: int) -> bool:
+        """Return whether all processes stop at this step."""
+        if self._taken and self.signal is None:
+            try:
+                reached = multihost_utils.reached_preemption_sync_point(step)
+            except RuntimeError:  # `jax_enable_preemption_service` is off
+                reached = False
+            if reached:
+                self.signal = signal.SIGINT if self._interrupted else signal.SIGTERM
+        return self.signal is not None
+
+    def unless_asked(self, work: Callable[[], Result], *, patient: bool = False) -> Result | None:
+        """Return what ``work`` returns."""
+        del patient
+        return work()
+
+
 @contextlib.contextmanager
-def stop_signals(*, taken: bool) -> Generator[Stop]:
+def stop_signals(*, taken: bool, shared: bool = False) -> Generator[Stop]:
     """Take SIGTERM and SIGINT until the block ends; outside the main thread, and where not ``taken``, they stay.
+
+    Where they are ``shared`` by several processes, SIGTERM is JAX's to take.
 
     A signal that the block has not looked at goes to whom it would have gone without the block.
     """
-    stop = Stop()
+    stop = SharedStop(taken=taken) if shared else Stop()
     before: dict[int, Any] = {}
     unwatch: Callable[[], None] | None = None
     if taken and threading.current_thread() is threading.main_thread():
-        for number in _SIGNALS:
+        for number in (signal.SIGINT,) if shared else _SIGNALS:
             handler = signal.getsignal(number)
             if handler is not None:  # None is one that Python did not install and cannot put back
                 before[number] = handler
                 signal.signal(number, stop.note)
-        unwatch = _watched(stop) if before else None
+        unwatch = _watched(stop) if before and not shared else None
     try:
         yield stop
     finally:
