@@ -59,7 +59,7 @@ class Scope:
       reservations: the names taken here, each with the collections that take it (None for a child).
     """
 
-    __slots__ = ("_key_path", "_nodes", "_streams", "frame", "name", "parent", "path", "reservations")
+    __slots__ = ("__weakref__", "_key_path", "_nodes", "_streams", "frame", "name", "parent", "path", "reservations")
 
     def __init__(self, frame: Frame, *, name: str | None = None, parent: Scope | None = None) -> None:
         self.frame = frame
@@ -204,6 +204,11 @@ class Scope:
         self.reservations.pop(name, None)
 
     # --- random keys
+
+    @property
+    def rngs(self) -> dict[str, Key]:
+        """The key that each random stream begins with, by the stream's name."""
+        return {name: key for name, (key, _) in self._streams.items()}
 
     def has_rng(self, name: str) -> bool:
         """Return whether there is a random stream ``name``."""
@@ -390,6 +395,20 @@ class Scope:
                 node = self.parent.own_node(collection).setdefault(self.name, {})
             self._nodes[collection] = node
         return node
+
+    def _collection(self, collection: str) -> Any:
+        """Return this scope's variables of a collection: for libraries that use this method of Flax's scopes."""
+        return self._node(collection) or {}
+
+    def _mutable_collection(self, collection: str) -> dict[str, Any]:
+        """Return this scope's variables of a collection, to be changed in place: for the same libraries.
+
+        Raises:
+          ModifyScopeVariableError: if the collection is not mutable in this call.
+        """
+        if not self.frame.is_mutable(collection):
+            raise self._not_mutable(collection, "")
+        return self.own_node(collection)
 
     def _node(self, collection: str) -> Any:
         """Return this scope's dict in a collection, or None."""

@@ -3,7 +3,7 @@
 from batiste.module._adopt import map_modules
 from batiste.module._blueprint import UNSPECIFIED, Blueprint, ModuleState
 from batiste.module._calls import INIT_MUTABLE, Applier, bound_copy
-from batiste.module._context import InterceptorContext, current_module, intercept_methods
+from batiste.module._context import InterceptorContext, current_module, intercept_methods, set_current_module
 from batiste.module._fields import blueprint_fields
 from batiste.module._functional import apply, init, init_with_output, merge_param, share_scope
 from batiste.module._mistakes import unbound_call
@@ -32,6 +32,7 @@ __all__ = [
     "merge_param",
     "nowrap",
     "run_noted",
+    "set_current_module",
     "share_scope",
     "tabulate",
     "unbound_call",

@@ -211,7 +211,7 @@ class Module(VariableAccess):
             state: ModuleState | None = self.__dict__.get("_state")
             is_bound = state is not None and self.scope is not None and name[:2] != "__"
             if is_bound and not (state.is_set_up or state.in_setup):
-                self._set_up()
+                self._try_setup()
                 if name in self.__dict__:
                     return self.__dict__[name]
             raise missing_attribute(self, name)
@@ -219,7 +219,7 @@ class Module(VariableAccess):
     def __dir__(self) -> list[str]:
         state: ModuleState | None = self.__dict__.get("_state")
         if state is not None and self.scope is not None and not (state.is_set_up or state.in_setup):
-            self._set_up()
+            self._try_setup()
         return list(super().__dir__())
 
     # --- as a value

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self
 
+from batiste.compat.flax import struct as struct
 from batiste.compat.flax.struct import PyTreeNode, field
 from batiste.train import TrainState as _State
 from batiste.typing import Array, PyTree
