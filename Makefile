@@ -5,19 +5,21 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_TORCH ?= .venv-torch
 VENV_FUZZ ?= .venv-fuzz
+VENV_PACKAGES ?= .venv-packages
 WORKERS ?= 2
 ARGS ?=
 
 PY := $(VENV)/bin/python
 
 .NOTPARALLEL:
-.PHONY: help demo test test-matrix test-pretrained test-fuzz check format bench docs
+.PHONY: help demo test test-matrix test-pretrained test-packages test-fuzz check format bench docs
 
 help:
 	@echo "make demo         train on handwritten digits       (ARGS=\"--data fashion-mnist --data-dir DIR\")"
 	@echo "make test         run the tests                     (ARGS=\"tests/core -k scope\", WORKERS=0)"
 	@echo "make test-matrix  run them on Python 3.11 and 3.12, each with the newest JAX there"
 	@echo "make test-pretrained  compare importers with PyTorch and with four pretrained models (VENV_TORCH=.venv-torch)"
+	@echo "make test-packages    run packages built on Flax with batiste (ARGS=\"qwix netket\", VENV_PACKAGES=.venv-packages)"
 	@echo "make test-fuzz    attack readers with hostile files    (ARGS=\"npz --seconds 600\", VENV_FUZZ=.venv-fuzz)"
 	@echo "make check        ruff and pyright"
 	@echo "make format       let ruff format and fix"
@@ -37,6 +39,15 @@ test-matrix:
 test-pretrained:
 	@$(MAKE) --no-print-directory VENV=$(VENV_TORCH) $(VENV_TORCH)/.stamp-weights
 	$(VENV_TORCH)/bin/python -m pytest tests/pretrained $(ARGS)
+
+# Packages that are built on Flax Linen bring many others, so they have an environment of their own. ARGS are cases.
+test-packages: $(VENV_PACKAGES)/.stamp-packages
+	$(VENV_PACKAGES)/bin/python tests/packages $(ARGS)
+
+$(VENV_PACKAGES)/.stamp-packages: tests/packages/packages.txt pyproject.toml
+	$(PYTHON) scripts/make_venv.py $(VENV_PACKAGES)
+	@$(VENV_PACKAGES)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $< .
+	@touch $@
 
 # The fuzzer has an environment of its own. Findings are in build/fuzz; the tests have a short form of the same attack.
 test-fuzz:

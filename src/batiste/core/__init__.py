@@ -10,6 +10,7 @@ from batiste.core._boxes import (
     unbox,
 )
 from batiste.core._filters import (
+    ChangingFilter,
     CollectionFilter,
     DenyList,
     filter_to_set,
@@ -43,6 +44,7 @@ __all__ = [
     "AxisMetadata",
     "ByIdentity",
     "CONCRETIZATION_ERRORS",
+    "ChangingFilter",
     "CollectionFilter",
     "DenyList",
     "Drawn",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Final, dataclass_transform
 
 from batiste.core import Scope
 
@@ -126,6 +126,12 @@ class Blueprint:
     adoptable_fields_: ClassVar[tuple[tuple[str, Any], ...]] = ()
     lifted_from_: ClassVar[type[Blueprint] | None] = None
     variables_as_: ClassVar[Callable[[Any], Any] | None] = None
+
+    if TYPE_CHECKING:  # so that a field ``layer: nn.Module`` may be called; each module says what it takes
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Run the module."""
+            ...
 
     def _attach(self) -> None:
         """Bind this module to the scope that its parent gives."""

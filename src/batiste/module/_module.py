@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, cast, o
 
 import jax
 
-from batiste.core import CollectionFilter, KeyScheme, Scope, open_scope
+from batiste.core import ChangingFilter, CollectionFilter, KeyScheme, Scope, open_scope
 from batiste.errors import (
     AssignSubModuleError,
     BoundHashError,
@@ -354,7 +354,7 @@ class Module(VariableAccess):
             *args: Any,
             rngs: Rngs | None = None,
             method: None = None,
-            mutable: CollectionFilter,
+            mutable: ChangingFilter,
             capture_intermediates: bool | CaptureFilter = False,
             key_scheme: KeyScheme = "linen",
             **kwargs: Any,
@@ -390,7 +390,7 @@ class Module(VariableAccess):
             *args: Any,
             rngs: Rngs | None = None,
             method: Callable[..., T],
-            mutable: CollectionFilter,
+            mutable: ChangingFilter,
             capture_intermediates: bool | CaptureFilter = False,
             key_scheme: KeyScheme = "linen",
             **kwargs: Any,

@@ -28,11 +28,11 @@ from batiste.shard._boxes import Partitioned, get_partition_spec
 from batiste.shard._context import LogicalRules
 from batiste.shard._logical import RulesFallback, is_spec, logical_to_mesh
 from batiste.shard._mesh import AnyMesh, Indivisible, Placed, check_specs
-from batiste.tree import PatternLike, compile_pattern, path_string, select, unflatten
+from batiste.tree import compile_pattern, path_string, select, unflatten
 
 __all__ = ["PathRules", "Unmatched", "get_sharding", "logical_to_mesh_sharding", "shardings", "specs"]
 
-PathRules: TypeAlias = Mapping[PatternLike, PartitionSpec]
+PathRules: TypeAlias = Mapping[Any, PartitionSpec]
 """The spec of every leaf whose path matches a pattern, in order of precedence."""
 
 Unmatched: TypeAlias = Literal["error", "ignore"]

@@ -21,8 +21,8 @@ __all__ = ["config", "install"]
 def install() -> _Server:
     """Serve ``import flax``, and every module under it, from batiste: in this process, from now on.
 
-    Call it before anything imports Flax: what a module has taken from Flax already, it keeps. ``flax.nnx`` is Flax's own
-    where Flax is installed.
+    Call it before anything imports Flax: what a module has taken from Flax already, it keeps. ``flax.nnx`` is Flax's
+    own where Flax is installed.
 
     Returns:
       What serves: its ``missing`` lists what was asked for in vain, and ``uninstall()`` ends it.

@@ -1,8 +1,9 @@
 """The switches of Flax: ``flax.config``, accepted by name.
 
 A program may ask for every switch that Flax has, and set it. Three of them act here: ``flax_use_orbax_checkpointing``,
-``flax_preserve_adopted_names`` and ``flax_return_frozendict``. The others say something about how Flax itself works inside, or about a part of it that is not here; setting one to
-another value than Flax's default gives a ``FlagIgnoredWarning`` and is recorded in ``Config.ignored``.
+``flax_preserve_adopted_names`` and ``flax_return_frozendict``. The others say something about how Flax itself works
+inside, or about a part of it that is not here; setting one to another value than Flax's default gives a
+``FlagIgnoredWarning`` and is recorded in ``Config.ignored``.
 
 The switches are the only state of the process that this package keeps, because that is what they are in Flax. Nothing
 below ``batiste.compat`` reads them. Their first values come from environment variables of the same names in capitals.

@@ -6,7 +6,7 @@ functions by which Flax looks for a mesh are not here.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from batiste.compat.flax.typing import LogicalNames
 from batiste.core import (
@@ -37,5 +37,5 @@ __all__ = [
     "with_partitioning",
 ]
 
-TAxisMetadata = TypeVar("TAxisMetadata", bound=AxisMetadata)
+TAxisMetadata = TypeVar("TAxisMetadata", bound=AxisMetadata[Any])
 """A type of box."""

@@ -113,7 +113,7 @@ class LazyRng:
         return LazyRng(self.rng, ())
 
 
-def _is_valid_rng(rng: Any) -> bool:
+def _is_valid_rng(rng: Any) -> bool:  # pyright: ignore[reportUnusedFunction]
     """Return whether a value is a random key: not documented in Flax, but looked at by libraries."""
     return is_key(rng.as_jax_rng() if isinstance(rng, LazyRng) else rng)
 

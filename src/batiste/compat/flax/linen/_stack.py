@@ -7,18 +7,19 @@ a **view**: what it shows is made when it is looked at, and what is put on it be
 from __future__ import annotations
 
 from collections.abc import MutableSequence
-from contextvars import ContextVar
 from typing import Any
 
+from batiste.compat.flax._context import Covered
 from batiste.module import Blueprint, current_module, set_current_module
 
 __all__ = ["Context", "Stack"]
 
-_COVERED: ContextVar[tuple[Any, ...]] = ContextVar("batiste_compat_flax_covered", default=())
-
 
 class Stack(MutableSequence[Any]):
     """None, then the running module with its parents, from the outermost to the innermost."""
+
+    def __init__(self) -> None:
+        self._covered = Covered()
 
     def _shown(self) -> list[Any]:
         shown: list[Any] = []
@@ -40,9 +41,9 @@ class Stack(MutableSequence[Any]):
 
     def __delitem__(self, index: Any) -> None:
         if index in {-1, len(self) - 1}:
-            *covered, below = _COVERED.get() or (None,)
-            _COVERED.set(tuple(covered))
-            set_current_module(below)
+            covered: list[Any] = self._covered.get()
+            set_current_module(covered[-1] if covered else None)
+            self._covered.set(covered[:-1])
 
     def insert(self, index: int, value: Any) -> None:
         """Put a module on the stack: at the end it becomes the running one; elsewhere it has no effect.
@@ -52,7 +53,7 @@ class Stack(MutableSequence[Any]):
           value: the module, or None.
         """
         if index >= len(self):
-            _COVERED.set((*_COVERED.get(), current_module()))
+            self._covered.set([*self._covered.get(), current_module()])
             set_current_module(value)
 
 
