@@ -1,7 +1,7 @@
 """``make test-packages``: small programs of published packages, each run with Flax and with batiste in its place.
 
-A case is a file in ``cases`` that prints lines. It runs once as it is, and once under ``python -m batiste.compat.flax``;
-the lines are equal, and numbers in them within a relative 1e-3 (the programs train, and sums are rounded differently in
+A case is a file in ``cases`` that prints lines. It runs as it is, and under ``python -m batiste.compat.flax``; the
+lines are equal, and numbers in them within a relative 1e-3 (the programs train, and sums are rounded differently in
 two compilations). Lines that tell a time are left out. The versions are in ``packages.txt``.
 """
 
