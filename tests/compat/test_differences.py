@@ -63,7 +63,10 @@ def decorated(linen):
 
 
 WORKS_HERE = {
-    "text": (TypeError, lambda linen: applied(linen, lambda kind: linen.remat(kind, static_argnums=2), True, "no array")),
+    "text": (
+        TypeError,
+        lambda linen: applied(linen, lambda kind: linen.remat(kind, static_argnums=2), True, "no array"),
+    ),
     "static by name": (
         ValueError,
         lambda linen: applied(linen, lambda kind: linen.remat(kind, static_argnums=(2,)), train=True),
