@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_TORCH ?= .venv-torch
 VENV_FUZZ ?= .venv-fuzz
+VENV_PACKAGES ?= .venv-packages
 WORKERS ?= 2
 ARGS ?=
 
@@ -21,7 +22,7 @@ EXTRAS_release :=
 EXTRAS = $(if $(filter undefined,$(origin EXTRAS_$*)),all,$(EXTRAS_$*))
 GROUP = $(if $(filter demo,$*),,--group $*)
 
-.PHONY: help demo test test-distributed matrix release test-pretrained test-fuzz test-report check format bench docs
+.PHONY: help demo test test-distributed matrix release test-pretrained test-packages test-fuzz test-report check format bench docs
 
 help:
 	@echo "make demo         train on handwritten digits       (ARGS=\"--data fashion-mnist --data-dir DIR\")"
@@ -29,6 +30,7 @@ help:
 	@echo "make test-distributed  run the tests of 2, 4 and 8 processes, which die and come back in other numbers"
 	@echo "make matrix       a quick part of them on each Python, with the oldest and newest packages (ARGS=\"3.13 newest\")"
 	@echo "make test-pretrained  compare importers with PyTorch and with four pretrained models (VENV_TORCH=.venv-torch)"
+	@echo "make test-packages    run packages built on Flax with batiste (ARGS=\"qwix netket\", VENV_PACKAGES=.venv-packages)"
 	@echo "make test-fuzz    attack readers with hostile files    (ARGS=\"npz --seconds 600\", VENV_FUZZ=.venv-fuzz)"
 	@echo "make test-report  look at the page of a run in headless Chromium"
 	@echo "make check        ruff and pyright"
@@ -54,6 +56,15 @@ matrix: $(VENV)/.stamp-matrix
 test-pretrained:
 	@$(MAKE) --no-print-directory VENV=$(VENV_TORCH) $(VENV_TORCH)/.stamp-weights
 	$(VENV_TORCH)/bin/python -m pytest tests/pretrained $(ARGS)
+
+# Packages that are built on Flax Linen bring many others, so they have an environment of their own. ARGS are cases.
+test-packages: $(VENV_PACKAGES)/.stamp-packages
+	$(VENV_PACKAGES)/bin/python tests/packages $(ARGS)
+
+$(VENV_PACKAGES)/.stamp-packages: tests/packages/packages.txt pyproject.toml
+	$(PYTHON) scripts/make_venv.py $(VENV_PACKAGES)
+	@$(VENV_PACKAGES)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $< .
+	@touch $@
 
 # The fuzzer has an environment of its own. Findings are in build/fuzz; the tests have a short form of the same attack.
 test-fuzz:

@@ -136,6 +136,7 @@ def _make(cls: type[T], options: dict[str, Any]) -> type[T]:
         _register_late(made)
     else:
         _register(made)
+    made._flax_dataclass = True  # by which libraries that work with Flax's know such a class
     setattr(made, _MARK, _Registration(made))
     return made
 

@@ -89,7 +89,6 @@ NAMES: dict[str, dict[str, str]] = {
         "global_mesh_defined": "reading a box never asks for a mesh; jax.sharding.get_abstract_mesh tells it",
     },
     "flax.core.scope": {
-        "LazyRng": INNER,
         "child_rng_token": INNER,
         "no_flag": INNER,
     },

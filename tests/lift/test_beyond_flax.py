@@ -86,7 +86,15 @@ def test_keywords_of_scan_are_the_same_in_every_step():
     same(plain, lambda x: nn.scan(Step, **INNER, keep_name=True)()(x, inputs, by=X, double=True))
 
 
-@pytest.mark.parametrize("transform", [nn.remat, nn.jit, nn.fold_rngs, functools.partial(nn.map_variables, init=True)])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        functools.partial(nn.remat, static_argnames="wide"),
+        functools.partial(nn.jit, static_argnames=("wide",)),
+        nn.fold_rngs,
+        functools.partial(nn.map_variables, init=True),
+    ],
+)
 def test_keywords_that_are_no_arrays(transform):
     same(
         lambda x: Scaled()(x, by=2.0, wide=True),
@@ -97,7 +105,7 @@ def test_keywords_that_are_no_arrays(transform):
 
 def test_keywords_of_functions_and_methods():
     class Model(nn.Module):
-        @nn.remat
+        @functools.partial(nn.remat, static_argnames="wide")
         @nn.compact
         def __call__(self, x, *, wide):
             return nn.jit(lambda layer, x, *, by: layer(x) * by)(Dense(5 if wide else 4), x, by=2.0)

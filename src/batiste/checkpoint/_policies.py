@@ -24,11 +24,11 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias, cast
 
 from batiste.errors import CheckpointArgumentError, UnknownPolicyError, UnmatchedPolicyError, nearest
-from batiste.tree import Pattern, PatternLike, compile_pattern
+from batiste.tree import Pattern, compile_pattern
 
 __all__ = ["Policies", "PolicyLike"]
 
-PolicyLike: TypeAlias = str | Mapping[PatternLike, str]
+PolicyLike: TypeAlias = str | Mapping[Any, str]
 """One policy for every leaf, or policies by pattern."""
 
 _KNOWN: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -77,7 +77,7 @@ class Policies:
                 if value not in _KNOWN[argument]:
                     known = ", ".join(map(repr, _KNOWN[argument]))
                     raise UnknownPolicyError(argument=argument, value=value, known=known)
-            words = cast("Mapping[PatternLike, str]", table)
+            words = cast("Mapping[Any, str]", table)
             rules[argument] = tuple((compile_pattern(pattern), value) for pattern, value in words.items())
         return cls(rules)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import jax
 import numpy as np
@@ -31,6 +31,36 @@ from batiste.checkpoint._types import Box, Damage, NumpyArray, Record
 from batiste.errors import CastLossError, CheckpointMismatchError, DamagedCheckpointError
 
 __all__ = ["restore"]
+
+T = TypeVar("T")
+
+
+@overload
+def restore(
+    path: str | os.PathLike[str] | Checkpoint,
+    target: None = None,
+    *,
+    missing: PolicyLike = "error",
+    extra: PolicyLike = "error",
+    shape: PolicyLike = "error",
+    dtype: PolicyLike = "error",
+    shardings: ShardingsLike = None,
+    verify: bool = True,
+) -> Any: ...
+
+
+@overload
+def restore(
+    path: str | os.PathLike[str] | Checkpoint,
+    target: T,
+    *,
+    missing: PolicyLike = "error",
+    extra: PolicyLike = "error",
+    shape: PolicyLike = "error",
+    dtype: PolicyLike = "error",
+    shardings: ShardingsLike = None,
+    verify: bool = True,
+) -> T: ...
 
 
 def restore(

@@ -28,7 +28,7 @@ from batiste.checkpoint._structure import is_box
 from batiste.checkpoint._types import NumpyArray, Record
 from batiste.core import is_tracer, stored_in
 from batiste.errors import CheckpointArgumentError, DuplicatePathError, UnmatchedPolicyError, nearest
-from batiste.tree import Pattern, PatternLike, compile_pattern, path_string
+from batiste.tree import Pattern, compile_pattern, path_string
 
 __all__ = ["ShardingsLike", "Target", "Wanted", "held", "moved", "own_sharding", "place", "placements", "python_value"]
 
@@ -41,7 +41,7 @@ class _WithFields(Protocol):
 
 ShardingsLike: TypeAlias = (
     jax.sharding.Sharding
-    | Mapping[PatternLike, jax.sharding.Sharding | None]
+    | Mapping[Any, jax.sharding.Sharding | None]
     | Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]
     | Mapping[Any, Any]
     | Sequence[Any]
@@ -183,7 +183,7 @@ def placements(
     return placed
 
 
-def _is_table(shardings: Any) -> TypeGuard[Mapping[PatternLike, jax.sharding.Sharding | None]]:
+def _is_table(shardings: Any) -> TypeGuard[Mapping[Any, jax.sharding.Sharding | None]]:
     """Whether it is a dict from patterns; one level of a tree of shardings is one too, with its paths as patterns."""
     if not isinstance(shardings, Mapping):
         return False
@@ -192,7 +192,7 @@ def _is_table(shardings: Any) -> TypeGuard[Mapping[PatternLike, jax.sharding.Sha
 
 
 def _by_pattern(
-    table: Mapping[PatternLike, jax.sharding.Sharding | None], shapes: Mapping[str, tuple[int, ...]]
+    table: Mapping[Any, jax.sharding.Sharding | None], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
     rules = [(compile_pattern(pattern), sharding) for pattern, sharding in table.items()]
     used = [False] * len(rules)

@@ -11,6 +11,7 @@ from batiste.core._boxes import (
     unbox,
 )
 from batiste.core._filters import (
+    ChangingFilter,
     CollectionFilter,
     DenyList,
     check_filter,
@@ -45,6 +46,7 @@ __all__ = [
     "AxisMetadata",
     "ByIdentity",
     "CONCRETIZATION_ERRORS",
+    "ChangingFilter",
     "CollectionFilter",
     "DenyList",
     "Drawn",

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar, Union, cast
+from typing import Any, Literal, TypeAlias, TypeVar, Union, cast
 
 from batiste.errors import InvalidFilterError
 
 __all__ = [
+    "ChangingFilter",
     "CollectionFilter",
     "DenyList",
     "check_filter",
@@ -48,6 +49,9 @@ class DenyList:
 
 CollectionFilter: TypeAlias = Union[bool, str, Collection[str], "DenyList"]
 """Says which collections are meant: all or none, one name, several names, or all but some."""
+
+ChangingFilter: TypeAlias = Union[Literal[True], str, Collection[str], "DenyList"]
+"""A collection filter that is not False: something may change."""
 
 
 def check_filter(collection_filter: Any) -> None:

@@ -132,6 +132,13 @@ def is_key(value: Any) -> bool:
     return array.dtype == np.uint32 and array.shape in _RAW_KEY_SHAPES
 
 
+def _unwrapped(value: Any) -> Any:
+    """Return the key in an object that other libraries put around one, or the value as it is."""
+    if hasattr(value, "as_jax_rng"):
+        return value.as_jax_rng()
+    return getattr(value, "rng", value)
+
+
 def is_threefry(key: Key) -> bool:
     """Return whether a random key, typed or raw, is one of Threefry, whose bits do not depend on how it is mapped."""
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
@@ -153,10 +160,11 @@ def streams_from(rngs: Any, where: str) -> dict[str, Array]:
         return {}
     named = cast("Mapping[Any, Any]", rngs) if isinstance(rngs, Mapping) else {"params": rngs}
     streams: dict[str, Array] = {}
-    for name, key in named.items():
+    for name, each in named.items():
         if not isinstance(name, str):
             advice = "Name each stream: rngs={'params': jax.random.key(0), 'dropout': jax.random.key(1)}."
             raise InvalidRngError(path=where, problem=f"a stream is called {name!r}", nearest="", advice=advice)
+        key = each if is_key(each) else _unwrapped(each)
         if not is_key(key):
             given = f"an array of shape {jnp.shape(key)}" if hasattr(key, "shape") else f"{key!r}"
             problem = f"the stream {name!r} was given {given}, which is no random key"

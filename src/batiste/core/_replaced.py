@@ -23,10 +23,11 @@ from batiste.core._code import mentions
 
 __all__ = ["Watch", "is_replaced", "watch"]
 
-Watch: TypeAlias = tuple[tuple[Mapping[str, Any], Callable[[Any], Any], Any], ...]
-"""Namespaces, each with what takes some names out of it, and what these were bound to."""
+Watch: TypeAlias = tuple[tuple[Any, Callable[[Any], Any], Any], ...]
+"""Namespaces, each with what takes some names out of it, and what these were bound to; functions, and their code."""
 
 
+_CODE: Final = operator.attrgetter("__code__")
 _WORD: Final = re.compile(r"[A-Za-z_]\w*")
 _MODULES: Final = (jax, lax, jnp, jax.nn, jax.random, jax.nn.initializers)
 _KNOWN: Final[Mapping[int, Mapping[str, Any]]] = MappingProxyType(
@@ -46,10 +47,21 @@ def _watched(module: types.ModuleType, names: Iterable[str]) -> Watch:
     if not found:
         return ()
     take = operator.itemgetter(*found)
-    return ((vars(module), take, take(known)),)
+    plain = tuple(known[name] for name in found if isinstance(known[name], types.FunctionType))
+    return ((vars(module), take, take(known)), (plain, _codes, _codes(plain)))
 
 
-_ALL: Final[Watch] = tuple(each for module in _MODULES for each in _watched(module, _KNOWN[id(module)]))
+def _codes(functions: tuple[types.FunctionType, ...]) -> list[types.CodeType]:
+    """Return the code of functions: libraries replace it in place, so that every name of the function is replaced."""
+    return list(map(_CODE, functions))
+
+
+_ALL: Final[Watch] = tuple(
+    each
+    for module in _MODULES
+    for each in _watched(module, _KNOWN[id(module)])
+    if each[1] is not _codes or module is lax  # the code of all functions takes three times as long to look at
+)
 
 
 def is_replaced(watched: Watch = _ALL) -> bool:

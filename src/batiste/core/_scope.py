@@ -63,17 +63,9 @@ class Scope:
     """
 
     __slots__ = (
-        "_key_path",
-        "_nodes",
-        "_streams",
-        "frame",
-        "name",
-        "names",
-        "numbers",
-        "parent",
-        "path",
+        "__weakref__", "_key_path", "_nodes", "_streams", "frame", "name", "names", "numbers", "parent", "path",
         "retakes",
-    )
+    )  # fmt: skip
 
     def __init__(self, frame: Frame, *, name: str | None = None, parent: Scope | None = None) -> None:
         self.frame = frame
@@ -252,6 +244,11 @@ class Scope:
         self.numbers = dict(numbers)
 
     # --- random keys
+
+    @property
+    def rngs(self) -> dict[str, Key]:
+        """The key that each random stream begins with, by the stream's name."""
+        return {name: key for name, (key, _) in self._streams.items()}
 
     def has_rng(self, name: str) -> bool:
         """Return whether there is a random stream ``name``."""
@@ -438,6 +435,16 @@ class Scope:
                 node = self.parent.own_node(collection).setdefault(self.name, {})
             self._nodes[collection] = node
         return node
+
+    def _collection(self, collection: str) -> Any:
+        """Return this scope's variables of a collection: for libraries that use this method of Flax's scopes."""
+        return self._node(collection) or {}
+
+    def _mutable_collection(self, collection: str) -> dict[str, Any]:
+        """Return this scope's variables of a collection, to be changed in place: for the same libraries."""
+        if not self.frame.is_mutable(collection):
+            raise self._not_mutable(collection, "")
+        return self.own_node(collection)
 
     def _node(self, collection: str) -> Any:
         """Return this scope's dict in a collection, or None."""

@@ -38,9 +38,12 @@ def check_shape(
         given = getattr(value, "shape", None)
         if given is None:
             given = jnp.shape(unbox(value))
-        if given == shape or tuple(given) == tuple(shape):
+        if given == shape:
             return
-        raise ScopeParamShapeError(name=name, path="/" + "/".join(path), given=tuple(given), expected=tuple(shape))
+        expected = tuple(shape) if hasattr(shape, "__len__") or hasattr(shape, "__iter__") else (shape,)
+        if tuple(given) == expected:
+            return
+        raise ScopeParamShapeError(name=name, path="/" + "/".join(path), given=tuple(given), expected=expected)
     frame.is_noting = True
     try:
         shapes = _shapes(InitCall(init_fn, args, kwargs))

@@ -27,6 +27,7 @@ __all__ = [
     "is_array_like",
     "is_axis",
     "is_shared_axis",
+    "is_traceable",
     "merged",
     "metadata",
     "move_in",
@@ -38,6 +39,7 @@ __all__ = [
     "table",
     "the_size",
     "to_front",
+    "traced_args",
     "without_modules",
 ]
 
@@ -215,6 +217,11 @@ def static_args(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     return _split(tree, is_array_like)
 
 
+def traced_args(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """Split arguments into arrays and Python numbers, and a function that puts such values back between the rest."""
+    return _split(tree, is_traceable)
+
+
 def without_modules(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     """Split arguments into all that is not a module, and a function that puts such values back between modules."""
     return _split(tree, lambda leaf: not isinstance(leaf, Blueprint))
@@ -236,6 +243,11 @@ def _split(tree: Any, is_moving: Callable[[Any], bool]) -> tuple[list[Any], Call
 def is_array_like(leaf: Any) -> bool:
     """Return whether a leaf of arguments is an array; a module never is, even with a field ``dtype``."""
     return not isinstance(leaf, Blueprint) and hasattr(leaf, "dtype") and hasattr(leaf, "shape")
+
+
+def is_traceable(leaf: Any) -> bool:
+    """Return whether JAX can trace a leaf of arguments: an array, a Python number or a flag."""
+    return isinstance(leaf, bool | int | float | complex) or is_array_like(leaf)
 
 
 def is_axis(value: Any) -> bool:

@@ -6,16 +6,17 @@ On ``init`` nothing runs that could be recomputed or compiled, so the body is pa
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from types import CodeType, MappingProxyType
 from typing import Any, TypeVar, cast
 
 import jax
 
 from batiste._arguments import refused, whole_numbers
 from batiste.core import CollectionFilter
-from batiste.errors import LiftAxisSizeError, TransformTargetError
-from batiste.lift._axes import AxisSpec, is_array_like, metadata, static_args
+from batiste.errors import LiftAxisSizeError, TransformTargetError, UnsupportedOptionError
+from batiste.lift._axes import AxisSpec, is_traceable, metadata, traced_args
 from batiste.lift._first import known_values
 from batiste.lift._groups import fold_streams, from_keys, region_of, to_keys
 from batiste.lift._scan import scan
@@ -34,6 +35,7 @@ class _Remat:
     prevent_cse: bool
     static_argnums: int | Iterable[int]
     policy: Callable[..., bool] | None
+    static_argnames: str | Iterable[str] = ()
 
 
 def remat(
@@ -46,6 +48,7 @@ def remat(
     policy: Callable[..., bool] | None = None,
     methods: Methods = None,
     *,
+    static_argnames: str | Iterable[str] = (),
     keep_name: bool = False,
 ) -> Target:
     """Return a module, or a function of a module, whose intermediates are recomputed for the gradient.
@@ -56,15 +59,28 @@ def remat(
       target: a Module class, or a function whose first argument is a module.
       variables: the collections that are seen inside.
       rngs: the random streams that are seen inside.
-      concrete: accepted for Flax's signature; Python values pass as they are in any case.
+      concrete: only False: what is to keep its Python value is named in ``static_argnums``.
       prevent_cse: whether the compiler is kept from undoing the recomputation; not needed inside of ``scan``.
-      static_argnums: arguments that are constants of the program, counted with the module as 0. Python numbers, flags
-        and strings need not be named: they always are.
+      static_argnums: arguments that keep their Python values, counted with the module as 0, and given by position or
+        by name. Python numbers and flags that are not named here are traced, as by ``jax.checkpoint``: an ``if`` on
+        them raises. What cannot be traced, such as text, functions and modules, stays what it is.
       policy: which intermediates are kept, as for ``jax.checkpoint``.
       methods: the methods of a class; by default ``__call__``.
+      static_argnames: keyword arguments that keep their Python values.
       keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
+
+    Raises:
+      UnsupportedOptionError: for ``concrete=True``.
     """
-    options = _Remat(variables, rngs, concrete, prevent_cse, static_argnums, policy)
+    if concrete:
+        raise UnsupportedOptionError(
+            path="remat",
+            argument="concrete",
+            given=concrete,
+            problem="jax.checkpoint has no such option any more",
+            advice="Name what is to keep its Python value: static_argnums=(2,), counted with the module as 0.",
+        )
+    options = _Remat(variables, rngs, concrete, prevent_cse, static_argnums, policy, static_argnames)
     return lifted("checkpoint", target, _run_remat, options, methods=methods, keep_name=keep_name)
 
 
@@ -75,7 +91,7 @@ def _run_remat(options: _Remat, function: Callable[..., Any], args: tuple[Any, .
     def transform(body: Callable[..., Any]) -> Callable[..., Any]:
         return cast("Any", jax.checkpoint)(body, prevent_cse=options.prevent_cse, policy=options.policy)
 
-    return _run_whole("remat", transform, options, (), function, args, kwargs)
+    return _run_whole("remat", transform, options, function, args, kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +124,9 @@ def jit(
       target: a Module class, or a function whose first argument is a module.
       variables: the collections that are seen inside.
       rngs: the random streams that are seen inside.
-      static_argnums: arguments that are constants of the program, counted with the module as 0. Python flags and
-        strings need not be named.
+      static_argnums: arguments that are constants of the program, counted with the module as 0, and given by position
+        or by name. Python numbers and flags that are not named are traced, as by ``jax.jit``. What cannot be traced,
+        such as text, functions and modules, stays what it is.
       static_argnames: keyword arguments that are constants of the program.
       donate_argnums: accepted for Flax's signature; inside of a program JAX decides what is reused.
       device: accepted for Flax's signature; JAX places a program where its arguments are.
@@ -122,16 +139,13 @@ def jit(
 
 
 def _run_jit(options: _Jit, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    given = options.static_argnames
-    names = (given,) if isinstance(given, str) else tuple(given)
-    return _run_whole("jit", cast("Any", jax.jit), options, names, function, args, kwargs)
+    return _run_whole("jit", cast("Any", jax.jit), options, function, args, kwargs)
 
 
 def _run_whole(
     name: str,
     transform: Callable[..., Any],
     options: _Remat | _Jit,
-    names: tuple[str, ...],
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -145,11 +159,12 @@ def _run_whole(
     given = options.static_argnums
     numbers: tuple[int, ...] = (given,) if isinstance(given, int) else tuple(given)
     fixed = {number % len(args) for number in numbers if -len(args) <= number < len(args)}
-    fixed |= {index for index, value in enumerate(args) if not _has_arrays(value)}
+    fixed |= {index for index, value in enumerate(args) if not _can_move(value)}
     moving = [value for index, value in enumerate(args) if index not in fixed]
-    moving_kwargs = {n: v for n, v in kwargs.items() if n not in names and _has_arrays(v)}
+    named = _static_names(options.static_argnames, function, numbers) if kwargs else frozenset[str]()
+    moving_kwargs = {n: v for n, v in kwargs.items() if n not in named and _can_move(v)}
     fixed_kwargs = {n: v for n, v in kwargs.items() if n not in moving_kwargs}
-    arrays, fill = static_args((moving, moving_kwargs))
+    arrays, fill = traced_args((moving, moving_kwargs))
 
     def body(groups: Any, streams: Any, folded: Any, arrays: list[Any]) -> Any:
         moved, moved_kwargs = fill(arrays)
@@ -165,8 +180,16 @@ def _run_whole(
     return output
 
 
-def _has_arrays(value: Any) -> bool:
-    return any(map(is_array_like, jax.tree.leaves(value)))
+def _can_move(value: Any) -> bool:
+    return any(map(is_traceable, jax.tree.leaves(value)))
+
+
+def _static_names(given: str | Iterable[str], function: Callable[..., Any], numbers: tuple[int, ...]) -> frozenset[str]:
+    """Return the keywords that are static: those that are named, and those of the arguments at some places."""
+    code: CodeType | None = getattr(inspect.unwrap(function), "__code__", None)
+    held = () if code is None else code.co_varnames[: code.co_argcount]
+    placed = [held[number] for number in numbers if -len(held) <= number < len(held)]
+    return frozenset([given] if isinstance(given, str) else given).union(placed)
 
 
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})

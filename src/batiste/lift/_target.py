@@ -30,6 +30,10 @@ Methods: TypeAlias = str | Iterable[str] | Mapping[str, Mapping[str, Any]] | Non
 """The methods that are lifted: names, or a mapping from names to options of their own; by default ``__call__``."""
 
 
+_CHANGES_NOTHING = frozenset({"checkpoint", "jit"})
+"""The transforms under which a method gives what it gives without them."""
+
+
 class Run(Protocol):
     """A lifted transform: runs ``function``, whose first argument is a module, within a JAX transform."""
 
@@ -68,7 +72,7 @@ def lifted(
         made: Any = recipe.get()
         return made
     if isinstance(target, Callable) and not isinstance(target, Blueprint | type):
-        return cast("Any", _lifted_function(cast("Callable[..., Any]", target), run, options))
+        return cast("Any", _lifted_function(name, cast("Callable[..., Any]", target), run, options))
     raise TransformTargetError(transform=name, given=f"an object of type {type(target).__name__}")
 
 
@@ -194,13 +198,15 @@ def _lifted_method(base: type, name: str, run: Run, options: Any) -> Callable[..
     return _as_method(call)
 
 
-def _lifted_function(function: Callable[..., Any], run: Run, options: Any) -> Callable[..., Any]:
+def _lifted_function(name: str, function: Callable[..., Any], run: Run, options: Any) -> Callable[..., Any]:
     before: tuple[Any, ...] = ()
     if inspect.ismethod(function) and isinstance(function.__self__, Blueprint):
         before, function = (function.__self__,), function.__func__
 
     @functools.wraps(function, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
+        if name in _CHANGES_NOTHING and args and isinstance(args[0], Blueprint) and args[0].scope is None:
+            return _inner()(*args, **kwargs)  # a method of an unbound module, which has no variables
         return run(options, _inner(), (*before, *args), kwargs)
 
     @functools.cache
@@ -222,4 +228,5 @@ def _lifted_function(function: Callable[..., Any], run: Run, options: Any) -> Ca
 def _as_method(call: Any) -> Callable[..., Any]:
     """Mark a function as one that is a module's method as it is."""
     call.is_wrapped_method = True
+    call.method_handler_wrapped = True
     return call

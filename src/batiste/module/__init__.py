@@ -3,7 +3,14 @@
 from batiste.module._adopt import map_modules
 from batiste.module._blueprint import UNSPECIFIED, Blueprint, ModuleState
 from batiste.module._calls import INIT_MUTABLE, Applier, bound_copy
-from batiste.module._context import InterceptorContext, current_module, intercept_methods, tag, tag_watch
+from batiste.module._context import (
+    InterceptorContext,
+    current_module,
+    intercept_methods,
+    set_current_module,
+    tag,
+    tag_watch,
+)
 from batiste.module._fields import blueprint_fields
 from batiste.module._functional import apply, init, init_with_output, merge_param, share_scope
 from batiste.module._mistakes import unbound_call
@@ -41,6 +48,7 @@ __all__ = [
     "nowrap",
     "run_noted",
     "seen_as",
+    "set_current_module",
     "share_scope",
     "tabulate",
     "tag",

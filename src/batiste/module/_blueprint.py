@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Final, dataclass_transform
 
 from batiste.core import Scope
 from batiste.errors import InvalidInstanceModuleError
@@ -71,6 +71,11 @@ class ModuleState:
         self.reuses_names = False
 
     @property
+    def setup_called(self) -> bool:
+        """Whether ``setup`` has run, by Flax's name."""
+        return self.is_set_up
+
+    @property
     def allows_children(self) -> bool:
         """Whether submodules and variables may be made now."""
         return self.in_setup or self.in_compact or not self.is_attached
@@ -87,6 +92,8 @@ class Blueprint:
       blueprint_names_: the fields that the constructor takes, without name and parent; one tuple a class.
       adoptable_fields_: those fields, each with its default if no module is in that (else with ``UNSPECIFIED``).
       slotted_fields_: those fields that lie in slots, and not in the module's dict.
+      variables_as_: what is done to variables that ``init`` and ``apply`` return; None, nothing, but for one switch of
+        Flax.
       lifted_from_: the class that a lifted transform has made this class from.
     """
 
@@ -98,10 +105,17 @@ class Blueprint:
     slotted_fields_: ClassVar[tuple[str, ...]] = ()
     fingerprint_by_place: ClassVar[bool] = True
     fingerprint_skips: ClassVar[frozenset[str]] = frozenset(
-        {"adoptable_fields_", "blueprint_names_", "slotted_fields_"}
+        {"adoptable_fields_", "blueprint_names_", "slotted_fields_", "variables_as_"}
     )
     adoptable_fields_: ClassVar[tuple[tuple[str, Any], ...]] = ()
     lifted_from_: ClassVar[type[Blueprint] | None] = None
+    variables_as_: ClassVar[Callable[[Any], Any] | None] = None
+
+    if TYPE_CHECKING:  # so that a field ``layer: nn.Module`` may be called; each module says what it takes
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Run the module."""
+            ...
 
     def _attach(self) -> None:
         """Bind this module to the scope that its parent gives."""
@@ -110,6 +124,15 @@ class Blueprint:
     def _set_up(self) -> None:
         """Run ``setup`` unless it has run."""
         raise TypeError(type(self).__name__)
+
+    def _try_setup(self, shallow: bool = False) -> None:
+        """Run ``setup`` unless it has run; where a library overrides this method of Flax's, its own is called.
+
+        Args:
+          shallow: whether what ``setup`` would make is left for later.
+        """
+        if not (shallow or self._state.is_set_up or self._state.in_setup):
+            self._set_up()
 
     def _name_scope(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG002 - an interface
         """Return what runs ``function`` of this module as the child ``name``."""

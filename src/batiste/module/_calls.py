@@ -196,7 +196,7 @@ class Applier:
         changed = scope.frame.mutable_variables()
         if mutable is not True:
             _check_names(mutable, variables, changed)
-        return output, changed
+        return output, _as_wanted(changed)
 
     @property
     def __self__(self) -> Blueprint:
@@ -275,7 +275,7 @@ def init_with(
         finally:
             CURRENT.reset(token)
 
-    return initialise(
+    output, variables = initialise(
         functools.wraps(function)(run),
         streams_from(rngs, where),
         args,
@@ -285,3 +285,8 @@ def init_with(
         where=where,
         want_output=want_output,
     )
+    return output, _as_wanted(variables)
+
+
+def _as_wanted(variables: Any) -> Any:
+    return variables if Blueprint.variables_as_ is None else Blueprint.variables_as_(variables)

@@ -29,6 +29,7 @@ __all__ = [
     "capturing",
     "current_module",
     "intercept_methods",
+    "set_current_module",
     "tag",
     "tag_watch",
     "watched",
@@ -86,6 +87,11 @@ is not run with them."""
 def current_module() -> Any:
     """Return the module whose method is being run, or None."""
     return CURRENT.get()
+
+
+def set_current_module(module: Any) -> None:
+    """Take ``module`` for the one whose method is being run; None: no module's."""
+    CURRENT.set(module)
 
 
 @contextlib.contextmanager

@@ -54,6 +54,9 @@ def make_dataclass(cls: type[Blueprint], module: type[Blueprint], *, kw_only: bo
     is_ours = "__init__" not in cls.__dict__ and not needs_dataclass_constructor(cls, module)
     dataclasses.dataclass(init=not is_ours, eq=False, repr=False, kw_only=kw_only)(cls)
     fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+    held: dict[str, Any] = cast("Any", cls).__dataclass_fields__
+    for name in ("parent", "name"):  # last, as in Flax
+        held[name] = held.pop(name)
     if is_ours:
         cls.__init__ = make_constructor(cls, fields)
     taking = [field for field in fields if field.init and field.name not in _OWN]

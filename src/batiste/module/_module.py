@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, cast, o
 import jax
 
 from batiste._arguments import text
-from batiste.core import CollectionFilter, KeyScheme, Scope, open_scope
+from batiste.core import ChangingFilter, CollectionFilter, KeyScheme, Scope, open_scope
 from batiste.errors import (
     AssignSubModuleError,
     BoundHashError,
@@ -213,7 +213,7 @@ class Module(VariableAccess):
             state: ModuleState | None = self.__dict__.get("_state")
             is_bound = state is not None and self.scope is not None and name[:2] != "__"
             if is_bound and not (state.is_set_up or state.in_setup):
-                self._set_up()
+                self._try_setup()
                 if name in self.__dict__:
                     return self.__dict__[name]
             raise missing_attribute(self, name)
@@ -221,7 +221,7 @@ class Module(VariableAccess):
     def __dir__(self) -> list[str]:
         state: ModuleState | None = self.__dict__.get("_state")
         if state is not None and self.scope is not None and not (state.is_set_up or state.in_setup):
-            self._set_up()
+            self._try_setup()
         return list(super().__dir__())
 
     # --- as a value
@@ -354,7 +354,7 @@ class Module(VariableAccess):
         *args: Any,
         rngs: Rngs | None = None,
         method: None = None,
-        mutable: CollectionFilter,
+        mutable: ChangingFilter,
         capture_intermediates: bool | CaptureFilter = False,
         key_scheme: KeyScheme = "linen",
         **kwargs: Any,
@@ -390,7 +390,7 @@ class Module(VariableAccess):
         *args: Any,
         rngs: Rngs | None = None,
         method: Callable[..., T],
-        mutable: CollectionFilter,
+        mutable: ChangingFilter,
         capture_intermediates: bool | CaptureFilter = False,
         key_scheme: KeyScheme = "linen",
         **kwargs: Any,

@@ -195,7 +195,7 @@ def _render(
     for collection, tree in variables.items():
         grid.add_column(collection, footer=_size(tree), **column_kwargs)
     for row in rows:
-        name = row.kind if row.method == "__call__" else f"{row.kind}.{row.method}"
+        name = row.kind if row.method == "__call__" else f"{row.kind} ({row.method})"
         cells = ["/".join(row.path), name, _text(_only_arguments(row.inputs)), _text(row.outputs)]
         cells += [str(row.flops)] if has_flops else []
         cells += [str(row.vjp_flops)] if has_vjp else []
@@ -204,7 +204,7 @@ def _render(
             lines = [f"{entry}: {_text(value)}" for entry, value in own.items()]
             cells.append("\n".join([*lines, "", _size(own)]) if lines else "")
         grid.add_row(*cells)
-    grid.caption = f"\nTotal: {_size(variables)}"
+    grid.caption = f"\nTotal Parameters: {_size(variables)}"
     options: dict[str, Any] = {"force_terminal": False, "width": 240, **console_kwargs}
     text = io.StringIO()
     rich.console.Console(file=text, **options).print(grid)

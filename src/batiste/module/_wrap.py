@@ -47,6 +47,7 @@ _NEVER_WRAPPED = frozenset(
         "__reduce_ex__",
         "__copy__",
         "__deepcopy__",
+        "_try_setup",
     }
 )
 
@@ -121,14 +122,18 @@ def wrap_method_once(function: Callable[..., Any], name: str | None = None) -> C
     def method(self: Blueprint, *args: Any, **kwargs: Any) -> Any:
         return run(self, function, called, args, kwargs)
 
-    method.is_wrapped_method = True  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
-    return method
+    wrapped: Any = method
+    wrapped.is_wrapped_method = True
+    wrapped.method_handler_wrapped = True  # by which libraries that unwrap Flax's methods know them
+    return wrapped
 
 
 def _run_plain(self: Blueprint, function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
-    state = _state_of(self)
+    state: ModuleState | None = self.__dict__.get("_state")
+    if state is None:  # a constructor of the user's own calls it: so far the module is a plain object
+        return function(self, *args, **kwargs)
     if not state.is_set_up and self.scope is not None and not state.in_setup:
-        self._set_up()
+        self._try_setup()
     token = CURRENT.set(self)
     try:
         return _run(self, function, name, args, kwargs)
@@ -146,7 +151,7 @@ def _run_compact(self: Blueprint, function: Callable[..., Any], name: str, args:
     if scope is None:
         raise unbound_call(self, name)
     if not state.is_set_up and not state.in_setup:
-        self._set_up()
+        self._try_setup()
     numbers = scope.numbers
     is_outermost = not state.in_compact  # a compact method may call that of its base class
     if is_outermost:
@@ -176,7 +181,7 @@ def _run_name_scope(self: Blueprint, function: Callable[..., Any], name: str, ar
     if self.scope is None:
         raise unbound_call(self, name)
     if not state.is_set_up and not state.in_setup:
-        self._set_up()
+        self._try_setup()
     return self._name_scope(name, function)(*args, **kwargs)
 
 
@@ -247,9 +252,11 @@ class _Property:
     def __get__(self, instance: Blueprint | None, owner: type | None = None) -> Any:
         if instance is None:
             return self._inner.__get__(None, owner)
-        state = _state_of(instance)
+        state: ModuleState | None = instance.__dict__.get("_state")
+        if state is None:  # a constructor of the user's own reads it
+            return self._inner.__get__(instance, owner)
         if not state.is_set_up and instance.scope is not None and not state.in_setup:
-            instance._set_up()
+            instance._try_setup()
         token = CURRENT.set(instance)
         try:
             return self._inner.__get__(instance, owner)

@@ -176,8 +176,9 @@ def _call_with(
 
 
 def _name(root: str | None, path: tuple[Any, ...]) -> str:
-    """Return the name of a variable at ``path``, whose first part is its collection."""
-    return "/".join([str(root), *(str(part.key) for part in path[1:] if isinstance(part, jax.tree_util.DictKey))])
+    """Return the name of a variable at ``path``, whose first part is its collection; in a box it ends in ``value``."""
+    names = [str(getattr(part, "key", getattr(part, "name", part))) for part in path[1:]]
+    return "/".join([str(root), *names])
 
 
 @jitted(arrays=2)

@@ -28,7 +28,7 @@ from batiste.shard._decide import Decision, Unmatched, decisions, shape_of
 from batiste.shard._logical import RulesFallback, is_spec, logical_to_mesh
 from batiste.shard._mesh import AnyMesh, Indivisible, Placed, check_mesh, check_specs
 from batiste.shard._rules import Rule, Rules
-from batiste.tree import PatternLike, path_string
+from batiste.tree import path_string
 
 __all__ = [
     "PathRules",
@@ -40,7 +40,7 @@ __all__ = [
     "specs",
 ]
 
-PathRules: TypeAlias = Mapping[PatternLike, PartitionSpec] | Mapping[PatternLike, Rule] | Rules
+PathRules: TypeAlias = Mapping[Any, PartitionSpec] | Mapping[Any, Rule] | Rules
 """The spec, or the ``Cut``, of every leaf whose path matches a pattern, in order of precedence."""
 
 

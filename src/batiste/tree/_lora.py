@@ -40,7 +40,7 @@ from batiste.tree._conversion import cast_loss, number_kind
 from batiste.tree._lazy import LazyArray
 from batiste.tree._leaves import dtype_of, is_array, is_floating, is_key, is_traced, leaf_text, shape_of
 from batiste.tree._paths import flatten, unflatten
-from batiste.tree._patterns import PatternLike, Patterns, as_patterns, check_matched, first_match
+from batiste.tree._patterns import Patterns, as_patterns, check_matched, first_match
 from batiste.typing import ArrayLike, DTypeLike, Key
 
 __all__ = ["lora_init", "lora_merge"]
@@ -54,8 +54,8 @@ def lora_init(
     *,
     alpha: float | None = None,
     dtype: DTypeLike | None = None,
-    inputs: int | Mapping[PatternLike, int] | None = None,
-    stacked: int | Mapping[PatternLike, int] = 0,
+    inputs: int | Mapping[Any, int] | None = None,
+    stacked: int | Mapping[Any, int] = 0,
 ) -> Any:
     """Return adapters for the kernels that match: ``a`` drawn with variance ``1 / fan_in``, ``b`` zero.
 
@@ -167,8 +167,8 @@ class _Split:
 
 def _splits(
     kernels: Mapping[str, Any],
-    inputs: int | Mapping[PatternLike, int] | None,
-    stacked: int | Mapping[PatternLike, int],
+    inputs: int | Mapping[Any, int] | None,
+    stacked: int | Mapping[Any, int],
 ) -> dict[str, _Split]:
     """How the axes of each kernel are shared out between layers, inputs and outputs."""
     inputs_of, layers_of = _by_path(inputs, kernels), _by_path(stacked, kernels)
@@ -195,7 +195,7 @@ def _splits(
     return found
 
 
-def _by_path(value: int | Mapping[PatternLike, int] | None, paths: Mapping[str, Any]) -> dict[str, int]:
+def _by_path(value: int | Mapping[Any, int] | None, paths: Mapping[str, Any]) -> dict[str, int]:
     if value is None:
         return {}
     return dict.fromkeys(paths, value) if isinstance(value, int) else first_match(value, paths, unmatched="error")

@@ -24,7 +24,7 @@ from batiste.tree._conversion import cast_loss, converted, number_kind
 from batiste.tree._lazy import LazyArray, host_parts
 from batiste.tree._leaves import check_arrays, dtype_of, is_floating, is_key, is_traced, leaf_text
 from batiste.tree._paths import flatten
-from batiste.tree._patterns import PatternLike, Unmatched, first_match
+from batiste.tree._patterns import Unmatched, first_match
 from batiste.typing import DTypeLike
 
 __all__ = ["LeafFunction", "cast", "label", "map"]
@@ -64,7 +64,7 @@ LeafFunction: TypeAlias = Callable[[str, Any], Any]
 
 
 def map(  # noqa: A001 - `tree.map` is what JAX calls it too
-    tree: Any, rules: LeafFunction | Mapping[PatternLike, LeafFunction], *, unmatched: Unmatched = "error"
+    tree: Any, rules: LeafFunction | Mapping[Any, LeafFunction], *, unmatched: Unmatched = "error"
 ) -> Any:
     """Return the tree with a function of path and leaf in place of each leaf that a rule matches.
 
@@ -80,7 +80,7 @@ def map(  # noqa: A001 - `tree.map` is what JAX calls it too
     """
     leaves = flatten(tree)
     if isinstance(rules, Mapping):
-        functions = first_match(cast_type("Mapping[PatternLike, LeafFunction]", rules), leaves, unmatched=unmatched)
+        functions = first_match(cast_type("Mapping[Any, LeafFunction]", rules), leaves, unmatched=unmatched)
     else:
         functions = dict.fromkeys(leaves, rules)
     for rule in functions.values():
@@ -90,7 +90,7 @@ def map(  # noqa: A001 - `tree.map` is what JAX calls it too
 
 def cast(
     tree: Any,
-    dtypes: DTypeLike | Mapping[PatternLike, DTypeLike],
+    dtypes: DTypeLike | Mapping[Any, DTypeLike],
     *,
     kinds: Literal["floating", "all"] = "floating",
     unmatched: Unmatched = "error",
@@ -133,9 +133,7 @@ def cast(
     return _replaced(tree, {path: _converted(path, leaves[path], dtype) for path, dtype in chosen.items()})
 
 
-def label(
-    tree: Any, rules: Mapping[PatternLike, str], *, default: str | None = None, unmatched: Unmatched = "error"
-) -> Any:
+def label(tree: Any, rules: Mapping[Any, str], *, default: str | None = None, unmatched: Unmatched = "error") -> Any:
     """Return a tree of the same structure with a label for each leaf, as ``optax.multi_transform`` takes it.
 
     Args:

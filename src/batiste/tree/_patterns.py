@@ -132,9 +132,7 @@ def as_patterns(patterns: Patterns) -> tuple[Pattern, ...]:
     return tuple(compile_pattern(pattern) for pattern in patterns)
 
 
-def first_match(
-    rules: Mapping[PatternLike, _Value], paths: Iterable[str], *, unmatched: Unmatched
-) -> dict[str, _Value]:
+def first_match(rules: Mapping[Any, _Value], paths: Iterable[str], *, unmatched: Unmatched) -> dict[str, _Value]:
     """Return for each path the value of the first rule that matches it; paths without a rule are left out.
 
     Raises:

@@ -20,14 +20,14 @@ from batiste._arguments import mapping, text
 from batiste.errors import RenameCollisionError, RenameTemplateError
 from batiste.tree._containers import Containers, rebuild, walk
 from batiste.tree._names import Parts, join_path, split_path
-from batiste.tree._patterns import Pattern, PatternLike, Unmatched, check_matched, compile_pattern
+from batiste.tree._patterns import Pattern, Unmatched, check_matched, compile_pattern
 
 __all__ = ["rename"]
 
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
-def rename(tree: Any, rules: Mapping[PatternLike, str], *, unmatched: Unmatched = "error") -> Any:
+def rename(tree: Any, rules: Mapping[Any, str], *, unmatched: Unmatched = "error") -> Any:
     """Return the tree with its leaves at new paths.
 
     Args:

@@ -5,15 +5,32 @@ stands for (``__version__`` says which Flax). What is missing, and what differs,
 when they are first used, so ``import batiste.compat.flax`` is quick, and ``batiste.compat.flax.linen.Dense`` works
 without importing ``linen`` itself.
 
-``python -m batiste.compat.flax SCRIPT`` runs a program that says ``import flax`` without touching it (``__main__.py``).
+``python -m batiste.compat.flax SCRIPT`` runs a program that says ``import flax`` without touching it (``__main__.py``);
+``install()`` does the same for the process that calls it.
 """
 
 from __future__ import annotations
 
 from batiste._later import later as _later
+from batiste.compat.flax._serve import Server as _Server
 from batiste.compat.flax.configurations import config
 
-__all__ = ["config"]
+__all__ = ["config", "install"]
+
+
+def install() -> _Server:
+    """Serve ``import flax``, and every module under it, from batiste: in this process, from now on.
+
+    Call it before anything imports Flax: what a module has taken from Flax already, it keeps. ``flax.nnx`` is Flax's
+    own where Flax is installed.
+
+    Returns:
+      What serves: its ``missing`` lists what was asked for in vain, and ``uninstall()`` ends it.
+    """
+    server = _Server()
+    server.install()
+    return server
+
 
 __getattr__, __dir__ = _later(
     __name__,

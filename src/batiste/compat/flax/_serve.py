@@ -4,6 +4,9 @@ While a **server** is installed, ``flax`` and every module under it are the modu
 objects, so that a class is one class by whichever name it was reached. What a program asks of them in vain, be it a
 module or a name in one, raises as it always does and is noted under Flax's name for it.
 
+``flax.nnx`` is not batiste's. Where Flax is installed, it is Flax's own, made of Flax's files; what it imports from the
+rest of ``flax`` is batiste's, so that ``nnx.bridge`` takes batiste's modules.
+
 Processes that the program starts by ``spawn`` or as other programs import Flax as they find it.
 """
 
@@ -22,6 +25,7 @@ __all__ = ["Server"]
 
 _THEIRS = "flax"
 _OURS = "batiste.compat.flax"
+_TYPES = "flax.typing"
 _SERVER = "__batiste_server__"
 
 
@@ -35,6 +39,7 @@ class Server(MetaPathFinder):
     def __init__(self) -> None:
         self.missing: dict[str, None] = {}
         self._set_aside: dict[str, ModuleType] = {}
+        self._types: ModuleType | None = None
 
     def install(self) -> None:
         """Serve from now on. Modules of an installed Flax that are loaded already are set aside."""
@@ -65,16 +70,38 @@ class Server(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return how to load a module of Flax, or one of batiste's that stands for it; None leaves others to others."""
+        if _is_under(fullname, f"{_THEIRS}.nnx"):
+            spec = PathFinder.find_spec(fullname, path if "nnx." in fullname else self._flax_path())
+            if spec is None:
+                self.note(fullname)
+            return spec
         if _is_under(fullname, _THEIRS):
             if importlib.util.find_spec(_ours(fullname)) is not None:
                 return ModuleSpec(fullname, _Alias(self))
             self.note(fullname)
+        elif fullname == f"{_OURS}.nnx":  # what `from flax import nnx` comes to
+            if PathFinder.find_spec(f"{_THEIRS}.nnx", self._flax_path()) is not None:
+                return ModuleSpec(fullname, _Alias(self, f"{_THEIRS}.nnx"))
+            self.note(f"{_THEIRS}.nnx")
         elif _is_under(fullname, _OURS):
             spec = PathFinder.find_spec(fullname, path, target)
             if spec is not None and spec.loader is not None:
                 spec.loader = _Watching(spec.loader, self)
             return spec
         return None
+
+    @staticmethod
+    def _flax_path() -> list[str]:
+        """Return the folders of the installed Flax, none where there is none."""
+        spec = PathFinder.find_spec(_THEIRS)
+        return list(spec.submodule_search_locations or []) if spec is not None else []
+
+    def types_of_nnx(self) -> ModuleType | None:
+        """Return Flax's own ``flax.typing``, which has names for NNX alone; None where Flax is not installed."""
+        if self._types is None and (spec := PathFinder.find_spec(_TYPES, self._flax_path())) and spec.loader:
+            self._types = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(self._types)
+        return self._types
 
     def watch(self, module: ModuleType) -> None:
         """Note from now on what is asked of a module in vain; private modules are not for programs."""
@@ -90,18 +117,19 @@ class Server(MetaPathFinder):
 class _Alias(Loader):
     """Loads batiste's module under Flax's name: one object under two names."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, server: Server, name: str = "") -> None:
+        self._server, self._name = server, name
         self._own_spec: ModuleSpec | None = None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = importlib.import_module(_ours(spec.name))
+        module = importlib.import_module(self._name or _ours(spec.name))
         self._own_spec = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._own_spec  # the import system has put the one under Flax's name there
-        self._server.watch(module)
+        module.__spec__ = self._own_spec  # the import system has put the one under the other name there
+        if _is_under(module.__name__, _OURS):
+            self._server.watch(module)
 
 
 class _Watching(Loader):
@@ -127,7 +155,12 @@ class _Watched(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if not (name.startswith("__") and name.endswith("__")):
-            vars(self)[_SERVER].note(f"{_theirs(self.__name__)}.{name}")
+            server: Server = vars(self)[_SERVER]
+            if self.__name__ == _OURS and name == "nnx" and server.find_spec(f"{_THEIRS}.nnx") is not None:
+                return importlib.import_module(f"{_THEIRS}.nnx")
+            if _theirs(self.__name__) == _TYPES and (own := server.types_of_nnx()) is not None and hasattr(own, name):
+                return getattr(own, name)
+            server.note(f"{_theirs(self.__name__)}.{name}")
         message = f"module {_theirs(self.__name__)!r} has no attribute {name!r}"
         raise AttributeError(message)
 

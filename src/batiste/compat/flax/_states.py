@@ -19,6 +19,7 @@ from batiste.errors import HandlerRegisteredError, StateDictError, StateDictKeys
 
 __all__ = [
     "current_path",
+    "handlers_by_type",
     "from_state_dict",
     "is_serializable",
     "load_mapping",
@@ -46,15 +47,15 @@ class _Handlers:
     """The handlers by exact type; a subclass of a container has none unless it is registered itself."""
 
     def __init__(self) -> None:
-        self._by_type: dict[Any, tuple[_Save, _Load]] = {}
+        self.by_type: dict[Any, tuple[_Save, _Load]] = {}
 
     def add(self, kind: Any, save: _Save, load: _Load, *, override: bool) -> None:
         if not override and self.of_type(kind) is not None:
             raise HandlerRegisteredError(kind=getattr(kind, "__qualname__", repr(kind)))
-        self._by_type[kind] = save, load
+        self.by_type[kind] = save, load
 
     def of_type(self, kind: Any) -> tuple[_Save, _Load] | None:
-        found = self._by_type.get(kind)
+        found = self.by_type.get(kind)
         if found is None and isinstance(kind, type) and _STRUCT_MARK in vars(kind):
             return _save_struct, _load_struct
         return found
@@ -67,6 +68,11 @@ class _Handlers:
 
 
 _HANDLERS = _Handlers()
+
+
+def handlers_by_type() -> dict[Any, tuple[_Save, _Load]]:
+    """Return the handlers, by type: the very dict, which may be changed."""
+    return _HANDLERS.by_type
 
 
 def register_serialization_state(

@@ -1,8 +1,9 @@
 """The switches of Flax: ``flax.config``, accepted by name.
 
-A program may ask for every switch that Flax has, and set it. One of them acts here: ``flax_use_orbax_checkpointing``.
-The others say something about how Flax itself works inside, or about a part of it that is not here; setting one to
-another value than Flax's default gives a ``FlagIgnoredWarning`` and is recorded in ``Config.ignored``.
+A program may ask for every switch that Flax has, and set it. Three of them act here: ``flax_use_orbax_checkpointing``,
+``flax_preserve_adopted_names`` and ``flax_return_frozendict``. The others say something about how Flax itself works
+inside, or about a part of it that is not here; setting one to another value than Flax's default gives a
+``FlagIgnoredWarning`` and is recorded in ``Config.ignored``.
 
 The switches are state of the process, because that is what they are in Flax, as is the table of types that a program
 registers for state dicts (``_states.py``). Nothing below ``batiste.compat`` reads them.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -52,7 +53,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_ACTING = frozenset({"flax_use_orbax_checkpointing"})
+_ACTING = frozenset({"flax_preserve_adopted_names", "flax_return_frozendict", "flax_use_orbax_checkpointing"})
 _OURS = ("flax_", "nnx_")
 _TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
 _FALSE = frozenset({"0", "f", "false", "n", "no", "off"})
@@ -68,6 +69,7 @@ class Config:
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
         self._defaults: dict[str, Any] = {}
+        self._followers: dict[str, Callable[[Any], None]] = {}
         self.ignored: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -109,8 +111,20 @@ class Config:
         if name not in self._values:
             raise UnknownFlagError(name=name, nearest=nearest(name, self._values))
         self._values[name] = value
+        if name in self._followers:
+            self._followers[name](value)
         if name.startswith(_OURS) and name not in _ACTING:
             self._note(name, value)
+
+    def follow(self, name: str, act: Callable[[Any], None]) -> None:
+        """Call ``act`` with the value of a switch, now and whenever it is set.
+
+        Args:
+          name: the switch.
+          act: what carries the value out.
+        """
+        self._followers[name] = act
+        act(self._values[name])
 
     @contextmanager
     def temp_flip_flag(self, var_name: str, var_value: bool) -> Generator[None]:
@@ -221,14 +235,14 @@ flax_use_orbax_checkpointing = bool_flag(
 """Let ``training.checkpoints.save_checkpoint`` write with Orbax, not MessagePack."""
 
 flax_preserve_adopted_names = bool_flag(
-    "flax_preserve_adopted_names", default=False, help="Keep the names of modules made outside. No effect here."
+    "flax_preserve_adopted_names", default=False, help="Keep the names of modules made outside."
 )
-"""Keep the names of modules that are made outside and adopted. No effect here."""
+"""Keep the names of modules that are made outside and adopted, where the class that holds them says nothing."""
 
 flax_return_frozendict = bool_flag(
-    "flax_return_frozendict", default=False, help="Let init and apply return frozen dicts. No effect here."
+    "flax_return_frozendict", default=False, help="Let init and apply return frozen dicts."
 )
-"""Let ``init`` and ``apply`` return frozen dicts. No effect here: ``core.freeze`` makes one of what they return."""
+"""Let ``init`` and ``apply`` return frozen dicts."""
 
 flax_fix_rng = bool_flag(
     "flax_fix_rng_separator", default=False, help="Separate the parts that are folded into keys. No effect here."

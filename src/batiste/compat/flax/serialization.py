@@ -25,8 +25,11 @@ from batiste.compat.flax._packages import load
 from batiste.compat.flax._states import (
     current_path,
     from_state_dict,
+    handlers_by_type,
     is_serializable,
+    load_mapping,
     register_serialization_state,
+    save_mapping,
     to_state_dict,
 )
 from batiste.errors import ArrayBytesError, BatisteError, CorruptBytesError, UnserializableError
@@ -46,6 +49,10 @@ __all__ = [
 
 MAX_CHUNK_SIZE = 2**30
 """The number of bytes above which an array in a dict is written in chunks."""
+
+# Not documented in Flax, but used by libraries that register containers of their own.
+_STATE_DICT_REGISTRY = handlers_by_type()
+_dict_state_dict, _restore_dict = save_mapping, load_mapping
 
 _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 _CHUNKED, _SHAPE, _CHUNKS = "__msgpack_chunked_array__", "shape", "chunks"

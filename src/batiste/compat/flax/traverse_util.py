@@ -353,8 +353,11 @@ class TraverseItem(Traversal):
         return changed
 
     def iterate(self, inputs: Any) -> Iterator[Any]:
-        """Yield the entry."""
-        yield inputs[self._key]
+        """Yield the entry, or the elements of a slice one by one."""
+        if isinstance(self._key, slice):
+            yield from inputs[self._key]
+        else:
+            yield inputs[self._key]
 
 
 class TraverseEach(Traversal):

@@ -244,6 +244,8 @@ def with_flags(scope: _Scope, flags: Mapping[str, Any]) -> Scope:
     """Return a second look at a scope that has flags: what is done through one is seen through the other."""
     seen = object.__new__(Scope)
     for slot in _Scope.__slots__:
+        if slot == "__weakref__":
+            continue
         setattr(seen, slot, getattr(scope, slot))
     seen.flags = FrozenDict(flags)
     seen._has_ended = False

@@ -452,7 +452,7 @@ def remat(
       fn: called as ``fn(scope, *args)``.
       variables: the collections that are seen inside.
       rngs: the random streams that are seen inside.
-      concrete: accepted for Flax's signature.
+      concrete: only False, as in ``jax.checkpoint``.
       prevent_cse: whether the compiler is kept from undoing it.
       static_argnums: arguments that are no arrays, counted after the scope.
       policy: what is kept, as for ``jax.checkpoint``.

@@ -6,6 +6,8 @@ functions by which Flax looks for a mesh are not here.
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 from batiste.compat.flax.typing import LogicalNames
 from batiste.core import (
     AxisMetadata,
@@ -23,6 +25,7 @@ __all__ = [
     "LogicalNames",
     "PARTITION_NAME",
     "Partitioned",
+    "TAxisMetadata",
     "add_axis",
     "get_partition_spec",
     "get_sharding",
@@ -33,3 +36,6 @@ __all__ = [
     "unbox",
     "with_partitioning",
 ]
+
+TAxisMetadata = TypeVar("TAxisMetadata", bound=AxisMetadata[Any])
+"""A type of box."""

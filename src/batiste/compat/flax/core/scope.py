@@ -27,10 +27,13 @@ from batiste.core import (
     DenyList,
     Variable,
     filter_to_set,
+    fold_numbers,
     group_collections,
+    hash_parts,
     in_filter,
     intersect_filters,
     is_filter_empty,
+    is_key,
     open_scope,
     subtract_filters,
     union_filters,
@@ -38,6 +41,7 @@ from batiste.core import (
 from batiste.core import Scope as _Scope
 from batiste.core import apply as _apply
 from batiste.core import init as _init
+from batiste.struct import dataclass, field
 
 __all__ = [
     "Array",
@@ -46,6 +50,7 @@ __all__ = [
     "DenyList",
     "Filter",
     "FrozenVariableDict",
+    "LazyRng",
     "MutableCollection",
     "MutableVariableDict",
     "PRNGFoldable",
@@ -73,6 +78,44 @@ Filter: TypeAlias = CollectionFilter
 
 PRNGSequenceFilter: TypeAlias = CollectionFilter
 """A filter over the names of random streams."""
+
+
+@dataclass
+class LazyRng:
+    """A random key with names and numbers that are folded into it when it is asked for.
+
+    Attributes:
+      rng: the key.
+      suffix: the names and numbers, from the first to the last.
+    """
+
+    rng: PRNGKey
+    suffix: tuple[PRNGFoldable, ...] = field(pytree_node=False)
+
+    def as_jax_rng(self) -> PRNGKey:
+        """Return the key, with the suffix folded in."""
+        return fold_numbers(self.rng, [hash_parts(self.suffix, "linen")]) if self.suffix else self.rng
+
+    @staticmethod
+    def create(rng: LazyRng | PRNGKey, *suffix: PRNGFoldable) -> LazyRng:
+        """Return a key with more to fold in.
+
+        Args:
+          rng: a key, lazy or not.
+          *suffix: names and numbers.
+        """
+        if isinstance(rng, LazyRng):
+            return LazyRng(rng.rng, rng.suffix + suffix)
+        return LazyRng(rng, suffix)
+
+    def clear_suffix(self) -> LazyRng:
+        """Return the key with nothing to fold in."""
+        return LazyRng(self.rng, ())
+
+
+def _is_valid_rng(rng: Any) -> bool:  # pyright: ignore[reportUnusedFunction]
+    """Return whether a value is a random key: not documented in Flax, but looked at by libraries."""
+    return is_key(rng.as_jax_rng() if isinstance(rng, LazyRng) else rng)
 
 
 def _with_flags(fn: Callable[..., Any], flags: Mapping[str, Any] | None) -> Callable[..., Any]:

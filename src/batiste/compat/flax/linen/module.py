@@ -10,9 +10,12 @@ import contextlib
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias
 
-from batiste.compat.flax.core.frozen_dict import FrozenDict
+from batiste.compat.flax.configurations import config
+from batiste.compat.flax.core.frozen_dict import FrozenDict, freeze
+from batiste.compat.flax.linen._stack import Context
 from batiste.compat.flax.typing import FrozenVariableDict, PRNGKey, RNGSequences, VariableDict
 from batiste.core import CollectionFilter, DenyList, Scope, Variable, union_filters
+from batiste.module import Blueprint
 from batiste.nn import (
     InterceptorContext,
     Module,
@@ -60,6 +63,11 @@ __all__ = [
     "union_filters",
     "wrap_method_once",
 ]
+
+_context = Context()  # not documented in Flax, but looked at by libraries that change what modules compute
+
+config.follow("flax_preserve_adopted_names", lambda value: setattr(Module, "preserve_adopted_names", value))
+config.follow("flax_return_frozendict", lambda value: setattr(Blueprint, "variables_as_", freeze if value else None))
 
 Args: TypeAlias = tuple[Any, ...]
 """The positional arguments of a method that is intercepted."""

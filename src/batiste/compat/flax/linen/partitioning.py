@@ -319,7 +319,7 @@ def remat(
       target: a Module class, or a function whose first argument is a module.
       variables: the collections that are seen inside.
       rngs: the random streams that are seen inside.
-      concrete: accepted for Flax's signature.
+      concrete: only False, as in ``jax.checkpoint``.
       prevent_cse: whether the compiler is kept from undoing it.
       static_argnums: arguments that are no arrays, counted after the module: here 0 is the first one, and 1 for
         ``linen.remat``.
@@ -345,7 +345,7 @@ def core_remat_static(
       fn: called as ``fn(scope, *args)``.
       variables: the collections that are seen inside.
       rngs: the random streams that are seen inside.
-      concrete: accepted for Flax's signature.
+      concrete: only False, as in ``jax.checkpoint``.
       prevent_cse: whether the compiler is kept from undoing it.
       static_argnums: arguments that are no arrays, counted after the scope.
       policy: what is kept, as for ``jax.checkpoint``.

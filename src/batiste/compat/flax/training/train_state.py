@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self
 
+from batiste.compat.flax import struct
 from batiste.compat.flax.struct import PyTreeNode, field
 from batiste.train import TrainState as _State
 from batiste.typing import Array, PyTree
 
-__all__ = ["TrainState"]
+__all__ = ["TrainState", "struct"]
+
+
+def _nothing() -> None:
+    """Stand for a function that is not called."""
 
 
 class TrainState(PyTreeNode):
@@ -62,5 +67,5 @@ class TrainState(PyTreeNode):
         Raises:
           OptimizerTypeError: ``tx`` has no ``init`` and ``update``.
         """
-        state = _State.create(apply_fn=apply_fn, params=params, tx=tx)
+        state = _State.create(apply_fn=_nothing, params=params, tx=tx)  # Flax takes anything there
         return cls(step=0, apply_fn=apply_fn, params=params, tx=tx, opt_state=state.opt_state, **kwargs)
