@@ -32,9 +32,9 @@ def an_instance_is_lifted():
     nn.vmap(nn.Dense(2))
 
 
-@raises(TransformedModuleError, "jit(", "needs a bound module")
+@raises(TransformedModuleError, "vmap(", "needs a bound module")
 def a_lifted_function_without_a_module():
-    nn.jit(lambda module, x: module(x))(nn.Dense(2), x)
+    nn.vmap(lambda module, x: module(x))(nn.Dense(2), x)
 
 
 @raises(MixedCallsError, "different calls", "/")
