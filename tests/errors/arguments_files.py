@@ -286,15 +286,19 @@ LOOP = {
     "evaluate_every": COUNT,
     "finite": Domain((3, "yes", None, MATRIX, Anything())),
     "compile_cache": Domain((3, 1.5, None, "", MATRIX, Anything())),
+    "hooks": Domain((3, None, "hooks", [3], [int], {"step": len}, Anything())),
+    "save_errors": choice("raise", "warn"),
+    "config": Domain((3, "config", Anything(), MATRIX, [1])),
+    "report": Domain((3, "yes", None, Anything())),
 }
 GRADS = Domain(
     (None, 3, "grads", {}, {"kernel": jnp.ones((2, 3))}, {"kernel": jnp.ones(3), "bias": jnp.ones(3)}, Anything())
 )
 
 
-def begun(model=MODEL, tx=TX, rngs=KEY, inputs=MATRIX[:, :2]):
+def begun(model=MODEL, tx=TX, rngs=KEY, inputs=MATRIX[:, :2], **given):
     """Return the train state of a model."""
-    return train.TrainState.init(model, tx, rngs, inputs)
+    return train.TrainState.init(model, tx, rngs, inputs, **given)
 
 
 @in_folder
@@ -337,6 +341,8 @@ TRAIN_ROWS = {
             "rngs": Domain(("key", 3, 1.5, MATRIX, Anything(), {"parms": jax.random.key(0)})),
             "inputs": open_to("those of the model"),
             "kwargs": open_to("those of the model"),
+            "mesh": Domain((3, "data", Anything(), MATRIX)),
+            "rules": Domain((3, "fsdp", Anything())),
         },
     ),
     "TrainState.apply_gradients": Row(

@@ -348,9 +348,10 @@ LIFT_ROWS = {
         {
             "target": TARGET,
             **LIFTED,
-            "concrete": FLAG,
+            "concrete": open_to("True is UnsupportedOptionError, as JAX refuses it"),
             "prevent_cse": FLAG,
             "static_argnums": STATIC,
+            "static_argnames": Domain((3, 1.5, [3])),
             "policy": Domain((3, "dots_saveable", MATRIX, {})),
         },
     ),

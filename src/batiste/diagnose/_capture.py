@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import ad_checkpoint
 
-from batiste._arguments import choice, whole_number
+from batiste._arguments import choice, function, refused, whole_number
 from batiste.core import LayerName, is_tracer
 from batiste.diagnose._evaluate import called, is_branch, is_used, run_equation
 from batiste.diagnose._findings import html_table
@@ -209,6 +209,10 @@ def capture(
     """
     choice(what, "what", "capture", ("values", "gradients", "statistics", "histograms"))
     bins = whole_number(bins, "bins", "capture", low=1)
+    if loss is not None:
+        function(loss, "loss", "capture", what="a function of the output")
+    if not isinstance(patterns, str | list | tuple):
+        raise refused(patterns, "patterns", "capture", "a pattern over module paths, or several")
     given: Any = [patterns] if isinstance(patterns, str) else list(cast("Any", patterns))
     return Capture(model, [compile_pattern(each) for each in given], what, loss, bins)
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from batiste._arguments import refused
+from batiste._arguments import function, refused
 from batiste.diagnose._capture import capture
 from batiste.diagnose._evaluate import called, is_branch
 from batiste.diagnose._findings import Finding, Findings
@@ -88,6 +88,10 @@ def lint(
     """
     if not isinstance(model, Blueprint):
         raise refused(model, "model", "lint", "a module", "Give the module and not its apply.")
+    if loss is not None:
+        function(loss, "loss", "lint", what="a function of the output")
+    if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise refused(optimizer, "optimizer", "lint", "an optimiser of Optax", "Make one: optax.adam(1e-3).")
     subject = subject_of(
         model, variables, inputs, rngs=rngs, mutable=mutable, method=method, kwargs=kwargs, where="lint"
     )

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from batiste._arguments import function as checked
 from batiste.core import LayerName
 from batiste.diagnose._evaluate import branch_of, called, is_branch, is_used, outputs_of, parts_of_while, read_all
 from batiste.diagnose._program import (
@@ -158,6 +159,8 @@ def find_nan(
     Raises:
       ArgumentError: ``model`` is no module and no function.
     """
+    if loss is not None:
+        checked(loss, "loss", "find_nan", what="a function of the output")
     subject = subject_of(
         model, variables, inputs, rngs=rngs, mutable=mutable, method=method, kwargs=kwargs, where="find_nan"
     )

@@ -27,8 +27,9 @@ import numpy as np
 from jax import ad_checkpoint
 
 from batiste._arguments import function as checked_function
-from batiste.core import LayerName, is_tracer
-from batiste.errors import InvalidRngError, ScopeCollectionNotFound
+from batiste._arguments import shown
+from batiste.core import LayerName, is_tracer, streams_from
+from batiste.errors import ApplyScopeInvalidVariablesTypeError, InvalidRngError, ScopeCollectionNotFound
 from batiste.module import Blueprint, InterceptorContext, blueprint_fields, intercept_methods
 from batiste.tree import flatten, join_path
 
@@ -291,8 +292,13 @@ def subject_of(
 
         name = getattr(called, "__name__", type(called).__name__)
         return Subject(name, run, {"args": arrays}, is_model=False)
+    if not isinstance(variables, Mapping):
+        raise ApplyScopeInvalidVariablesTypeError(given=shown(variables))
+    named_variables = cast("Mapping[Any, Any]", variables)
+    if rngs is not None:
+        streams_from(rngs, type(model).__name__)
     if mutable is None:
-        mutable = [name for name in variables if name != "params"] or False
+        mutable = [str(name) for name in named_variables if name != "params"] or False
     arrays, rebuild = _split((inputs, kwargs))
     module: Any = model
 
@@ -303,7 +309,7 @@ def subject_of(
 
     named = cast("Mapping[str, Any]", rngs) if isinstance(rngs, Mapping) else {"params": rngs}
     streams: dict[str, Any] = {} if rngs is None else dict(named)
-    arguments = {"variables": dict(variables), "inputs": arrays, "rngs": streams}
+    arguments: dict[str, Any] = {"variables": dict(named_variables), "inputs": arrays, "rngs": streams}
     arguments["rngs"] = _streams_needed(apply, arguments) if rngs is None else streams
     return Subject(type(model).__name__, apply, arguments, is_model=True)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from batiste._arguments import array, mapping, number, refused, whole_number, whole_numbers
-from batiste.core import is_tracer
+from batiste.core import is_key, is_tracer
 from batiste.errors import GenerationModelError, GenerationPromptError, GenerationResultError
 from batiste.generation._choose import Sampling
 from batiste.generation._loop import Plan, run
@@ -167,6 +167,8 @@ def _checked_sampling(
     else:
         heat = number(temperature, "temperature", "generate", low=0)
         draws = heat > 0
+    if key is not None and not is_key(key):
+        raise refused(key, "key", "generate", "a random key", "Make one: jax.random.key(0).")
     if draws and key is None:
         advice = "Give key=jax.random.key(0), or temperature=0 for the likeliest tokens."
         raise refused(key, "key", "generate", "a random key where tokens are drawn", advice)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from batiste._arguments import array, function, number, whole_number
+from batiste.dtypes import cast
 from batiste.errors import InputRankError
 from batiste.module import Module, compact
 from batiste.nn._activations import silu
@@ -115,7 +116,7 @@ class MoE(Module):
         top_k = whole_number(self.top_k, "top_k", self, low=1, high=experts)
         function(self.activation, "activation", self)
         rows = inputs.reshape(-1, inputs.shape[-1])
-        rows = rows if self.dtype is None else rows.astype(self.dtype)
+        rows = rows if self.dtype is None else cast(rows, self.dtype)
         router = Dense(
             experts, use_bias=False, dtype=jnp.float32, param_dtype=self.param_dtype, kernel_init=self.router_init,
             name="router",

@@ -17,6 +17,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
 from batiste._arguments import function
 from batiste.core import unbox
+from batiste.errors import InvalidInstanceModuleError
 from batiste.plan._chips import Chip, chip
 from batiste.plan._costs import Cost, Costs, costs
 from batiste.plan._lints import Lint, lints
@@ -185,6 +186,8 @@ def plan(
       ArgumentError: an argument is none of these.
       ShardError: the rules do not fit the model or the mesh.
     """
+    if isinstance(model, type) or not hasattr(model, "init"):
+        raise InvalidInstanceModuleError(call="init", given=repr(model))
     if loss is not None:
         function(loss, "loss", "plan")
     named = _mesh(mesh)

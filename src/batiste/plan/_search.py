@@ -74,7 +74,11 @@ def smallest_mesh(model: Any, *inputs: Any, most: int = 4096, **options: Any) ->
       *inputs: what it is called with.
       most: where to stop.
       **options: the other arguments of ``plan``.
+
+    Raises:
+      ArgumentError: ``most`` is no whole number, or an argument of ``plan`` is wrong.
     """
+    most = whole_number(most, "most", "smallest_mesh", low=1)
     alone = plan(model, *inputs, mesh=None, rules=None, remat=False, **options)
     least = max(1, _state_devices(alone))
     count = 1 << math.ceil(math.log2(least))

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from batiste._arguments import choice
 from batiste.core import unbox
 from batiste.shard._decide import Decision, Unmatched, shape_of
-from batiste.shard._mesh import AnyMesh, axes_of
+from batiste.shard._mesh import AnyMesh, axes_of, check_mesh
 from batiste.shard._specs import PathRules, decided_specs
 
 __all__ = ["Explanation", "LeafPlacement", "explain"]
@@ -108,10 +108,12 @@ def explain(
       unmatched: whether a rule that no leaf has a use for is an error.
 
     Raises:
+      ArgumentError: ``mesh`` is no mesh, or ``default`` no spec.
       ShardError: what ``batiste.shard.specs`` raises; an axis that is not cut into equal parts is shown as not cut.
       TreeError: likewise.
     """
     choice(unmatched, "unmatched", "explain", ("error", "ignore"))
+    check_mesh(mesh, "shard.explain")
     sizes = {str(axis): int(size) for axis, size in mesh.shape.items()}
     found = decided_specs(tree, rules, mesh, default=default, unmatched=unmatched)
     return Explanation(tuple(_leaf(each, sizes) for each in found), sizes)

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from batiste._arguments import choice, refused
+from batiste._arguments import choice, refused, whole_number
 from batiste.errors import MeshAxesError, UnknownMeshAxisError, nearest
 
 __all__ = ["AxisTypes", "MeshSizes", "mesh", "mesh_sizes"]
@@ -39,6 +40,8 @@ def mesh(sizes: MeshSizes, *, devices: Sequence[Any] | None = None, types: AxisT
       MeshAxesError: ``sizes`` cannot be read, or do not fit the devices.
       UnknownMeshAxisError: ``types`` names an axis that there is not.
     """
+    if devices is not None and not all(isinstance(one, jax.Device) for one in _listed(devices)):
+        raise refused(devices, "devices", "shard.mesh", "a list of devices", "Give jax.devices(), or some of them.")
     found: list[Any] = [*jax.devices()] if devices is None else [*devices]
     named = mesh_sizes(sizes, len(found))
     count = math.prod(named.values())
@@ -60,6 +63,8 @@ def mesh_sizes(sizes: MeshSizes, count: int | None = None) -> dict[str, int]:
     Raises:
       MeshAxesError: they cannot be read, or do not fit the devices.
     """
+    if count is not None:
+        count = whole_number(count, "count", "mesh_sizes", low=1)
     named = _parsed(sizes)
     known = math.prod(size for size in named.values() if size != -1)
     open_axes = [name for name, size in named.items() if size == -1]
@@ -75,6 +80,10 @@ def mesh_sizes(sizes: MeshSizes, count: int | None = None) -> dict[str, int]:
         raise MeshAxesError(given=_words(sizes), reason=f"it needs {known} devices, and there are {count}")
     rest = 1 if count is None else count // known
     return {name: rest if size == -1 else size for name, size in named.items()}
+
+
+def _listed(devices: Any) -> Sequence[Any]:
+    return cast("Sequence[Any]", devices) if isinstance(devices, list | tuple) else np.ravel(devices).tolist()
 
 
 def _parsed(sizes: Any) -> dict[str, int]:

@@ -13,13 +13,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeAlias, cast
 
 from jax.sharding import PartitionSpec
 
-from batiste._arguments import text, whole_number
+from batiste._arguments import refused, text, whole_number
 from batiste.errors import PartitionRulesError
 
 __all__ = ["Cut", "Rule", "Rules"]
@@ -111,7 +111,11 @@ class Rules(Mapping[Any, Rule]):
           PartitionRulesError: if an entry is neither a spec nor a cut.
         """
         object.__setattr__(self, "table", dict(checked(self.table)))
-        object.__setattr__(self, "activations", tuple((name, _entry(axes)) for name, axes in self.activations))
+        text(self.name, "name", "Rules")
+        batch: Any = self.batch
+        if not isinstance(batch, PartitionSpec):
+            raise refused(batch, "batch", "Rules", "a jax.P")
+        object.__setattr__(self, "activations", tuple(map(_pair, _sequence(self.activations))))
 
     def __getitem__(self, pattern: Any) -> Rule:
         return self.table[pattern]
@@ -210,3 +214,16 @@ def _from_json(each: Mapping[str, Any]) -> Rule:
     if "spec" in each:
         return PartitionSpec(*map(_entry, each["spec"]))
     return Cut(*each["cut"], largest=each.get("largest"), at_least=each.get("at_least", 0))
+
+
+def _sequence(value: Any) -> Sequence[Any]:
+    if not isinstance(value, tuple | list):
+        raise refused(value, "activations", "Rules", "pairs of a logical name and mesh axes")
+    return cast("Sequence[Any]", value)
+
+
+def _pair(value: Any) -> tuple[str, _Entry]:
+    pair = _sequence(value)
+    if len(pair) != 2:
+        raise refused(value, "activations", "Rules", "pairs of a logical name and mesh axes")
+    return text(pair[0], "activations", "Rules", what="a logical name"), _entry(pair[1])

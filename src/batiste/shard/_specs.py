@@ -79,17 +79,23 @@ def specs(
     choice(indivisible, "indivisible", "specs", ("error", "replicate"))
     if mesh is not None:
         check_mesh(mesh, "shard.specs")
-    if default is not None and not isinstance(cast("Any", default), PartitionSpec):
-        raise refused(default, "default", "specs", "a jax.P")
+    choice(unmatched, "unmatched", "specs", ("error", "ignore"))
+    _check_default(default)
     found, treedef = _flatten(tree, is_axis_metadata)
     decided = decisions(tree, dict(found), rules, mesh, default, unmatched)
     return jax.tree.unflatten(treedef, check_specs([each.placed for each in decided], mesh, indivisible))
+
+
+def _check_default(default: Any) -> None:
+    if default is not None and not isinstance(default, PartitionSpec):
+        raise refused(default, "default", "specs", "a jax.P")
 
 
 def decided_specs(
     tree: Any, rules: PathRules | None, mesh: AnyMesh, *, default: PartitionSpec | None, unmatched: Unmatched
 ) -> list[Decision]:
     """Return how every leaf is to lie, and why, with specs that fit the mesh."""
+    _check_default(default)
     found, _ = _flatten(tree, is_axis_metadata)
     decided = decisions(tree, dict(found), rules, mesh, default, unmatched)
     fitting = check_specs([each.placed for each in decided], mesh, "replicate")

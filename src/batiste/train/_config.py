@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from batiste._arguments import refused
+from batiste._arguments import path, refused
 from batiste.errors import ConfigChangedWarning, MissingPackageError
 
 __all__ = ["configured", "fields_of", "is_config", "keep_config", "read_config"]
@@ -91,10 +91,11 @@ def _has_repr(value: Any) -> bool:
     return type(value).__repr__ is not object.__repr__
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the fields that a run was begun with; none where it has none, or the file cannot be read."""
+    place = Path(path(folder, "folder", "read_config")) / NAME
     try:
-        found: Any = json.loads((folder / NAME).read_text())
+        found: Any = json.loads(place.read_text())
     except (OSError, ValueError):
         return {}
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}

@@ -28,7 +28,7 @@ from batiste.train._make_step import LossFunction, Step, merged, numbers, outcom
 from batiste.train._memory import check_there
 from batiste.train._model_call import ModelCall
 from batiste.train._policy import AS_IT_IS, Policy
-from batiste.train._state import TrainState
+from batiste.train._state import TrainState, check_state
 from batiste.train.metrics import Mean, Metric
 
 __all__ = ["evaluate"]
@@ -70,6 +70,7 @@ def evaluate(
     policy = AS_IT_IS
     if isinstance(loss_fn, Step):
         loss_fn, policy = loss_fn.loss_fn, loss_fn.policy
+    check_state(state, "evaluate")
     function(loss_fn, "loss_fn", "evaluate", what="a loss function, or a step that make_step has made of one")
     params = state.averaged_params() if averaged else state.params
     program = _compiled(_Program(loss_fn, policy))

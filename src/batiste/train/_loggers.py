@@ -14,9 +14,9 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from batiste._arguments import refused
+from batiste._arguments import path, refused
 from batiste.errors import LoopArgumentError, MissingPackageError
 from batiste.train._config import fields_of
 from batiste.train._metrics import Row
@@ -34,9 +34,9 @@ def _package(name: str, install: str = "") -> Any:
 
 
 def _path(value: Any, where: str) -> Path | None:
-    if value is not None and (not isinstance(value, str | os.PathLike) or os.fspath(value) == ""):
-        raise refused(value, "folder", where, "a path, or None for one in the folder of the run")
-    return None if value is None else Path(cast("Any", value))
+    if value is None:
+        return None
+    return Path(path(value, "folder", where, what="a path, or None for one in the folder of the run"))
 
 
 def _in_run(folder: Path | None, loop: Any, name: str, logger: str) -> Path:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from batiste.errors import AdapterStateError
-from batiste.train._state import FROZEN, TrainState
+from batiste.train._state import FROZEN, TrainState, check_state
 from batiste.tree import PatternLike, lora_init, lora_merge
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def lora(
       OptimizerTypeError: ``tx`` is no optimiser.
       BatisteError: what ``tree.lora_init`` refuses.
     """
+    check_state(state, "train.lora")
     if FROZEN in state.collections:
         raise AdapterStateError(problem="it has adapters already, which lora_merged(state) would make part of it")
     adapters = lora_init(key, state.params, patterns, rank, alpha=alpha, dtype=dtype, inputs=inputs, stacked=stacked)
@@ -98,6 +99,7 @@ def lora_merged(state: TrainState, params: PyTree | None = None) -> PyTree:
     Raises:
       AdapterStateError: the state has no adapters.
     """
+    check_state(state, "train.lora_merged")
     if not isinstance(state.apply_fn, _Adapted) or FROZEN not in state.collections:
         raise AdapterStateError(problem="it has no adapters: train.lora(state, ...) makes a state with them")
     adapters = state.params if params is None else params

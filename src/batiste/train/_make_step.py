@@ -93,6 +93,8 @@ def make_step(
         raise refused(average, "average", "make_step", "a decay between 0 and 1", advice)
     if isinstance(mutable, str):
         raise refused(mutable, "mutable", "make_step", "names of collections", f"Write mutable=[{mutable!r}].")
+    if mutable is not None and not isinstance(cast("Any", mutable), Sequence):
+        raise refused(mutable, "mutable", "make_step", "names of collections")
     names = None if mutable is None else tuple(mutable)
     if names is not None and not all(isinstance(name, str) for name in cast("tuple[Any, ...]", names)):
         raise refused(mutable, "mutable", "make_step", "names of collections")

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 import jax
 
-from batiste._arguments import number
+from batiste._arguments import function, number
 from batiste.train._hooks import Hook
 
 __all__ = ["PEAKS", "flops_of", "progress"]
@@ -51,6 +51,7 @@ def progress(
         number(flops, "flops", "progress", above=0)
     if peak is not None:
         number(peak, "peak", "progress", above=0)
+    function(clock, "clock", "progress", what="a function that returns seconds")
     shown = _Shown(flops, peak, clock)
     return Hook({"start": shown.start, "step": shown.step, "end": shown.end})
 

@@ -12,11 +12,13 @@ import html
 import itertools
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from batiste._arguments import path as checked_path
 from batiste.checkpoint import Manager
 from batiste.errors import BatisteError
 from batiste.train._config import read_config
@@ -38,11 +40,13 @@ img { image-rendering: pixelated; min-width: 96px; max-width: 420px } figcaption
 """
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return the objects of a file of JSON lines; what is no such line is left out, and a missing file has none."""
     found: list[dict[str, Any]] = []
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (
+            Path(checked_path(path, "path", "read_lines")).read_text(encoding="utf-8", errors="replace").splitlines()
+        )
     except OSError:
         return found
     for line in lines:
@@ -113,16 +117,18 @@ def metric_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row if name not in ("step", "time")))
 
 
-def write_report(folder: Path, state: Any = None) -> Path:
+def write_report(run: str | os.PathLike[str], state: Any = None) -> Path:
     """Write the page of a run, and return where it is.
 
     Args:
-      folder: the folder of the run.
+      run: the folder of the run.
       state: its state, for the table of its arrays; None leaves the table as the last checkpoint has it.
 
     Raises:
+      ArgumentError: the folder is no path.
       OSError: it cannot be written; a page that was there stays as it is.
     """
+    folder = Path(checked_path(run, "run", "write_report"))
     rows = read_lines(folder / "metrics.jsonl")
     starts = read_lines(folder / "starts.jsonl")
     parts = [f"<h1>{html.escape(folder.name)}</h1>", _summary(folder, rows)]

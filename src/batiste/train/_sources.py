@@ -252,6 +252,8 @@ def from_grain(data: Any, *, workers: int = 0, per_worker: int = 2) -> Any:
     whole_number(per_worker, "per_worker", "from_grain", low=1)
     if not hasattr(data, "__iter__") and not hasattr(data, "to_iter_dataset"):
         raise refused(data, "data", "from_grain", "a dataset or a loader of grain")
+    if isinstance(data, list | tuple | str | bytes | dict):
+        raise refused(data, "data", "from_grain", "a dataset or a loader of grain")
     if not workers:
         return data
     try:

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 import jax
 import jax.numpy as jnp
 
+from batiste._arguments import refused
 from batiste.errors import BatisteError, NoAverageError, StateArgumentError
 from batiste.shard import PathRules, init_placed, shardings
 from batiste.struct import PyTreeNode, field
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
 
     from batiste.typing import Array, Key, MutableVariables, PyTree, Rngs
 
-__all__ = ["AVERAGE", "FROZEN", "TrainState", "is_overwritten", "optimised", "with_optimised"]
+__all__ = ["AVERAGE", "FROZEN", "TrainState", "check_state", "is_overwritten", "optimised", "with_optimised"]
 
 AVERAGE = "average"
 """The entry of ``extras`` that has averaged parameters."""
@@ -359,3 +360,13 @@ def with_optimised(tree: PyTree, part: PyTree) -> PyTree:
 def is_overwritten(tree: PyTree) -> bool:
     """Say whether the parameters, or their gradients, come with a collection that is overwritten."""
     return isinstance(tree, Mapping) and _OVERWRITE in tree
+
+
+def check_state(state: Any, where: str) -> None:
+    """Refuse what is no train state.
+
+    Raises:
+      ArgumentError: it is something else.
+    """
+    if not isinstance(state, TrainState):
+        raise refused(state, "state", where, "a TrainState", "Make one: TrainState.init(model, tx, rngs, x).")

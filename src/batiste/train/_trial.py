@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from batiste._arguments import number, refused, whole_number
+from batiste._arguments import number, path, refused, text, whole_number
 from batiste.errors import LearningRateError, LoopArgumentError
 from batiste.train._data import Batches
 from batiste.train._hooks import Hook
@@ -141,6 +141,8 @@ def profile(start: int = 10, steps: int = 5, folder: str | os.PathLike[str] | No
     given: Any = folder
     if given is not None and not isinstance(given, str | os.PathLike):
         raise refused(given, "folder", "profile", "a path", 'Write folder="profile".')
+    if folder is not None:
+        path(folder, "folder", "profile")
     seen = {"steps": 0, "on": 0}
 
     def place(loop: Any) -> Path:
@@ -216,6 +218,7 @@ def find_learning_rate(
 
     Reference: Smith, "Cyclical Learning Rates for Training Neural Networks" (2017), section 3.3.
     """
+    text(metric, "metric", "find_learning_rate", what="the name of a metric")
     number(low, "low", "find_learning_rate", above=0)
     number(high, "high", "find_learning_rate", above=low)
     whole_number(steps, "steps", "find_learning_rate", low=3)
