@@ -107,7 +107,14 @@ def foreign_privates(file: SourceFile) -> list[str]:
 NAMED_TUPLE = frozenset({"_asdict", "_fields", "_make", "_replace"})
 """What `typing.NamedTuple` documents under names that look private."""
 
-BORDER_EXCEPTIONS: dict[tuple[str, str], str] = {}
+BORDER_EXCEPTIONS: types.MappingProxyType[tuple[str, str], str] = types.MappingProxyType(
+    {
+        ("batiste.struct", "_flax_dataclass"): "by which libraries that work with Flax's classes know one",
+        ("batiste.train._hyperparams", "_opt"): "Optax's MultiSteps has no public name for what it wraps",
+        ("batiste.train._processes", "_exit"): "os._exit, a public function of Python in spite of its name",
+        ("batiste.train._stop", "_exit"): "likewise",
+    }
+)
 """Private attributes of others that a file may use, by module and attribute, each with its reason."""
 
 
