@@ -23,7 +23,7 @@ GROUPS = MappingProxyType(
         "Attention": ("_attention", "_multihead", "_modern_attention", "_masks"),
         "Recurrent layers": ("_recurrent", "_cells"),
         "Normalisation and dropout": ("_norm", "_batch_norm", "_reparam", "_dropout"),
-        "Combinators": ("_combinators", "_repeat"),
+        "Combinators": ("_combinators", "_repeat", "_moe"),
         "Activations": ("_activations", "functions", "special", "numpy"),
         "Initialisers": ("_initializers",),
         "Transforms": ("_vmap", "_scan", "_calls", "_branches", "_autodiff", "_variables", "_axes"),

@@ -19,6 +19,8 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 MODULES_OF = {"orbax-checkpoint": {"orbax", "tensorstore"}, "scikit-learn": {"sklearn"}}
 BROUGHT_BY_THE_BASE = {"absl"}  # Optax needs it
 BROUGHT_BY_THE_USER = {
+    "datasets": "is read where the user gives a data set of it",
+    "grain": "is read where the user gives a data set of it",
     "cloudpickle": "is asked whether a class is its own",
     "flax": "is installed where Flax's own programs run beside ours",
     "tensorboardX": "is one of several packages that write TensorBoard's files",

@@ -53,7 +53,11 @@ COMMANDS = {
         },
     ),
 }
-ELSEWHERE = {}
+ELSEWHERE = {
+    "diagnose": "works on the code of a model; tests/diagnose has what its tools refuse",
+    "plan": "works on the code of a model; tests/plan has what plan.plan refuses",
+    "runs": "a group of commands; tests/cli/test_runs.py has what each refuses",
+}
 
 
 def options():

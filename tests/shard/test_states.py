@@ -206,7 +206,7 @@ def test_names_in_boxes_hold_for_the_optimiser():
 def test_rules_without_a_mesh():
     with pytest.raises(errors.StateArgumentError, match="no mesh"):
         TrainState.init(Net(), optax.adam(1e-3), rngs(), INPUT, rules=shard.preset("fsdp"))
-    with pytest.raises(errors.ArgumentError, match="mesh of devices"):
+    with pytest.raises(errors.ArgumentError, match="of devices"):
         shard.init(Net(), shard.mesh("data=8").abstract_mesh, shard.preset("fsdp"), rngs(), INPUT)
     with pytest.raises(errors.ArgumentError, match="a Module"):
         shard.init(3, shard.mesh("data=8"), shard.preset("fsdp"), rngs(), INPUT)

@@ -373,7 +373,7 @@ def test_a_configuration_is_read_saved_and_compared(run):
     for wrong in (3, None, Config(), "Config"):
         with pytest.raises(ArgumentError):
             train.configured(wrong)
-    with pytest.raises(LoopArgumentError, match="`config` cannot be"):
+    with pytest.raises(ArgumentError, match="was given config="):
         fit(step, begin(), batch, steps=5, config=3)
 
 

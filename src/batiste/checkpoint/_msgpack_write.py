@@ -22,9 +22,8 @@ from typing import Any, BinaryIO, Final, TypeAlias, cast
 from batiste.checkpoint._arrays import as_bytes
 from batiste.checkpoint._manifest import Manifest
 from batiste.checkpoint._msgpack import CHUNKED
-from batiste.checkpoint._structure import children_of, is_box, is_leaf, is_mapping
+from batiste.checkpoint._structure import children_of, is_box, is_leaf, is_mapping, stored_in
 from batiste.checkpoint._types import NumpyArray, Record
-from batiste.core import stored_in
 from batiste.errors import UnsavableLeafError, UnsavableTreeError
 from batiste.tree import join_path
 

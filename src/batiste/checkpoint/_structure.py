@@ -31,7 +31,6 @@ import numpy as np
 
 from batiste.checkpoint._arrays import is_jax_array
 from batiste.checkpoint._manifest import MAX_DEPTH
-from batiste.core import stored_in
 from batiste.errors import UnsavableTreeError
 from batiste.tree import LazyArray, join_path, path_string, split_path
 
@@ -48,6 +47,7 @@ __all__ = [
     "is_mapping",
     "is_text",
     "rebuild",
+    "stored_in",
 ]
 
 _IMPORTABLE: Final = ("optax", "jax", "batiste")
@@ -74,6 +74,11 @@ class Described:
 def is_box(node: Any) -> bool:
     """Return whether a node is an array in a wrapper that says something about it."""
     return hasattr(node, "unbox") and hasattr(node, "replace_boxed")
+
+
+def stored_in(node: Any) -> Any:
+    """Return what is in a box as it is stored; as ``batiste.core`` has it, which loads JAX."""
+    return node.value if hasattr(node, "value") else node.unbox()
 
 
 def box_names(node: Any) -> list[str | None] | None:

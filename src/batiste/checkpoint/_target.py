@@ -24,9 +24,9 @@ from batiste.checkpoint._arrays import (
     key_data,
     wrap_key,
 )
-from batiste.checkpoint._structure import is_box
+from batiste.checkpoint._structure import is_box, stored_in
 from batiste.checkpoint._types import NumpyArray, Record
-from batiste.core import is_tracer, stored_in
+from batiste.core import is_tracer
 from batiste.errors import CheckpointArgumentError, DuplicatePathError, UnmatchedPolicyError, nearest
 from batiste.tree import Pattern, compile_pattern, path_string
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 import random
 import sys
@@ -179,11 +180,15 @@ class _Watch:
         if sys.getprofile() is not None:
             yield
             return
+        collects = gc.isenabled()
+        gc.disable()  # what is called when garbage is collected would be seen in the frame of the model
         sys.setprofile(self._event)
         try:
             yield
         finally:
             sys.setprofile(None)
+            if collects:
+                gc.enable()
 
     def _event(self, frame: types.FrameType, event: str, argument: Any) -> None:
         if event == "c_call":

@@ -71,6 +71,13 @@ class MoE(Module):
     and ``router_z``, the mean square of the router's log-sum-exp (ST-MoE, https://arxiv.org/abs/2202.08906, equation
     5).
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from batiste import nn
+    >>> layer, x = nn.MoE(num_experts=4, hidden_features=8), jnp.ones((2, 3, 5))
+    >>> layer.apply(layer.init(jax.random.key(0), x), x).shape
+    (2, 3, 5)
+
     Attributes:
       num_experts: how many experts there are.
       hidden_features: the features inside of an expert.

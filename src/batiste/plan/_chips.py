@@ -45,7 +45,7 @@ CHIPS: Mapping[str, Chip] = MappingProxyType(
             Chip(
                 "b200", 2250e12, 180e9, 8.0e12, 900e9, "NVIDIA DGX B200 datasheet, an eighth; NVLink 1.8 TB/s both ways"
             ),
-            Chip("v5e", 197e12, 16e9, 0.800e12, 200e9, "cloud.google.com/tpu/docs/v6e, beside v6e: interchip 1600 Gbit/s"),
+            Chip("v5e", 197e12, 16e9, 0.800e12, 200e9, "cloud.google.com/tpu/docs/v6e, its column for v5e"),
             Chip("v5p", 459e12, 95e9, 2.765e12, 600e9, "cloud.google.com/tpu/docs/v5p: interchip 4800 Gbit/s"),
             Chip("v6e", 918e12, 32e9, 1.600e12, 400e9, "cloud.google.com/tpu/docs/v6e: interchip 3200 Gbit/s"),
         )

@@ -180,14 +180,14 @@ class Scope(_Scope, metaclass=_EveryScope):
         """Return whether a variable of ``col`` (None: a child) may no longer be called ``name``."""
         return super().name_reserved(name, col)
 
-    def reserve(self, name: str, col: str | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def reserve(self, name: str, col: str | None = None, *, holder: object = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take a name for a child (``col`` None) or for a variable of a collection.
 
         Raises:
           NameInUseError: if it is taken.
         """
         self.check_open()
-        super().reserve(name, col)
+        super().reserve(name, col, holder=holder)
 
     def is_mutable_collection(self, col: str) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return whether variables of ``col`` may change in this call."""
