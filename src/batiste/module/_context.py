@@ -128,6 +128,10 @@ def tag(name: str, value: Any) -> Any:
 
     It adds nothing to the program unless somebody looks: ``batiste.diagnose.capture(model, "**/attn/weights")``.
 
+    >>> from batiste import nn
+    >>> nn.tag("half", 0.5)
+    0.5
+
     Args:
       name: what the value is called, such as ``"weights"``.
       value: an array.
