@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,6 +86,11 @@ def _loaded(target: str) -> tuple[Any, tuple[Any, ...]]:
     except AttributeError as error:
         raise refused(target, "MODEL", where, f"a name that {module} has", f"{error}.") from error
     if not isinstance(found, Blueprint | tuple) and callable(found):
+        try:
+            inspect.signature(found).bind()
+        except (TypeError, ValueError) as error:
+            what = "a Module, or a function without arguments that returns one"
+            raise refused(target, "MODEL", where, what, f"It cannot be called without arguments: {error}.") from error
         found = found()
     model, *inputs = cast("tuple[Any, ...]", found) if isinstance(found, tuple) else (found,)
     if not isinstance(model, Blueprint):

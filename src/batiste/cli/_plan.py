@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import typer
 
+from batiste._arguments import shown
 from batiste.cli._report import Exit
 from batiste.cli._say import say, say_json
 from batiste.plan import Plan, as_html, as_json, as_text, plan, ranking, search, smallest_mesh
@@ -86,4 +88,15 @@ def _model(name: str) -> Any:
         raise typer.BadParameter(message) from error
     finally:
         sys.path.pop(0)
-    return found() if isinstance(found, type) or not hasattr(found, "init") else found
+    made: Any = found
+    if callable(found) and (isinstance(found, type) or not hasattr(found, "init")):
+        try:
+            inspect.signature(found).bind()
+        except (TypeError, ValueError) as error:
+            message = f"{name!r} cannot be called without arguments: {error}"
+            raise typer.BadParameter(message) from error
+        made = found()
+    if not hasattr(made, "init"):
+        message = f"{name!r} is {shown(made)}: a model is wanted, or a function without arguments that makes one"
+        raise typer.BadParameter(message)
+    return made
