@@ -39,6 +39,7 @@ from batiste.core._trace import (
     is_eager,
     is_tracer,
     is_tracer_class,
+    scan_extents,
 )
 from batiste.core._variable import Variable
 
@@ -92,6 +93,7 @@ __all__ = [
     "open_scope",
     "remove_axis",
     "replace_boxed",
+    "scan_extents",
     "stack",
     "stored_in",
     "streams_from",

@@ -25,6 +25,7 @@ __all__ = [
     "is_tracer",
     "is_tracer_class",
     "replace_equations",
+    "scan_extents",
     "without_unused",
 ]
 
@@ -132,7 +133,7 @@ def _equation_depends_on(equation: Any, marks: list[bool]) -> list[bool]:
         return [True] * len(equation.outvars)
     if equation.primitive.name != "scan":
         return depends_on(inner, marks)
-    extents = _scan_extents(equation.params)
+    extents = scan_extents(equation.params)
     if extents is None:
         return [True] * len(equation.outvars)
     first, carried = extents
@@ -144,7 +145,7 @@ def _equation_depends_on(equation: Any, marks: list[bool]) -> list[bool]:
         marks = marks[:first] + grown + marks[first + carried :]
 
 
-def _scan_extents(params: Mapping[str, Any]) -> tuple[int, int] | None:
+def scan_extents(params: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return how many inputs of a ``scan`` are constants, and how many are carried; None if it does not tell."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]

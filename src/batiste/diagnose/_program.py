@@ -28,7 +28,7 @@ from jax import ad_checkpoint
 
 from batiste._arguments import function as checked_function
 from batiste._arguments import shown
-from batiste.core import LayerName, is_tracer, streams_from
+from batiste.core import LayerName, is_tracer, scan_extents, streams_from
 from batiste.errors import ApplyScopeInvalidVariablesTypeError, InvalidRngError, ScopeCollectionNotFound
 from batiste.module import Blueprint, InterceptorContext, blueprint_fields, intercept_methods
 from batiste.tree import flatten, join_path
@@ -468,14 +468,6 @@ def is_closed(value: Any) -> bool:
 def is_literal(atom: Any) -> bool:
     """Return whether an input of an equation is a number that is written in."""
     return hasattr(atom, "val")
-
-
-def scan_extents(params: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return how many inputs of a ``scan`` are constants, and how many are carried; None if it does not tell."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    parts = getattr(params.get("ft_in"), "elts", ())  # of a newer JAX: constants, carry, inputs
-    return (len(list(parts[0])), len(list(parts[1]))) if len(parts) == 3 else None
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from batiste.core import scan_extents
 from batiste.plan._flat import Body, Step, flat, inner
 from batiste.plan._lives import peak_of
 from batiste.plan._names import Pass, Path, Place
@@ -226,7 +227,7 @@ def _within(around: Place, place: Place) -> Place:
 def _scan(walk: _Walk, state: Any, step: Step, place: Place, times: float) -> int:
     params = step.eqn.params
     body = flat(params["jaxpr"])
-    consts, carries, length = params["num_consts"], params["num_carry"], params["length"]
+    (consts, carries), length = scan_extents(params) or (0, 0), params["length"]
     given = [state.spec(value, var.aval) for value, var in zip(step.ins, step.eqn.invars, strict=True)]
     weights = [state.is_weight(value) for value in step.ins]
     last = consts + carries
