@@ -149,8 +149,9 @@ def scan_extents(params: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return how many inputs of a ``scan`` are constants, and how many are carried; None if it does not tell."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
-    parts = getattr(params.get("ft_in"), "elts", ())  # of a newer JAX: constants, carry, inputs
-    return (len(list(parts[0])), len(list(parts[1]))) if len(parts) == 3 else None
+    unpack = getattr(params.get("ft_in"), "unpack", None)  # of a newer JAX: constants, carry, inputs
+    parts = [] if unpack is None else [list(part) for part in unpack()]
+    return (len(parts[0]), len(parts[1])) if len(parts) == 3 else None
 
 
 @functools.cache
