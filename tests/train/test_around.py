@@ -13,7 +13,6 @@ import time
 import types
 import warnings
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
@@ -30,18 +29,7 @@ from batiste.errors import (
     UnsavedStepWarning,
 )
 from batiste.train import Loop, fit
-
-
-def step(state, x):
-    return {"n": state["n"] + 1, "sum": jnp.sin(state["sum"]) + x}, {"loss": x}
-
-
-def begin():
-    return {"n": jnp.int32(0), "sum": jnp.float32(0)}
-
-
-def batch(n):
-    return np.float32(n + 1)
+from tests.train.recurrence import batch, begin, step
 
 
 @pytest.fixture

@@ -27,18 +27,7 @@ from batiste.train import (
     profile,
     time_limit,
 )
-
-
-def step(state, x):
-    return {"n": state["n"] + 1, "sum": jnp.sin(state["sum"]) + x}, {"loss": x}
-
-
-def begin():
-    return {"n": jnp.int32(0), "sum": jnp.float32(0)}
-
-
-def batch(n):
-    return np.float32(n + 1)
+from tests.train.recurrence import batch, begin, step
 
 
 def rows_of(run):

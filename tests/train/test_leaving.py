@@ -23,24 +23,13 @@ from batiste.errors import (
     UnsavedStepWarning,
 )
 from batiste.train import Loop, fit
+from tests.train.recurrence import batch, begin, step
 
 STEPS, EVERY = 12, 4
 
 
 class LeftError(Exception):
     """Raised by a part of a test."""
-
-
-def step(state, x):
-    return {"n": state["n"] + 1, "sum": jnp.sin(state["sum"]) + x}, {"loss": x}
-
-
-def begin():
-    return {"n": jnp.int32(0), "sum": jnp.float32(0)}
-
-
-def batch(n):
-    return np.float32(n + 1)
 
 
 def new_loop(run, at, way=""):
