@@ -10,6 +10,7 @@ from batiste.core._boxes import (
     stored_in,
     unbox,
 )
+from batiste.core._equations import flops, nbytes
 from batiste.core._filters import (
     ChangingFilter,
     CollectionFilter,
@@ -73,6 +74,7 @@ __all__ = [
     "explain_deleted",
     "filter_to_set",
     "fingerprint",
+    "flops",
     "fold_numbers",
     "group_collections",
     "has_tracer",
@@ -90,6 +92,7 @@ __all__ = [
     "is_tracer_class",
     "kept",
     "map_axis_meta",
+    "nbytes",
     "open_scope",
     "remove_axis",
     "replace_boxed",

@@ -13,8 +13,8 @@ from typing import Any
 
 import jax
 
-from batiste.core import LayerName, unbox
-from batiste.diagnose._flops import costed, nbytes
+from batiste.core import LayerName, nbytes, unbox
+from batiste.diagnose._flops import costed
 from batiste.diagnose._program import Call, Calls, Program, subject_of, trace
 from batiste.errors import InvalidRngError
 from batiste.tree import flatten

@@ -17,11 +17,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from batiste.core import scan_extents
+from batiste.core import flops, nbytes, scan_extents
 from batiste.plan._flat import Body, Step, flat, inner
 from batiste.plan._lives import peak_of
 from batiste.plan._names import Pass, Path, Place
-from batiste.plan._operations import elementwise_operations, flops, is_fused, nbytes, touches_part
+from batiste.plan._operations import elementwise_operations, is_fused, touches_part
 from batiste.plan._placement import Collective, Spec, World, moved, whole
 from batiste.plan._propagate import propagated
 

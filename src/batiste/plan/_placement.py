@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from batiste.core import nbytes
 from batiste.plan._flat import Body, Step
-from batiste.plan._operations import nbytes
 
 __all__ = ["Collective", "Placement", "Spec", "Sum", "World", "moved", "reshaped", "whole", "without_repeats"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import MappingProxyType
 
+from batiste.core import nbytes
 from batiste.plan._flat import Step
-from batiste.plan._operations import nbytes
 from batiste.plan._placement import Placement, Spec, Sum, moved, reshaped, whole, without_repeats
 
 __all__ = ["propagated"]
