@@ -383,6 +383,17 @@ DIAGNOSE_ROWS = {
     "find_nan": Row(tool(diagnose.find_nan), {}, {**TOOL, "loss": FUNCTION, "backward": FLAG}),
     "check_pure": Row(tool(diagnose.check_pure), {"captured_bytes": 3}, {**TOOL, "captured_bytes": SIZE}),
     "keys": Row(tool(diagnose.keys), {}, TOOL),
+    "profile": Row(
+        tool(diagnose.profile),
+        {"runs": 1},
+        {
+            **TOOL,
+            "loss": FUNCTION,
+            "backward": FLAG,
+            "runs": COUNT,
+            "folder": Domain((3, 1.5, Anything(), MATRIX, True)),
+        },
+    ),
     "dtypes": Row(tool(diagnose.dtypes), {}, TOOL),
     "lint": Row(
         tool(diagnose.lint), {}, {**TOOL, "loss": FUNCTION, "optimizer": Domain((3, "sgd", optax.sgd, {}, Anything()))}

@@ -646,6 +646,8 @@ ELSEWHERE = {
             "diagnose.Keys",
             "diagnose.ModuleRow",
             "diagnose.NonFinite",
+            "diagnose.Profile",
+            "diagnose.ProfileRow",
             "diagnose.Statistics",
             "diagnose.WithPolicy",
             "shard.Explanation",

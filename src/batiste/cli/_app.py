@@ -152,8 +152,10 @@ def verify(
 @reported
 def diagnose(
     tool: Annotated[
-        Literal["check-pure", "dtypes", "find-nan", "keys", "lint", "summary"],
-        typer.Argument(metavar="TOOL", help="check-pure, dtypes, find-nan, keys, lint or summary.", show_default=False),
+        Literal["check-pure", "dtypes", "find-nan", "keys", "lint", "profile", "summary"],
+        typer.Argument(
+            metavar="TOOL", help="check-pure, dtypes, find-nan, keys, lint, profile or summary.", show_default=False
+        ),
     ],
     model: Annotated[str, typer.Argument(metavar="MODEL", help="package.module:name, a model, or it and its inputs.")],
     *,
@@ -161,10 +163,13 @@ def diagnose(
     options: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="An option of the call: train=False; repeatable.")
     ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", "-p", help="Write the picture of profile as an SVG file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> Exit:
     """Look into a model by module path; the exit code is 1 if something is found."""
-    return _diagnose.diagnose(tool, model, shapes or [], options or [], as_json=as_json)
+    return _diagnose.diagnose(tool, model, shapes or [], options or [], picture=picture, as_json=as_json)
 
 
 @app.command()

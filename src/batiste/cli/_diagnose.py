@@ -22,19 +22,24 @@ import jax.numpy as jnp
 from batiste._arguments import dtype_name, refused
 from batiste.cli._report import Exit
 from batiste.cli._say import say, say_json
-from batiste.diagnose import Dtypes, Findings, check_pure, dtypes, find_nan, keys, lint, summary
+from batiste.diagnose import Dtypes, Findings, Profile, check_pure, dtypes, find_nan, keys, lint, profile, summary
 from batiste.module import Blueprint
 
 __all__ = ["diagnose"]
 
 _TOOLS = MappingProxyType({
-    "check-pure": check_pure, "dtypes": dtypes, "find-nan": find_nan, "keys": keys, "lint": lint, "summary": summary,
+    "check-pure": check_pure, "dtypes": dtypes, "find-nan": find_nan, "keys": keys, "lint": lint, "profile": profile,
+    "summary": summary,
 })  # fmt: skip
 _WORDS: Mapping[str, Any] = MappingProxyType({"True": True, "False": False, "None": None})
 
 
-def diagnose(tool: str, target: str, shapes: Sequence[str], options: Sequence[str], *, as_json: bool) -> Exit:
+def diagnose(
+    tool: str, target: str, shapes: Sequence[str], options: Sequence[str], *, picture: Path | None, as_json: bool
+) -> Exit:
     """Run a tool on a model; the exit code is 1 if it has found something."""
+    if picture is not None and tool != "profile":
+        raise refused(tool, "TOOL", "batiste diagnose --picture", "profile", "It is the one with a picture.")
     model, inputs = _loaded(target)
     inputs = tuple(_array(shape, number) for number, shape in enumerate(shapes)) or inputs
     named = dict(_option(option) for option in options)
@@ -48,17 +53,19 @@ def diagnose(tool: str, target: str, shapes: Sequence[str], options: Sequence[st
     rngs = {name: jax.random.key(number) for number, name in enumerate(("params", "dropout"))}
     variables = model.init(rngs, *inputs, **named)
     found = cast("Any", _TOOLS[tool])(model, variables, *inputs, **named)
+    if picture is not None:
+        picture.write_text(found.to_svg(), encoding="utf-8")
     problems: Any = found.findings if tool == "keys" else found
     if as_json:
         say_json(_plain(found, problems))
     else:
         _lines("nothing found" if found is None else str(found))
-    return Exit.DIFFERS if tool != "dtypes" and problems else Exit.OK
+    return Exit.DIFFERS if tool not in ("dtypes", "profile") and problems else Exit.OK
 
 
 def _plain(found: Any, problems: Any) -> Any:
     """Return a result as plain dicts and lists."""
-    if isinstance(problems, Findings):
+    if isinstance(problems, Findings | Profile):
         return problems.to_json()
     if found is None:
         return None

@@ -35,6 +35,7 @@ from batiste.core._scope import Scope, Start, Streams
 from batiste.core._stacking import stack, unstack
 from batiste.core._trace import (
     CONCRETIZATION_ERRORS,
+    call_jaxpr,
     current_trace,
     has_tracer,
     is_eager,
@@ -66,6 +67,7 @@ __all__ = [
     "Watch",
     "add_axis",
     "apply",
+    "call_jaxpr",
     "check_filter",
     "check_key_scheme",
     "copy_tree",

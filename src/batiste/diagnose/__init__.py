@@ -13,6 +13,7 @@ from batiste.diagnose._findings import Finding, Findings
 from batiste.diagnose._keys import Draw, Keys, keys
 from batiste.diagnose._lint import lint, never_updated
 from batiste.diagnose._nan import ArrayStatistics, NonFinite, find_nan
+from batiste.diagnose._profile import Profile, ProfileRow, profile
 from batiste.diagnose._purity import check_pure
 from batiste.diagnose._retrace import Retrace, WatchedFunction, explain_retrace, watch_retraces
 from batiste.diagnose._summary import Summary, SummaryRow, summary
@@ -30,6 +31,8 @@ __all__ = [
     "Keys",
     "ModuleRow",
     "NonFinite",
+    "Profile",
+    "ProfileRow",
     "Retrace",
     "Statistics",
     "Summary",
@@ -44,6 +47,7 @@ __all__ = [
     "keys",
     "lint",
     "never_updated",
+    "profile",
     "summary",
     "watch_retraces",
     "with_policy",

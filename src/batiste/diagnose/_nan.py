@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -25,6 +25,7 @@ import numpy as np
 from batiste._arguments import function as checked
 from batiste.core import LayerName
 from batiste.diagnose._evaluate import branch_of, called, is_branch, is_used, outputs_of, parts_of_while, read_all
+from batiste.diagnose._gradient import with_gradient
 from batiste.diagnose._program import (
     Call,
     Calls,
@@ -33,6 +34,7 @@ from batiste.diagnose._program import (
     is_closed,
     is_inexact,
     is_literal,
+    mark_of,
     path_text,
     place_of,
     scan_extents,
@@ -164,56 +166,12 @@ def find_nan(
     subject = subject_of(
         model, variables, inputs, rngs=rngs, mutable=mutable, method=method, kwargs=kwargs, where="find_nan"
     )
-    params = subject.arguments.get("variables", {}).get("params") if subject.is_model else None
-    has_gradient = backward and bool(jax.tree.leaves(params))
-    function = _with_gradient(subject.function, loss) if has_gradient else subject.function
-    if loss is not None and not has_gradient:
-        function = _with_loss(subject.function, loss)
+    function, params = with_gradient(subject, loss, backward=backward)
     program = trace(function, subject.arguments, Calls(tag_inputs=True))
     forward = program.out_tree.num_leaves
-    if has_gradient:
+    if params is not None:
         forward -= len(jax.tree.leaves(params))
     return _Search(program, subject.name, forward).run()
-
-
-def _with_loss(function: Callable[..., Any], loss: Callable[..., Any]) -> Callable[..., Any]:
-    def run(given: Any) -> Any:
-        output = function(given)
-        return loss(_output_alone(output)), output
-
-    return run
-
-
-def _output_alone(output: Any) -> Any:
-    """Return a module's output without the collections that it changed."""
-    if isinstance(output, tuple) and len(cast("tuple[Any, ...]", output)) == 2:
-        first, second = cast("tuple[Any, Any]", output)
-        if isinstance(second, Mapping) and all(isinstance(name, str) for name in cast("Mapping[Any, Any]", second)):
-            return first
-    return cast("Any", output)
-
-
-def _with_gradient(function: Callable[..., Any], loss: Callable[..., Any] | None) -> Callable[..., Any]:
-    """Return the function that gives its outputs, its loss, and the gradient of the loss."""
-
-    def run(given: dict[str, Any]) -> Any:
-        def of_params(params: Any) -> Any:
-            output = function({**given, "variables": {**given["variables"], "params": params}})
-            alone = _output_alone(output)
-            return (_sum(alone) if loss is None else loss(alone)), output
-
-        params = given["variables"]["params"]
-        if not all(is_inexact(leaf) for leaf in jax.tree.leaves(params)):
-            return of_params(params), params
-        grad: Any = jax.value_and_grad(of_params, has_aux=True)
-        return grad(params)
-
-    return run
-
-
-def _sum(tree: Any) -> Any:
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
-    return sum((jnp.sum(jnp.real(leaf).astype(jnp.float32)) for leaf in leaves), start=jnp.zeros(()))
 
 
 # --- the search
@@ -368,7 +326,7 @@ class _Search:
         names = [f"{n}" for n in range(len(atoms))]
         inputs: dict[str, Any] = {}
         if call is not None:
-            prefix = f"batiste@{call.number}.input."
+            prefix = f"{mark_of(call.number)}.input."
             for equation in level.jaxpr.eqns:
                 if equation.primitive.name == "name" and str(equation.params["name"]).startswith(prefix):
                     inputs.setdefault(str(equation.params["name"])[len(prefix) :], equation.invars[0])

@@ -43,9 +43,11 @@ __all__ = [
     "is_closed",
     "is_inexact",
     "is_literal",
+    "mark_of",
     "nearest_paths",
     "options_of",
     "path_text",
+    "place_in",
     "place_of",
     "scan_extents",
     "source_of",
@@ -54,7 +56,7 @@ __all__ = [
 ]
 
 _name = cast("Any", ad_checkpoint.checkpoint_name)  # pyright: ignore[reportUnknownMemberType]
-_MARK = re.compile(r"batiste@(\d+)")
+_MARK = re.compile(r"batiste:(\d+)")  # XLA cuts a name in its metadata at an @
 _VMAP = re.compile(r"(?:^|[/(])vmap\(")
 _OWN = ("parent", "name")
 _LONGEST = 48
@@ -140,16 +142,21 @@ class Calls:
         self.modules[number] = module
         self._above.append(number)
         try:
-            with jax.named_scope(f"batiste@{number}"):
+            with jax.named_scope(mark_of(number)):
                 if self._on_input is not None:
                     self._on_input(call, module, (args, kwargs))
                 if self._tag_inputs:
-                    args, kwargs = tagged((args, kwargs), f"batiste@{number}.input")
+                    args, kwargs = tagged((args, kwargs), f"{mark_of(number)}.input")
                 output = method(*args, **kwargs)
                 self.made[number] = call = call._replace(outputs=_shapes(output))
                 return output if self._on_output is None else self._on_output(call, module, output)
         finally:
             self._above.pop()
+
+
+def mark_of(number: int) -> str:
+    """Return the name of the scope that marks a call."""
+    return f"batiste:{number}"
 
 
 def _path_of(module: Any) -> tuple[str, ...]:
@@ -421,11 +428,12 @@ class Place(NamedTuple):
 
 def place_of(equation: Any, outer: Place = Place()) -> Place:  # noqa: B008 - an immutable value
     """Return where an equation stands; an inner program's names begin where its own trace began."""
-    return _read(str(equation.source_info.name_stack), outer)
+    return place_in(str(equation.source_info.name_stack), outer)
 
 
 @functools.lru_cache(maxsize=4096)
-def _read(stack: str, outer: Place) -> Place:
+def place_in(stack: str, outer: Place = Place()) -> Place:  # noqa: B008 - an immutable value
+    """Return the place that the names of the scopes around an operation say."""
     marks = _MARK.findall(stack)
     return Place(
         int(marks[-1]) if marks else outer.call,

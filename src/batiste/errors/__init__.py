@@ -101,6 +101,7 @@ from batiste.errors._core import (
 )
 from batiste.errors._diagnose import (
     NoSuchModuleError,
+    ProfilerBusyError,
     RetraceWarning,
 )
 from batiste.errors._fp8 import (
@@ -484,6 +485,7 @@ __all__ = [
     "ProcessFailedError",
     "ProcessLostError",
     "ProcessesDifferError",
+    "ProfilerBusyError",
     "RefusedCheckpointError",
     "RemoteShardsError",
     "RenameCollisionError",

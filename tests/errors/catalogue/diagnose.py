@@ -1,11 +1,11 @@
-"""Diagnosis: a pattern matches no module, a program is traced again."""
+"""Diagnosis: a pattern matches no module, a program is traced again, the profiler is busy."""
 
 import jax
 import jax.numpy as jnp
 
 from batiste import nn
-from batiste.diagnose import capture, watch_retraces
-from batiste.errors import NoSuchModuleError, RetraceWarning
+from batiste.diagnose import capture, profile, watch_retraces
+from batiste.errors import NoSuchModuleError, ProfilerBusyError, RetraceWarning
 from tests.errors.rows import raises, x
 
 
@@ -13,6 +13,12 @@ from tests.errors.rows import raises, x
 def a_pattern_of_no_module():
     model = nn.Dense(2)
     capture(model, "Dens")(model.init(jax.random.key(0), x), x)
+
+
+@raises(ProfilerBusyError, "profile cannot start JAX's profiler", "jax.profiler.stop_trace()")
+def a_trace_within_a_trace():
+    with jax.profiler.trace("traces"):
+        profile(jnp.sin, x)
 
 
 @raises(RetraceWarning, "mean is traced again, for the 2nd time", "a: shape (2, 3) -> (4, 3)")
