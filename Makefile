@@ -22,7 +22,7 @@ EXTRAS_release :=
 EXTRAS = $(if $(filter undefined,$(origin EXTRAS_$*)),all,$(EXTRAS_$*))
 GROUP = $(if $(filter demo,$*),,--group $*)
 
-.PHONY: help demo test test-distributed matrix release test-pretrained test-packages test-fuzz test-report check format bench docs
+.PHONY: help demo test test-distributed matrix release test-pretrained test-packages test-fuzz test-report test-view check format bench docs
 
 help:
 	@echo "make demo         train on handwritten digits       (ARGS=\"--data fashion-mnist --data-dir DIR\")"
@@ -33,6 +33,7 @@ help:
 	@echo "make test-packages    run packages built on Flax with batiste (ARGS=\"qwix netket\", VENV_PACKAGES=.venv-packages)"
 	@echo "make test-fuzz    attack readers with hostile files    (ARGS=\"npz --seconds 600\", VENV_FUZZ=.venv-fuzz)"
 	@echo "make test-report  look at the page of a run in headless Chromium"
+	@echo "make test-view    look at the pages of batiste.view likewise  (ARGS=\"--docs\", ARGS=\"--big 10\")"
 	@echo "make check        ruff and pyright"
 	@echo "make format       let ruff format and fix"
 	@echo "make bench        print and write the benchmark tables"
@@ -74,6 +75,10 @@ test-fuzz:
 # Needs Debian's chromium, or `ARGS=/path/to/chromium`.
 test-report: $(VENV)/.stamp-test
 	$(PY) scripts/check_report.py $(ARGS)
+
+# Likewise, or `ARGS="--chromium /path/to/chromium"`.
+test-view: $(VENV)/.stamp-test
+	$(PY) scripts/check_view.py $(ARGS)
 
 check: $(VENV)/.stamp-check
 	$(PY) -m ruff check

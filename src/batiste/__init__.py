@@ -31,6 +31,7 @@ if _typing.TYPE_CHECKING:
         train,
         tree,
         typing,
+        view,
     )
     from batiste.generation import generate
     from batiste.module import Module
@@ -55,6 +56,7 @@ __all__ = [
     "train",
     "tree",
     "typing",
+    "view",
 ]
 
 

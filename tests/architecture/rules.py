@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("checkpoint",),
     ("importers",),
     ("train",),
-    ("plan", "diagnose"),
+    ("plan", "diagnose", "view"),
     ("cli", "compat", "launch", "testing"),
 )
 """The packages from the lowest to the highest, in a layer from left to right: each imports only what is before it."""

@@ -53,6 +53,18 @@ COMMANDS = {
         },
     ),
 }
+COMMANDS["view"] = (
+    ["one.npz"],
+    {
+        "targets": NO_FILE,
+        "diff": NO_FILE,
+        "stats": ("many", "-1", "nan", "", "1 GW"),
+        "spectra": NO_PATTERN,
+        "shapes": ("2,3",),
+        "options": ("train=False",),
+        "output": ("", "a\0b", "one.npz", "nowhere/page.html"),
+    },
+)
 ELSEWHERE = {
     "diagnose": "works on the code of a model; tests/diagnose has what its tools refuse",
     "plan": "works on the code of a model; tests/plan has what plan.plan refuses",

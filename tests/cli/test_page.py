@@ -44,5 +44,5 @@ def test_the_page_is_right(tmp_path, monkeypatch):
 def test_every_command_is_on_the_page():
     text = PAGE.read_text(encoding="utf-8")
     names = [command.callback.__name__.replace("_", "-") for command in app.registered_commands]
-    assert len(names) == 14
+    assert len(names) == 15
     assert [name for name in names if f"batiste {name} " not in text] == []

@@ -18,7 +18,7 @@ from tests.errors.arguments_table import ELSEWHERE, ROWS, WHOLE_PACKAGES
 
 PACKAGES = (
     "core", "dtypes", "struct", "tree", "module", "lift", "shard", "nn", "nn.initializers", "nn.fp8_ops", "checkpoint",
-    "importers", "importers.pretrained", "train", "plan", "diagnose", "generation",
+    "importers", "importers.pretrained", "train", "plan", "diagnose", "view", "generation",
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from batiste.checkpoint._detect import open_source
 from batiste.checkpoint._manifest import Manifest
 from batiste.checkpoint._parts import fits
 from batiste.checkpoint._safetensors import SafetensorsSource
+from batiste.checkpoint._shardings import saved_shardings
 from batiste.checkpoint._source import Source
 from batiste.checkpoint._stored import Origin, StoredArray
 from batiste.checkpoint._structure import containers_of, rebuild
@@ -99,6 +100,10 @@ class Checkpoint:
     def paths(self) -> list[str]:
         """Return the path of every leaf."""
         return list(self.manifest.records)
+
+    def shardings(self) -> dict[str, str]:
+        """Return in words how arrays lay when they were saved, by path: ``(data, -) on data=8``; {} where none says."""
+        return saved_shardings(self.path, self.manifest.records)
 
     def lazy(self, path: str) -> StoredArray:
         """Return one array, unread; a typed random key as its data, ``uint32[..., n]``.

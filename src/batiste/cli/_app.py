@@ -17,7 +17,19 @@ from batiste.cli._late import Late
 from batiste.cli._report import Exit, reported
 
 if TYPE_CHECKING:
-    from batiste.cli import _change, _compare, _complete, _compute, _diagnose, _import, _plan, _runs, _show, _store
+    from batiste.cli import (
+        _change,
+        _compare,
+        _complete,
+        _compute,
+        _diagnose,
+        _import,
+        _plan,
+        _runs,
+        _show,
+        _store,
+        _view,
+    )
 else:
     _change = Late("batiste.cli._change")
     _compare = Late("batiste.cli._compare")
@@ -29,6 +41,7 @@ else:
     _runs = Late("batiste.cli._runs")
     _show = Late("batiste.cli._show")
     _store = Late("batiste.cli._store")
+    _view = Late("batiste.cli._view")
 
 __all__ = ["app"]
 
@@ -404,6 +417,41 @@ def plan(
         depth=depth,
         html=html,
         as_json_too=as_json,
+    )
+
+
+@app.command()
+@reported
+def view(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TARGET...", help="A checkpoint, one or several runs, or package.module:name.", show_default=False
+        ),
+    ],
+    *,
+    diff: Annotated[Path | None, typer.Option("--diff", help="Compare with this checkpoint or run.")] = None,
+    stats: Annotated[str, typer.Option("--stats", help="How much is read: all, none, or bytes such as 2GB.")] = "256MB",
+    spectra: Annotated[
+        list[str] | None, typer.Option("--spectra", "-s", help="Singular values of these matrices; repeatable.")
+    ] = None,
+    shapes: Annotated[list[str] | None, typer.Option("--input", "-i", help="An input of a model: 2,16:int32.")] = None,
+    options: Annotated[list[str] | None, typer.Option("--option", help="An option of a model: train=False.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page that is written.")] = Path("view.html"),
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the page.")] = False,
+    quiet: Quiet = False,
+) -> Exit:
+    """Write a page to look at: tree, statistics, differences, map of bytes, curves."""
+    return _view.run(
+        targets,
+        diff=diff,
+        stats=stats,
+        spectra=spectra or [],
+        shapes=shapes or [],
+        options=options or [],
+        output=output,
+        force=force,
+        quiet=quiet,
     )
 
 

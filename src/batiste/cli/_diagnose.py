@@ -25,7 +25,7 @@ from batiste.cli._say import say, say_json
 from batiste.diagnose import Dtypes, Findings, Profile, check_pure, dtypes, find_nan, keys, lint, profile, summary
 from batiste.module import Blueprint
 
-__all__ = ["diagnose"]
+__all__ = ["array_from", "diagnose", "loaded", "option_from"]
 
 _TOOLS = MappingProxyType({
     "check-pure": check_pure, "dtypes": dtypes, "find-nan": find_nan, "keys": keys, "lint": lint, "profile": profile,
@@ -40,9 +40,9 @@ def diagnose(
     """Run a tool on a model; the exit code is 1 if it has found something."""
     if picture is not None and tool != "profile":
         raise refused(tool, "TOOL", "batiste diagnose --picture", "profile", "It is the one with a picture.")
-    model, inputs = _loaded(target)
-    inputs = tuple(_array(shape, number) for number, shape in enumerate(shapes)) or inputs
-    named = dict(_option(option) for option in options)
+    model, inputs = loaded(target)
+    inputs = tuple(array_from(shape, number) for number, shape in enumerate(shapes)) or inputs
+    named = dict(option_from(option) for option in options)
     if tool == "summary":
         table = summary(model, *inputs, **named)
         if as_json:
@@ -77,7 +77,7 @@ def _lines(text: str) -> None:
         say(line)
 
 
-def _loaded(target: str) -> tuple[Any, tuple[Any, ...]]:
+def loaded(target: str) -> tuple[Any, tuple[Any, ...]]:
     """Return the model that a name stands for, and its inputs if it comes with them."""
     module, _, name = target.partition(":")
     where = "batiste diagnose"
@@ -105,7 +105,7 @@ def _loaded(target: str) -> tuple[Any, tuple[Any, ...]]:
     return model, tuple(inputs)
 
 
-def _array(text: str, number: int) -> Any:
+def array_from(text: str, number: int) -> Any:
     """Return the array that ``2,16:int32`` stands for."""
     sizes, _, dtype = text.partition(":")
     kind = dtype_name(dtype or "float32", "--input", "batiste diagnose")
@@ -118,7 +118,7 @@ def _array(text: str, number: int) -> Any:
     return jnp.zeros(shape, kind)
 
 
-def _option(text: str) -> tuple[str, Any]:
+def option_from(text: str) -> tuple[str, Any]:
     """Return the name and the value of ``train=False``."""
     name, equals, value = text.partition("=")
     if not name or not equals:
