@@ -110,6 +110,10 @@ class Llama(nn.Module):
         return nn.Dense(config.vocab, use_bias=False, name="head", **dtypes)(x)
 
 
+def llama_toy() -> Llama:
+    return Llama(TOY)
+
+
 def llama_8b() -> Llama:
     return Llama(LLAMA_8B)
 

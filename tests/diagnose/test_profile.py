@@ -200,7 +200,8 @@ def test_places_come_from_the_scopes_from_what_was_fused_and_from_the_loop_aroun
     assert calls["b"] == (2, True)
     assert calls["w.0"] == (3, False)
     assert calls["x"] == (None, False)
-    assert calls["r"] is None
+    assert calls["r"] == (3, False)  # it copies what the loop gives
+    assert calls["n"] == (3, False)  # and this is what the loop begins with
     assert program.operations["l"].is_container
     assert not program.operations["b"].is_container
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from batiste import checkpoint, nn, train
+from batiste import checkpoint, nn, train, view
 from batiste.errors import CompileCacheWarning
 from tests.errors.domains import (
     COUNT,
@@ -122,6 +122,20 @@ def of_a_file(function, name="state.safetensors"):
 
 
 @in_folder
+def viewed(folder, **given):
+    """Make the page of a saved state."""
+    checkpoint.save(folder / "state.npz", STATE)
+    return view.checkpoint(given.pop("path", folder / "state.npz"), **given)
+
+
+@in_folder
+def viewed_run(folder, **given):
+    """Make the page of a run."""
+    checkpoint.Manager(folder / "run").save(3, STATE)
+    return view.runs(given.pop("folders", folder / "run"), **given)
+
+
+@in_folder
 def of_a_run(folder, call, step=3, **given):
     """Call a method of a manager with one step."""
     manager = checkpoint.Manager(folder)
@@ -152,6 +166,30 @@ def waited(**given):
 
 TIMEOUT = Domain(tuple(one for one in SECONDS.wrong if one is not None), numbers_of)
 LEAF = Domain((3, None, True, "", "nowhere", "PARAMS/kernel", b"step", MATRIX, Anything(), ["step"]))
+BUDGET = Domain((1.5, True, None, "", "many", "-1", "2 giga", -1, b"1", MATRIX, Anything()))
+SPECTRA = Domain((3, None, "nowhere/*", "", b"params", ["**", 3], "[", NAN, Anything()))
+VIEW_ROWS = {
+    "checkpoint": Row(
+        viewed,
+        {},
+        {
+            "path": THERE,
+            "diff": Domain(tuple(one for one in THERE.wrong if one is not None)),
+            "stats": BUDGET,
+            "spectra": SPECTRA,
+        },
+    ),
+    "runs": Row(
+        viewed_run,
+        {},
+        {"folders": FOLDER, "diff": FOLDER_OR_NONE, "stats": BUDGET, "spectra": SPECTRA},
+    ),
+    "tree": Row(
+        lambda tree=STATE, **given: view.tree(tree, **given).data["facts"],
+        {},
+        {"tree": TREE, "diff": TREE, "stats": BUDGET, "spectra": SPECTRA},
+    ),
+}
 CHECKPOINT_ROWS = {
     "save": Row(saved, {"step": 3}, SAVE),
     "save_async": Row(saved_async, {"step": 3}, SAVE),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from batiste import diagnose, module, nn, shard
+from batiste import diagnose, module, nn, shard, view
 from tests.errors.domains import (
     FLAG,
     FUNCTION_REQUIRED,
@@ -623,6 +623,13 @@ SHARD_ROWS = {
 
 
 CALL = Domain((3, None, "call", MATRIX, (), ((1,),), (3, {}), ((1,), 3), Anything()))
+VIEW_ROWS = {
+    "model": Row(
+        lambda model=MODEL, inputs=BATCH, **given: view.model(model, inputs, **given).title,
+        {},
+        {"model": MODULE, "inputs": MODEL_INPUTS, "rngs": RNGS_OR_NONE, "kwargs": MODEL_INPUTS},
+    ),
+}
 DIAGNOSE_ROWS = {
     "summary": Row(
         lambda model=MODEL, inputs=BATCH, **given: diagnose.summary(model, inputs, **given),

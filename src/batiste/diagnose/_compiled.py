@@ -3,7 +3,8 @@
 XLA names each operation and keeps the scopes of the equation that it was made from (``metadata={op_name="..."}``), in
 which there are the marks of ``_program.py``. An operation that several equations were fused into has the scopes of the
 last of them; where it has no mark, most of what it was fused from decides, and then the operation that calls the
-program it stands in (the loop around a copy).
+program it stands in (the loop around a copy). What the compiler has added without a word (a copy, zeros to be filled)
+is of the operation that reads it.
 
 Memory is followed through the program in the order that the compiler has decided on (``is_scheduled=true``): a result
 is there from the operation that makes it to the last that reads it. The compiler can do a little better by sharing, and
@@ -92,13 +93,19 @@ class Compiled:
         return found
 
     def _place(self, program: str, outer: Place | None, found: dict[str, Place | None]) -> None:
-        for one in self.programs.get(program, ()):
+        body = self.programs.get(program, ())
+        for one in body:
             at = self._own(one)
-            if outer is not None and (at is None or at.call is None):
-                at = outer
-            found[one.name] = at
+            found[one.name] = outer if outer is not None and (at is None or at.call is None) else at
+        for one in reversed(body):  # what is read is of its reader, unless the compiler says otherwise
+            for operand in one.operands:
+                if operand in found and found[operand] is None:
+                    found[operand] = found[one.name]
+        for one in body:
+            if found[one.name] is None:
+                found[one.name] = next((found[name] for name in one.operands if found.get(name)), None)
             for inner in one.called:
-                self._place(inner, at, found)
+                self._place(inner, found[one.name], found)
 
     def _own(self, one: Operation) -> Place | None:
         at = place_in(one.scopes) if one.scopes else None

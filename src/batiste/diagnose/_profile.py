@@ -53,8 +53,8 @@ class ProfileRow:
 
     Attributes:
       path: the path of the module; "" is the outermost. In brackets it is what belongs to no module:
-        ``[outside of modules]`` (a loss, an optimiser), ``[unknown operation]`` (one whose origin the compiler does not
-        keep, such as a copy), ``[no operation]`` (the time in which none was running).
+        ``[outside of modules]`` (a loss, an optimiser), ``[unknown operation]`` (nobody knows where it comes from),
+        ``[no operation]`` (the time in which none was running).
       kind: the module's class; "" where there is none.
       which: ``"forward"``, ``"backward"``, ``"recomputed"`` (what ``remat`` computes again), or "".
       seconds: of one run, by the clock.

@@ -16,7 +16,7 @@ if _typing.TYPE_CHECKING:
     from batiste.view._model import model
     from batiste.view._page import Page
     from batiste.view._runs import runs
-    from batiste.view._statistics import Statistics, histogram, statistics
+    from batiste.view._statistics import Statistics, statistics
     from batiste.view._tree import tree
 else:
     __getattr__, __dir__ = _later(
@@ -27,10 +27,10 @@ else:
             "_model": ("model",),
             "_page": ("Page",),
             "_runs": ("runs",),
-            "_statistics": ("Statistics", "histogram", "statistics"),
+            "_statistics": ("Statistics", "statistics"),
             "_tree": ("tree",),
         },
     )
 
 
-__all__ = ["Page", "Statistics", "checkpoint", "histogram", "model", "runs", "statistics", "tree"]
+__all__ = ["Page", "Statistics", "checkpoint", "model", "runs", "statistics", "tree"]

@@ -19,7 +19,7 @@ import numpy as np
 
 from batiste._arguments import refused
 from batiste.errors import DamagedCheckpointError
-from batiste.tree import Patterns, compile_pattern, diff, select, unflatten
+from batiste.tree import Pattern, Patterns, compile_pattern, diff, select, unflatten
 from batiste.view._statistics import histogram, spectrum, statistics
 
 __all__ = ["DEFAULT_BUDGET", "Budget", "Leaf", "bytes_text", "columns", "compared", "budget_of", "wanted"]
@@ -83,10 +83,12 @@ def wanted(patterns: Patterns, paths: Sequence[str]) -> set[str]:
       PatternSyntaxError: a pattern is not well formed.
       UnmatchedPatternError: a pattern matches none of them.
     """
-    given: Any = [patterns] if isinstance(patterns, str | re.Pattern) else patterns
+    given: Any = [patterns] if isinstance(patterns, str | re.Pattern | Pattern) else patterns
+    if not isinstance(given, list | tuple):
+        select({}, given)  # which says what patterns are
     compiled = [compile_pattern(each) for each in given]
     if not all(any(each.matches(path) for path in paths) for each in compiled):
-        select(unflatten(dict.fromkeys(paths, 0)), compiled)  # which says what is near
+        select(unflatten(dict.fromkeys(paths, 0)), compiled)  # and what is near
     return {path for path in paths if any(each.matches(path) for each in compiled)}
 
 
