@@ -13,7 +13,7 @@ from tests.architecture.source import LIBRARY, SourceFile, assigned, exported, i
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_later",),
-    ("_version", "_annotations", "_deprecated", "errors", "_arguments", "typing", "dtypes", "tree", "struct"),
+    ("_version", "_annotations", "_deprecated", "errors", "_arguments", "_page", "typing", "dtypes", "tree", "struct"),
     ("_processes", "core"),
     ("module",),
     ("lift",),

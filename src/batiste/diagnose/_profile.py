@@ -232,6 +232,13 @@ def profile(
     Raises:
       ArgumentError: ``model`` is no module and no function, or an argument is out of its domain.
       ProfilerBusyError: JAX's profiler is running already.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste.diagnose import profile
+      >>> found = profile(lambda x: jnp.sin(x) @ x, jnp.ones((4, 4)), runs=1)
+      >>> found.flops
+      128
     """
     if loss is not None:
         checked(loss, "loss", "profile", what="a function of the output")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from batiste._page import document
 from batiste.plan._plan import Plan
 from batiste.plan._render import as_text, human
 
@@ -16,10 +17,9 @@ __all__ = ["as_html"]
 _WIDTH, _HEIGHT = 1000.0, 460.0
 _HUES = (212, 28, 130, 280, 60, 340)
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 1000px; margin: 2rem auto; padding: 0 1rem; color: #1b1f24; }
 svg { width: 100%; height: auto; border-radius: 4px; } pre { overflow-x: auto; font-size: 12px; }
 text { font: 11px system-ui, sans-serif; fill: #1b1f24; pointer-events: none; }
-rect { stroke: #fff; stroke-width: 1; } rect:hover { stroke: #1b1f24; }
+rect { stroke: var(--ground); stroke-width: 1; } rect:hover { stroke: #1b1f24; }
 """
 
 _Box = tuple[float, float, float, float]
@@ -28,7 +28,7 @@ _Item = tuple[str, float]
 
 def as_html(plan: Plan) -> str:
     """Return a plan as one page of HTML."""
-    title = html.escape(f"{plan.name} on {plan.devices:,} {plan.chip.name}")
+    title = f"{plan.name} on {plan.devices:,} {plan.chip.name}"
     groups: dict[str, list[_Item]] = {}
     for path, size in plan.dominating(400):
         group, _, rest = path.partition("/")
@@ -41,15 +41,16 @@ def as_html(plan: Plan) -> str:
     boxes = _laid_out(sizes, (0, 0, _WIDTH, _HEIGHT))
     for (name, box), hue in zip(boxes, _HUES * (1 + len(boxes) // len(_HUES)), strict=False):
         shapes += [_rectangle(f"{name}/{each}", part, hue, groups[name]) for each, part in _laid_out(groups[name], box)]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<link rel="icon" href="data:,"><style>{_STYLE}</style></head><body><h1>{title}</h1>'
-        f"<p>{human(memory.total, 'B')} of {human(plan.chip.memory, 'B')} on each device; "
-        f"rules {html.escape(plan.rules)}; equal layers together.</p>"
-        f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="bytes on a device">'
-        f"{''.join(shapes)}</svg>"
-        f"<pre>{html.escape(as_text(plan))}</pre></body></html>"
-    )
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p>{human(memory.total, 'B')} of {human(plan.chip.memory, 'B')} on each device;",
+        f"rules {html.escape(plan.rules)}; equal layers together.</p>",
+        f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="bytes on a device">',
+        *shapes,
+        "</svg>",
+        f"<pre>{html.escape(as_text(plan))}</pre>",
+    ]
+    return document(title, parts, _STYLE)
 
 
 def _rectangle(path: str, box: _Box, hue: int, items: Sequence[_Item]) -> str:

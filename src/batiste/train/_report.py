@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from batiste._arguments import path as checked_path
+from batiste._page import document
 from batiste.checkpoint import Manager
 from batiste.errors import BatisteError
 from batiste.train._config import read_config
@@ -26,17 +27,17 @@ from batiste.tree import flatten
 
 __all__ = ["curves", "metric_names", "read_lines", "write_report"]
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#808080")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 460, 220, 58, 24
 _MOST_POINTS = 600
 _MOST_MEDIA = 60
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #222; }
-h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em; border-bottom: 1px solid #ddd }
+h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em; border-bottom: 1px solid var(--line) }
 table { border-collapse: collapse; font-size: .9em } td, th { padding: .15em .9em .15em 0; text-align: left }
 td.n { text-align: right; font-variant-numeric: tabular-nums } figure { display: inline-block; margin: .5em }
-svg { background: #fff } svg text { font: 11px system-ui, sans-serif; fill: #555 } pre { white-space: pre-wrap }
-img { image-rendering: pixelated; min-width: 96px; max-width: 420px } figcaption { font-size: .85em; color: #555 }
+svg line { stroke: var(--line) } svg text { font: 11px system-ui, sans-serif; fill: var(--quiet) }
+pre { white-space: pre-wrap } figcaption { font-size: .85em; color: var(--quiet) }
+img { image-rendering: pixelated; min-width: 96px; max-width: 420px }
 """
 
 
@@ -151,10 +152,8 @@ def write_report(run: str | os.PathLike[str], state: Any = None) -> Path:
     if noted:
         told = [(_when(row.get("time")), str(row.get("kind")), str(row.get("text"))) for row in noted[-100:]]
         parts += ["<h2>Warnings</h2>", _table(told)]
-    title = html.escape(folder.name)
-    page = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     place, partly = folder / "report.html", folder / "report.html.new"
-    partly.write_text(f"{page}</head><body>\n" + "\n".join(parts) + "\n</body></html>\n", encoding="utf-8")
+    partly.write_text(document(folder.name, parts, _STYLE), encoding="utf-8")
     partly.replace(place)
     return place
 

@@ -80,7 +80,7 @@ function levelText(node) {
 
 // --- curves and tables
 
-const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "var(--text)"];
+const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#808080"];
 
 function drawCurves() {
   const curves = DATA.curves || [], at = document.getElementById("curves");
@@ -89,7 +89,6 @@ function drawCurves() {
   const legend = DATA.runs.length > 1 ? DATA.runs.map((run, place) => `<span><i style="background:${COLOURS[place % COLOURS.length]}"></i>${escaped(run)}</span>`).join("") : "";
   at.innerHTML = (legend ? `<div id="legend">${legend}</div>` : "")
     + curves.map(curve => `<figure><figcaption>${escaped(curve.name)}</figcaption>${curve.svg}</figure>`).join("");
-  for (const line of at.querySelectorAll('[stroke="#000000"]')) line.classList.add("black");
 }
 
 function drawTables() {
