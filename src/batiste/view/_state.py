@@ -13,7 +13,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 
@@ -86,7 +86,7 @@ def wanted(patterns: Patterns, paths: Sequence[str]) -> set[str]:
     given: Any = [patterns] if isinstance(patterns, str | re.Pattern | Pattern) else patterns
     if not isinstance(given, list | tuple):
         select({}, given)  # which says what patterns are
-    compiled = [compile_pattern(each) for each in given]
+    compiled = [compile_pattern(each) for each in cast("Sequence[Any]", given)]
     if not all(any(each.matches(path) for path in paths) for each in compiled):
         select(unflatten(dict.fromkeys(paths, 0)), compiled)  # and what is near
     return {path for path in paths if any(each.matches(path) for each in compiled)}
