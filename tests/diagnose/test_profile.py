@@ -14,6 +14,7 @@ from batiste.diagnose import Profile, ProfileRow, profile, summary
 from batiste.diagnose._compiled import read_compiled
 from batiste.diagnose._flame import Bar, flame
 from batiste.diagnose._timeline import IDLE, WINDOW, Event, events_of, shared_out
+from batiste.errors import ArgumentError
 
 X = jax.random.normal(jax.random.key(0), (32, 16))
 
@@ -60,6 +61,20 @@ def test_flops_are_those_of_the_products_and_those_of_the_summary(measured):
     forward = sum(row.flops for row in measured.rows if row.which == "forward")
     assert forward == summary(Net(), X).flops
     assert measured.flops == sum(of.values())
+
+
+def test_the_summary_takes_shares_of_time_from_a_profile(measured):
+    table = summary(Net(), X).timed(measured)
+    times = {path: sum(passes.values()) / measured.seconds for path, passes in measured.by_path().items()}
+    shares = {row.path: row.time_share for row in table.modules}
+    assert shares["Net"] == times[""]
+    assert shares["h_*/up"] == times["h_*/up"]
+    lines = table.select("h_*/up").module_table().splitlines()
+    assert lines[0].endswith("  time")
+    assert lines[1].endswith(f"{times['h_*/up']:.1%}")
+    assert "time" not in summary(Net(), X).module_table()
+    with pytest.raises(ArgumentError, match="takes what batiste"):
+        table.timed(table)
 
 
 def test_memory_at_the_peak_is_near_what_the_compiler_needs(measured):

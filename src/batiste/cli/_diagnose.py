@@ -51,8 +51,10 @@ def diagnose(
             _lines(f"{table}\n\n{table.module_table()}")
         return Exit.OK
     rngs = {name: jax.random.key(number) for number, name in enumerate(("params", "dropout"))}
-    variables = model.init(rngs, *inputs, **named)
-    found = cast("Any", _TOOLS[tool])(model, variables, *inputs, **named)
+    run = cast("Any", _TOOLS[tool])
+    own = inspect.signature(run).parameters.keys() - {"method"}  # such as `runs`, which the model does not know
+    variables = model.init(rngs, *inputs, **{name: value for name, value in named.items() if name not in own})
+    found = run(model, variables, *inputs, **named)
     if picture is not None:
         picture.write_text(found.to_svg(), encoding="utf-8")
     problems: Any = found.findings if tool == "keys" else found

@@ -37,6 +37,7 @@ class ModuleRow:
       flops: the operations of matrix products and convolutions of it and all below, in all its calls.
       share: which share of the model's ``flops`` that is.
       activation_bytes: the size of what it and all below return, each module's output once for each call.
+      time_share: which share of the time of a run it and all below take, where ``Summary.timed`` was told; else None.
     """
 
     path: str
@@ -49,6 +50,7 @@ class ModuleRow:
     flops: int
     share: float
     activation_bytes: int
+    time_share: float | None = None
 
 
 def module_rows(

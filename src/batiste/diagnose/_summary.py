@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import jax
 import numpy as np
 
-from batiste._arguments import whole_number
+from batiste._arguments import refused, whole_number
 from batiste.core import streams_from, unbox
 from batiste.diagnose._costs_table import ModuleRow, module_rows
 from batiste.diagnose._findings import html_table
+from batiste.diagnose._profile import Profile
 from batiste.diagnose._program import nearest_paths
 from batiste.errors import InvalidInstanceModuleError, NoSuchModuleError
 from batiste.module import Blueprint
@@ -143,6 +144,24 @@ class Summary:
             rows = [row for row in rows if _owner(row.path).count("/") + bool(_owner(row.path)) <= depth]
         return dataclasses.replace(self, rows=tuple(rows), modules=tuple(modules))
 
+    def timed(self, measured: Profile) -> Summary:
+        """Return the table with the share of time of each module, as ``batiste.diagnose.profile`` has measured it.
+
+        Args:
+          measured: the profile of the same model.
+
+        Raises:
+          ArgumentError: it is no profile.
+        """
+        if not isinstance(cast("Any", measured), Profile):
+            raise refused(measured, "measured", "timed", "what batiste.diagnose.profile returns")
+        times = {path: sum(passes.values()) for path, passes in measured.by_path().items()}
+        rows: list[ModuleRow] = []
+        for row in self.modules:
+            spent = times.get(row.path if row.depth else "", 0.0)
+            rows.append(dataclasses.replace(row, time_share=spent / measured.seconds if measured.seconds else 0.0))
+        return dataclasses.replace(self, modules=tuple(rows))
+
     def to_json(self) -> dict[str, Any]:
         """Return the tables as plain dicts and lists, which ``json.dumps`` takes."""
         return {
@@ -157,9 +176,9 @@ class Summary:
 
     def to_markdown(self) -> str:
         """Return the table of the modules as Markdown."""
-        header = _MODULES
+        header, *body = self._module_lines()
         lines = [f"| {' | '.join(header)} |", f"|{'|'.join(' --- ' for _ in header)}|"]
-        lines += [f"| {' | '.join(_module_cells(row))} |" for row in self.modules]
+        lines += [f"| {' | '.join(cells)} |" for cells in body]
         return "\n".join(lines)
 
     def to_html(self) -> str:
@@ -168,7 +187,7 @@ class Summary:
 
     def module_table(self) -> str:
         """Return the table of the modules as text."""
-        body = [_MODULES, *map(_module_cells, self.modules)]
+        body = self._module_lines()
         widths = [max(map(len, column)) for column in zip(*body, strict=True)]
         return "\n".join(_line(row, widths) for row in body)
 
@@ -199,11 +218,20 @@ class Summary:
         foot = [(name, "", "", *_numbers(*total)) for name, total in self._foot()]
         head = "".join(f"<th>{name}</th>" for name in _HEADER)
         body, totals = ("".join(map(_html_row, part)) for part in (rows, foot))
-        costs = html_table("modules", _MODULES, map(_module_cells, self.modules)) if self.modules else ""
+        names, *cells = self._module_lines()
+        costs = html_table("modules", names, cells) if self.modules else ""
         return (
             f"<table><caption>{html.escape(self.name)}</caption><thead><tr>{head}</tr></thead>"
             f"<tbody>{body}</tbody><tfoot>{totals}</tfoot></table>{costs}"
         )
+
+    def _module_lines(self) -> list[tuple[str, ...]]:
+        """The head and the rows of the table of modules, with shares of time where they are known."""
+        lines = [_MODULES, *map(_module_cells, self.modules)]
+        times = ["" if row.time_share is None else f"{row.time_share:.1%}" for row in self.modules]
+        if not any(times):
+            return lines
+        return [(*cells, time) for cells, time in zip(lines, ("time", *times), strict=True)]
 
     def _foot(self) -> list[tuple[str, tuple[int, int]]]:
         totals = self.totals()
