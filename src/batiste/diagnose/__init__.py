@@ -1,8 +1,8 @@
 """Diagnosis: what a model is made of and what it does, by module path, and what went wrong.
 
 Every tool is a function on ``(model, variables, *inputs)`` of a model that is not changed: ``find_nan``,
-``check_pure``, ``capture``, ``keys``, ``lint``, ``dtypes``. They read the program that JAX traces, in which every
-equation knows its module; the programs that are run otherwise have nothing added.
+``check_pure``, ``capture``, ``keys``, ``lint``, ``dtypes``, ``profile``. They read the program that JAX traces, in
+which every equation knows its module; the programs that are run otherwise have nothing added.
 """
 
 from batiste.diagnose._capture import Capture, Captured, Statistics, capture

@@ -141,7 +141,11 @@ class Profile:
 
     def to_svg(self) -> str:
         """Return a picture: the modules as bars under each other, as wide as the time that they took."""
-        bars = [Bar(*_place(row.path, self.name), row.which, row.seconds) for row in self.rows if row.seconds > 0]
+        bars = [
+            Bar((self.name, *filter(None, row.path.split("/"))), row.which, row.seconds)
+            for row in self.rows
+            if row.seconds > 0
+        ]
         return flame(bars, self.seconds, f"{self.name}: {_time(self.seconds)} on {self.device}")
 
     def __str__(self) -> str:
@@ -249,14 +253,15 @@ def profile(
     )
     function, _ = with_gradient(subject, loss, backward=backward)
     program = trace(function, subject.arguments, Calls(with_options=False))
-    compiled = _compiled(program)
-    jax.block_until_ready(compiled(*program.flat))
+    given: Any = jax.device_put(program.flat)  # once, and not in each run
+    compiled = _compiled(program, given)
+    jax.block_until_ready(compiled(*given))
     with _kept(place) as traces:
         before = trace_files(traces)
         with _profiler(traces):
             for _ in range(count):
                 with jax.profiler.TraceAnnotation(WINDOW):
-                    jax.block_until_ready(compiled(*program.flat))
+                    jax.block_until_ready(compiled(*given))
         windows, operations = read_trace(traces, before)
     rows = _rows(program, read_compiled(str(compiled.as_text())), windows, operations)
     seconds = sum(each.end - each.start for each in windows) / len(windows) / 1e9
@@ -266,8 +271,8 @@ def profile(
     return Profile(subject.name, device, len(windows), seconds, rows, needed)
 
 
-def _compiled(program: Program) -> Any:
-    """Return the traced program compiled, marks and all.
+def _compiled(program: Program, given: Any) -> Any:
+    """Return the traced program compiled for some arrays, marks and all.
 
     JAX's cache on the disk takes programs for equal that differ in marks alone, so that the program has a name that no
     other calls have.
@@ -278,7 +283,7 @@ def _compiled(program: Program) -> Any:
 
     told = repr([(call.path, call.kind, call.method, call.above) for call in program.calls])
     run.__name__ = f"profile_{hashlib.blake2s(told.encode(), digest_size=6).hexdigest()}"
-    return cast("Any", jax.jit(run)).lower(*program.flat).compile()
+    return cast("Any", jax.jit(run)).lower(*given).compile()
 
 
 @contextlib.contextmanager
@@ -385,11 +390,6 @@ def _ordered(times: Mapping[str, Mapping[str, float]]) -> Iterable[str]:
 
     beside = sorted((path for path in times if path.startswith("[")), key=lambda each: -sum(times[each].values()))
     return [*(walk("") if "" in times else ()), *beside]
-
-
-def _place(path: str, name: str) -> tuple[tuple[str, ...]]:
-    """Return the names of the bars above and at a path."""
-    return ((name, *filter(None, path.split("/"))),)
 
 
 def _time(seconds: float) -> str:

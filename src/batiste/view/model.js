@@ -4,7 +4,6 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const LEAVES = DATA.leaves || { path: [], shape: [], dtype: [], bytes: [], stats: {}, bins: {}, spectrum: {}, diff: {}, value: {}, axes: {}, sharding: {}, damage: {}, unread: 0 };
 const IS_COMPARED = Boolean(DATA.compared);
-const KINDS = ["missing", "extra", "shape", "dtype", "container", "value", "equal"];
 
 function makeNode(name, path, parent) {
   return { name, path, parent, children: [], byName: new Map(), leaf: -1, level: parent ? parent.level + 1 : 0,
