@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from batiste import checkpoint, nn, view
+from batiste import checkpoint, nn, tree, view
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from chromium import Chromium, Tab
@@ -70,8 +70,8 @@ def ready(browser: Chromium, page: Path, **options: Any) -> Tab:
 def large(browser: Chromium, folder: Path) -> None:
     """Look at 5,000 leaves: the times, and the keys."""
     random = np.random.default_rng(0)
-    tree = {"params": blocks(416, 16, random), "extra": {f"leaf_{n}": np.full(3, n, np.float32) for n in range(8)}}
-    checkpoint.save(folder / "large", tree, step=7)
+    state = {"params": blocks(416, 16, random), "extra": {f"leaf_{n}": np.full(3, n, np.float32) for n in range(8)}}
+    checkpoint.save(folder / "large", state, step=7)
     begun = time.perf_counter()
     page = view.checkpoint("large").write(folder / "large.html")
     made = time.perf_counter() - begun
@@ -115,10 +115,10 @@ def shown(tab: Tab, title: str) -> str:
 def small(browser: Chromium, folder: Path) -> list[tuple[str, Tab]]:
     """Look at a checkpoint and at a difference: numbers, keys, the tree as it is read aloud, themes."""
     random = np.random.default_rng(1)
-    tree: dict[str, Any] = {"params": blocks(6, 96, random), "step": 1000}
-    tree["params"]["embed"] = {"embedding": random.normal(scale=0.02, size=(2000, 96)).astype(np.float32)}
-    checkpoint.save(folder / "run" / "1000", tree, step=1000, metadata={"note": "<script>alert(1)</script>"})
-    later = {"params": {name: dict(part) for name, part in tree["params"].items()}, "step": 2000}
+    state: dict[str, Any] = {"params": blocks(6, 96, random), "step": 1000}
+    state["params"]["embed"] = {"embedding": random.normal(scale=0.02, size=(2000, 96)).astype(np.float32)}
+    checkpoint.save(folder / "run" / "1000", state, step=1000, metadata={"note": "<script>alert(1)</script>"})
+    later = {"params": {name: dict(part) for name, part in state["params"].items()}, "step": 2000}
     kernel = later["params"]["block_2"]["mlp"]["up"]["kernel"]
     later["params"]["block_2"]["mlp"] = {**later["params"]["block_2"]["mlp"], "up": {"kernel": kernel * 1.5}}
     for number, name in enumerate(("query", "key", "value")):
@@ -132,7 +132,7 @@ def small(browser: Chromium, folder: Path) -> list[tuple[str, Tab]]:
     checkpoint.save(folder / "run" / "2000", later, step=2000)
     one = view.checkpoint("run/1000", spectra="params/block_0/mlp/**").write(folder / "one.html")
     tab = ready(browser, one)
-    array = tree["params"]["block_0"]["mlp"]["up"]["kernel"]
+    array = state["params"]["block_0"]["mlp"]["up"]["kernel"]
     tab.press("/")
     tab.type("block_0/mlp/up/kernel")
     tab.press("Enter")
@@ -141,6 +141,7 @@ def small(browser: Chromium, folder: Path) -> list[tuple[str, Tab]]:
         expect(math.isclose(float(shown(tab, title)), float(number), rel_tol=5e-3), True, f"the {title} of a kernel")
     expect(tab.value("count.textContent"), "1 of 74 leaves, 147 kB", "what a text finds")
     expect("96 singular values" in tab.value("card.textContent"), True, "the spectrum of a kernel")
+    globs(tab, checkpoint.open("run/1000").paths())
     keys(tab)
     themes(tab)
     expect(tab.value("document.querySelectorAll('script').length"), 2, "a script of the checkpoint's is text")
@@ -156,6 +157,17 @@ def small(browser: Chromium, folder: Path) -> list[tuple[str, Tab]]:
     other.value("toggle(nodeAt('params/block_2/mlp/down'), true); reveal(nodeAt('params/block_2/mlp/up/kernel'))")
     expect(other.said, [], "the console of a difference")
     return [("checkpoint", tab), ("difference", other)]
+
+
+def globs(tab: Tab, paths: list[str]) -> None:
+    """Compare what globs find with what they find in Python; a level that matches stands for all beneath."""
+    for glob in (
+        "params/**/kernel", "**/bias", "params/block_?/mlp", "*", "**", "params/{block_1,embed}/**", "*/block_1",
+        "params/block_[0-2]/norm_*/scale", "params/block_[!0-2]/**", "**/{up,down}/bias", "params/**/attention/**",
+    ):  # fmt: skip
+        patterns = [tree.compile_pattern(glob), tree.compile_pattern(f"{glob}/**")]
+        wanted = [path for path in paths if any(pattern.matches(path) for pattern in patterns)]
+        expect(tab.value(f"LEAVES.path.filter(matcherOf({json.dumps(glob)}))"), wanted, f"what {glob} finds")
 
 
 def keys(tab: Tab) -> None:
