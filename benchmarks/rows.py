@@ -83,11 +83,11 @@ def _init_rows() -> list[Row]:
         bars = [programs]
         if held:
             bars += [
-                Bar("init", 1 / 3, "linen"),
-                Bar("init", 1 / 12, "linen", row=f"init_jit_{name}", words="Linen under jit"),
+                Bar("init", 1 / 4, "linen"),
+                Bar("init", 1 / 15, "linen", row=f"init_jit_{name}", words="Linen under jit"),
             ]
         rows.append(Row(f"init_{name}", f"cold init, {title}", "init", ("init", "programs"), spec, quick, tuple(bars)))
-        bars = [Bar("init", 1 / 12, "linen")] if held else []
+        bars = [Bar("init", 1 / 15, "linen")] if held else []
         under_jit = f"cold init under jit, {title}"
         rows.append(Row(f"init_jit_{name}", under_jit, "init_jit", ("init", "programs"), spec, quick, tuple(bars)))
     return rows
@@ -99,7 +99,7 @@ def _trace_rows() -> list[Row]:
         ("mlp_100", "100 Dense", mlp(100), mlp(3), 1.3, None),
         ("resnet", "ResNet-50", RESNET_50, SMALL_RESNET, None, None),
         ("24", "24 blocks", transformer(24), transformer(2, 16), None, None),
-        ("48", "48 blocks", transformer(48), transformer(2, 16), 1.15, 1.10),
+        ("48", "48 blocks", transformer(48), transformer(2, 16), 1.0, 1.0),
     ):
         for kind, words, limit in (("apply", "apply", apply_limit), ("grad", "the gradient", grad_limit)):
             bars = () if limit is None else (Bar("trace", limit),)
@@ -166,7 +166,7 @@ def _repeat_rows() -> list[Row]:
 
 def _call_rows() -> list[Row]:
     return [
-        Row("eager_mlp_10", "eager apply, 10 Dense", "eager", ("call",), mlp(10), mlp(3), (Bar("call", 1.5),)),
+        Row("eager_mlp_10", "eager apply, 10 Dense", "eager", ("call",), mlp(10), mlp(3), (Bar("call", 1.0),)),
         Row("call_100", "jitted call, 100 leaves", "call", ("call",), mlp(50, 1), mlp(3, 1)),
         Row("call_1000", "jitted call, 1,000 leaves", "call", ("call",), mlp(500, 1), mlp(3, 1), (Bar("call", 1.05),)),
         Row("train_state", "step with TrainState, 200 leaves", "train_state", ("run",), mlp(100), mlp(3)),
@@ -180,8 +180,8 @@ def _every_row() -> tuple[Row, ...]:
             "import",
             "import of the layers (batiste.nn, flax.linen, ...)",
             "import",
-            ("import",),
-            bars=(Bar("import", 1.1, words="import jax"),),
+            ("import", "named"),
+            bars=(Bar("import", 1.05, words="import jax"),),
         ),
         *_init_rows(),
         Row(
