@@ -142,7 +142,14 @@ def _repeat_rows() -> list[Row]:
         if depth == 48:
             bars = [
                 Bar("compile", 1.3, "raw_scan", "repeat_scan", words="the hand-written scan"),
+                Bar("compile", 1.3, "raw_scan", "repeat_stacked", words="the hand-written scan"),
                 Bar("run", 1.05, "raw_scan", "repeat_stacked", words="the hand-written scan"),
+                Bar("run", 1.05, "batiste", "repeat_stacked", words="unrolled"),
+            ]
+        if depth == 96:
+            bars = [
+                Bar("compile", 1.1, name, name, row="depth_48", words="48 blocks")
+                for name in ("repeat_scan", "repeat_stacked")
             ]
         if depth in {24, 48}:
             bars.append(Bar("run", 1.0, "raw", "repeat_scan", words="unrolled"))
@@ -212,6 +219,7 @@ def _every_row() -> tuple[Row, ...]:
 ROWS = _every_row()
 CHECKPOINT = "checkpoint"  # a row that is a program of its own: benchmarks/checkpoint.py
 LEAVES = "leaves"  # likewise: benchmarks/leaves.py
+LARGE = "large"  # likewise, with --long or by its name: benchmarks/large.py
 
 
 def selected(patterns: Sequence[str]) -> list[Row]:
