@@ -23,6 +23,7 @@ from benchmarks.running import MismatchError, Runner
 from benchmarks.worker import WorkerError
 
 PEERS = tuple(name for name in LIBRARIES if name not in {"raw", "batiste"})
+UNKNOWN = 2  # the exit code if no row has such a name
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace, folder: Path, console: Console) -> int:
     with_large = LARGE in options.rows or (options.long and not options.rows)
     if not rows and not with_checkpoints and not with_leaves and not with_large:
         console.print(f"no row matches {' '.join(options.rows)}; `python -m benchmarks list` names them")
-        return 2
+        return UNKNOWN
     runner = Runner(
         options.rounds,
         options.quick,
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"{row.name:24}{row.title}", highlight=False)
         return 0
     code = run(options, folder, console) if options.command == "run" else 0
-    if folder == results.FOLDER:
+    if folder == results.FOLDER and code != UNKNOWN:
         for path in report.write():
             console.print(f"written: {path.relative_to(results.ROOT)}", highlight=False)
     return code
