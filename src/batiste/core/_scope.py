@@ -450,13 +450,11 @@ class Scope:
         """Return this scope's dict in a collection, or None."""
         node: Any = self._nodes.get(collection)
         if node is None:
-            parent = self.parent
-            if parent is None:
+            if self.parent is None:
                 node = self.frame.variables.get(collection)
-            else:
-                above = parent._node(collection)
-                node = None if above is None else above.get(self.name)
-            held: Any = node  # the same; `node` itself is not narrowed to a mapping of unknown things
+            elif (above := self.parent._node(collection)) is not None:
+                node = above.get(self.name)
+            held: Any = node  # `node` itself is not to be narrowed to a mapping of unknown things
             if node is None or not (type(held) is dict or isinstance(held, Mapping)):
                 return None
             self._nodes[collection] = node
