@@ -18,11 +18,12 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import report, results, table
-from benchmarks.rows import CHECKPOINT, LEAVES, LIBRARIES, ROWS, selected
+from benchmarks.rows import CHECKPOINT, LARGE, LEAVES, LIBRARIES, ROWS, selected
 from benchmarks.running import MismatchError, Runner
 from benchmarks.worker import WorkerError
 
 PEERS = tuple(name for name in LIBRARIES if name not in {"raw", "batiste"})
+UNKNOWN = 2  # the exit code if no row has such a name
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rows", nargs="+", default=[], metavar="PATTERN", help="rows by name, with * and ?")
     made.add_argument("--rounds", type=int, default=3, help="how often every contender of a row runs (default 3)")
     made.add_argument("--quick", action="store_true", help="tiny models; the files go to runs/benchmarks")
-    made.add_argument("--long", action="store_true", help="unrolled depths beyond 12 too, which compile for minutes")
+    made.add_argument("--long", action="store_true", help="what takes minutes too: deep unrolled steps, 10 GB")
     made.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS, help="which peers (default all)")
     made.add_argument("--results", type=Path, help="the folder of the JSON files")
     return made
@@ -55,14 +56,21 @@ def leaves(folder: Path, *, quick: bool, rounds: int) -> bool:
     return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - this project's own program
 
 
+def large(folder: Path, *, quick: bool) -> bool:
+    """Run the benchmark of one large checkpoint, a program of its own, and say whether it ended well."""
+    command = [sys.executable, "-m", "benchmarks.large", "--gb", "0.25" if quick else "10", "--results", str(folder)]
+    return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - this project's own program
+
+
 def run(options: argparse.Namespace, folder: Path, console: Console) -> int:
     """Measure the rows that are asked for and return the exit code."""
     rows, code = selected(options.rows), 0
     with_checkpoints = not options.rows or CHECKPOINT in options.rows
     with_leaves = not options.rows or LEAVES in options.rows
-    if not rows and not with_checkpoints and not with_leaves:
+    with_large = LARGE in options.rows or (options.long and not options.rows)
+    if not rows and not with_checkpoints and not with_leaves and not with_large:
         console.print(f"no row matches {' '.join(options.rows)}; `python -m benchmarks list` names them")
-        return 2
+        return UNKNOWN
     runner = Runner(
         options.rounds,
         options.quick,
@@ -79,6 +87,8 @@ def run(options: argparse.Namespace, folder: Path, console: Console) -> int:
     if with_checkpoints and not checkpoints(folder, quick=options.quick, rounds=options.rounds):
         code = 1
     if with_leaves and not leaves(folder, quick=options.quick, rounds=options.rounds):
+        code = 1
+    if with_large and not large(folder, quick=options.quick):
         code = 1
     found = results.read(folder)
     for drawn in table.terminal(found, rows):
@@ -99,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"{row.name:24}{row.title}", highlight=False)
         return 0
     code = run(options, folder, console) if options.command == "run" else 0
-    if folder == results.FOLDER:
+    if folder == results.FOLDER and code != UNKNOWN:
         for path in report.write():
             console.print(f"written: {path.relative_to(results.ROOT)}", highlight=False)
     return code

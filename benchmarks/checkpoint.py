@@ -3,7 +3,8 @@
 ``python -m benchmarks.checkpoint --size-mb 1000`` saves, opens, restores and reads a part of two trees of that size:
 one of a few large leaves, one of 2,000. Medians of some rounds, in which the programs take turns; the ratio is to
 Orbax for folders and to safetensors for single files. Times are of a warm page cache and with every flush to the disk
-that a program makes.
+that a program makes. Safetensors makes none, so it is there once more with one; a plain copy with one is the limit. The
+bar is that a single file is saved in 1.05 of the time of safetensors, both flushed.
 
 Then a folder of 1,000 and of 16,000 small arrays beside a single file of the same: the bars are 3 times the file's time
 to save and 6 times to restore at 16,000, and 0.3 s at 1,000.
@@ -111,6 +112,35 @@ def safetensors_alone(path: Path, made: dict[str, Any]) -> Contender:
     }
 
 
+def flushed(path: Path, made: dict[str, Any]) -> Contender:
+    """Return safetensors with the flush to the disk that it leaves out, and batiste does not."""
+
+    def save() -> None:
+        safetensors.numpy.save_file(tree.flatten(made), path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    return {"save": save}
+
+
+def plain_copy(path: Path, made: dict[str, Any]) -> Contender:
+    """Return the limit: the bytes of the arrays one after the other, flushed, and read back into arrays."""
+    leaves = list(tree.flatten(made).values())
+
+    def save() -> None:
+        with path.open("wb") as file:
+            for leaf in leaves:
+                file.write(leaf.data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def restore() -> Any:
+        with path.open("rb") as file:
+            return [np.fromfile(file, leaf.dtype, leaf.size) for leaf in leaves]
+
+    return {"save": save, "restore": restore}
+
+
 def flax_msgpack(path: Path, made: dict[str, Any]) -> Contender:
     def restore() -> Any:
         return flax.serialization.msgpack_restore(path.read_bytes())
@@ -131,6 +161,8 @@ def contenders(folder: Path, made: dict[str, Any]) -> dict[str, tuple[Path, Cont
         "Orbax v1": folder / "orbax",
         "batiste, file": folder / "ours.safetensors",
         "safetensors": folder / "theirs.safetensors",
+        "safetensors, flushed": folder / "flushed.safetensors",
+        "plain copy": folder / "plain",
         "Flax MessagePack": folder / "flax.msgpack",
     }
     found = {
@@ -139,6 +171,8 @@ def contenders(folder: Path, made: dict[str, Any]) -> dict[str, tuple[Path, Cont
         "Orbax v1": orbax_alone(paths["Orbax v1"], made, compress=True),
         "batiste, file": ours(paths["batiste, file"], made),
         "safetensors": safetensors_alone(paths["safetensors"], made),
+        "safetensors, flushed": flushed(paths["safetensors, flushed"], made),
+        "plain copy": plain_copy(paths["plain copy"], made),
         "Flax MessagePack": flax_msgpack(paths["Flax MessagePack"], made),
     }
     if importlib.util.find_spec("torch") is not None:
@@ -205,6 +239,8 @@ def report(title: str, found: dict[str, dict[str, float]]) -> None:
             for operation in OPERATIONS
         )
         print(f"{name:26}{cells}")
+    ratio = found["batiste, file"]["save"] / found["safetensors, flushed"]["save"]
+    print(f"a single file, saved: {ratio:.2f} of safetensors, flushed; the bar is 1.05")
 
 
 def price_of_digests(made: dict[str, Any], rounds: int) -> dict[str, float]:

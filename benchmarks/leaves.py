@@ -24,6 +24,7 @@ from rich.table import Table
 
 from batiste import checkpoint, nn, shard, train, tree
 from benchmarks import results
+from benchmarks.measures import memory
 
 SIZES = (1_000, 10_000, 100_000)
 QUICK = (100, 1_000)
@@ -102,6 +103,33 @@ def models(*, quick: bool) -> dict[str, dict[str, Callable[[], Any]]]:
     return found
 
 
+def one_of_many(number: int) -> None:
+    """Use a model like no other: with a class, an initialiser, a lifted layer, a state and an optimiser of its own."""
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            x = nn.Dense(2, kernel_init=lambda _, shape, dtype=jnp.float32: jnp.full(shape, number, dtype))(x)
+            return nn.remat(nn.Dense)(2)(x)
+
+    model, x = Model(), jnp.ones((1, 2))
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    train.TrainState.create(apply_fn=model.apply, params={"w": x}, tx=optax.sgd(float(number)))
+    jax.make_jaxpr(model.apply)(variables, x)
+
+
+def left_behind(count: int) -> dict[str, float]:
+    """Return what so many different models leave in memory: Python's objects, and bytes of the process (Linux)."""
+    for number in range(100):
+        one_of_many(number)
+    gc.collect()
+    objects, held = len(gc.get_objects()), memory("VmRSS")
+    for number in range(100, 100 + count):
+        one_of_many(number)
+    gc.collect()
+    return {"models": count, "objects": len(gc.get_objects()) - objects, "bytes": memory("VmRSS") - held}
+
+
 def seconds(function: Callable[[], Any], rounds: int) -> float:
     """Return the least CPU time of a call."""
     taken: list[float] = []
@@ -145,10 +173,14 @@ def main() -> None:
     }
     for model, row in by_model.items():
         console.print(f"{model}: " + ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in row.items()))
+    left = left_behind(100 if options.quick else 10_000)
+    console.print(
+        f"{left['models']:,} different models leave {left['objects']:,} objects, {left['bytes'] / 2**20:.0f} MiB"
+    )
     if options.results is not None:
         about = {"machine": results.machine(), "rounds": options.rounds}
         named = {name: {str(size): value for size, value in row.items()} for name, row in rows.items()}
-        results.write(options.results, "leaves", {**about, "leaves": named, "models": by_model})
+        results.write(options.results, "leaves", {**about, "leaves": named, "models": by_model, "left": left})
 
 
 if __name__ == "__main__":

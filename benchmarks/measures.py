@@ -9,6 +9,7 @@ import collections
 import ctypes
 import gc
 import importlib
+import operator
 import re
 import statistics
 import time
@@ -28,6 +29,16 @@ MODULES = MappingProxyType(
         "nnx": "flax.nnx",
         "haiku": "haiku",
         "equinox": "equinox",
+    }
+)
+NAMES = MappingProxyType(  # what the file of a small dense model names
+    {
+        "raw": ("numpy.tanh",),
+        "batiste": ("Module", "compact", "Dense", "tanh"),
+        "linen": ("Module", "compact", "Dense", "tanh"),
+        "nnx": ("Module", "Rngs", "Linear", "tanh"),
+        "haiku": ("Module", "transform", "Linear"),
+        "equinox": ("Module", "nn.Linear"),
     }
 )
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -58,11 +69,14 @@ def median(function: Function, repeats: int, calls: int = 1) -> tuple[float, flo
 
 
 def import_(contender: str, spec: Any, repeats: int) -> Figures:
-    """Measure the import of a package, JAX's own included."""
+    """Measure the import of a package, JAX's own included; and from there to the names of a small dense model."""
     del spec, repeats
     start, wall = time.process_time(), time.perf_counter()
-    importlib.import_module(MODULES[contender])
-    return {"import": time.process_time() - start, "import_wall": time.perf_counter() - wall}
+    package = importlib.import_module(MODULES[contender])
+    figures = {"import": time.process_time() - start, "import_wall": time.perf_counter() - wall}
+    for name in NAMES[contender]:
+        operator.attrgetter(name)(package)
+    return figures | {"named": time.process_time() - start, "named_wall": time.perf_counter() - wall}
 
 
 def _init(contender: str, spec: Any, *, jitted: bool) -> Figures:

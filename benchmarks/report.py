@@ -74,6 +74,16 @@ def checkpoints(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n\n".join(texts)
 
 
+def large(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the table of one large checkpoint."""
+    if "large" not in found:
+        return "Not measured yet."
+    lines = [f"| {found['large']['gigabytes']:g} GB | seconds | MiB beside the arrays |", "| --- | ---: | ---: |"]
+    rows = found["large"]["rows"].items()
+    lines += [f"| {name} | {row['seconds']:.3g} | {row['extra'] / 2**20:,.0f} |" for name, row in rows]
+    return "\n".join(lines)
+
+
 def leaves(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the tables of trees of many leaves, and of models of many layers."""
     if "leaves" not in found:
@@ -89,6 +99,9 @@ def leaves(found: Mapping[str, Mapping[str, Any]]) -> str:
         f"{model}: " + ", ".join(f"{name} {1e3 * value:.3g} ms" for name, value in row.items()) + "."
         for model, row in found["leaves"]["models"].items()
     ]
+    if left := found["leaves"].get("left"):
+        kept = f"{left['objects']:,} objects and {left['bytes'] / 2**20:,.0f} MiB"
+        texts.append(f"{left['models']:,} different models, each used once, leave {kept} behind.")
     return "\n".join([*lines, "", *texts])
 
 
@@ -101,6 +114,7 @@ def write(folder: Path = results.FOLDER, readme: Path = README, drawing: Path = 
         "absent": missing(found),
         "unmet": unmet(found),
         "checkpoints": checkpoints(found),
+        "large": large(found),
         "leaves": leaves(found),
         "accelerator": gpu_table.markdown(found.get("gpu")),
     }

@@ -83,11 +83,11 @@ def _init_rows() -> list[Row]:
         bars = [programs]
         if held:
             bars += [
-                Bar("init", 1 / 3, "linen"),
-                Bar("init", 1 / 12, "linen", row=f"init_jit_{name}", words="Linen under jit"),
+                Bar("init", 1 / 4, "linen"),
+                Bar("init", 1 / 15, "linen", row=f"init_jit_{name}", words="Linen under jit"),
             ]
         rows.append(Row(f"init_{name}", f"cold init, {title}", "init", ("init", "programs"), spec, quick, tuple(bars)))
-        bars = [Bar("init", 1 / 12, "linen")] if held else []
+        bars = [Bar("init", 1 / 15, "linen")] if held else []
         under_jit = f"cold init under jit, {title}"
         rows.append(Row(f"init_jit_{name}", under_jit, "init_jit", ("init", "programs"), spec, quick, tuple(bars)))
     return rows
@@ -99,7 +99,7 @@ def _trace_rows() -> list[Row]:
         ("mlp_100", "100 Dense", mlp(100), mlp(3), 1.3, None),
         ("resnet", "ResNet-50", RESNET_50, SMALL_RESNET, None, None),
         ("24", "24 blocks", transformer(24), transformer(2, 16), None, None),
-        ("48", "48 blocks", transformer(48), transformer(2, 16), 1.15, 1.10),
+        ("48", "48 blocks", transformer(48), transformer(2, 16), 1.0, 1.0),
     ):
         for kind, words, limit in (("apply", "apply", apply_limit), ("grad", "the gradient", grad_limit)):
             bars = () if limit is None else (Bar("trace", limit),)
@@ -142,7 +142,14 @@ def _repeat_rows() -> list[Row]:
         if depth == 48:
             bars = [
                 Bar("compile", 1.3, "raw_scan", "repeat_scan", words="the hand-written scan"),
+                Bar("compile", 1.3, "raw_scan", "repeat_stacked", words="the hand-written scan"),
                 Bar("run", 1.05, "raw_scan", "repeat_stacked", words="the hand-written scan"),
+                Bar("run", 1.05, "batiste", "repeat_stacked", words="unrolled"),
+            ]
+        if depth == 96:
+            bars = [
+                Bar("compile", 1.1, name, name, row="depth_48", words="48 blocks")
+                for name in ("repeat_scan", "repeat_stacked")
             ]
         if depth in {24, 48}:
             bars.append(Bar("run", 1.0, "raw", "repeat_scan", words="unrolled"))
@@ -166,7 +173,7 @@ def _repeat_rows() -> list[Row]:
 
 def _call_rows() -> list[Row]:
     return [
-        Row("eager_mlp_10", "eager apply, 10 Dense", "eager", ("call",), mlp(10), mlp(3), (Bar("call", 1.5),)),
+        Row("eager_mlp_10", "eager apply, 10 Dense", "eager", ("call",), mlp(10), mlp(3), (Bar("call", 1.0),)),
         Row("call_100", "jitted call, 100 leaves", "call", ("call",), mlp(50, 1), mlp(3, 1)),
         Row("call_1000", "jitted call, 1,000 leaves", "call", ("call",), mlp(500, 1), mlp(3, 1), (Bar("call", 1.05),)),
         Row("train_state", "step with TrainState, 200 leaves", "train_state", ("run",), mlp(100), mlp(3)),
@@ -180,8 +187,8 @@ def _every_row() -> tuple[Row, ...]:
             "import",
             "import of the layers (batiste.nn, flax.linen, ...)",
             "import",
-            ("import",),
-            bars=(Bar("import", 1.1, words="import jax"),),
+            ("import", "named"),
+            bars=(Bar("import", 1.05, words="import jax"),),
         ),
         *_init_rows(),
         Row(
@@ -212,6 +219,7 @@ def _every_row() -> tuple[Row, ...]:
 ROWS = _every_row()
 CHECKPOINT = "checkpoint"  # a row that is a program of its own: benchmarks/checkpoint.py
 LEAVES = "leaves"  # likewise: benchmarks/leaves.py
+LARGE = "large"  # likewise, with --long or by its name: benchmarks/large.py
 
 
 def selected(patterns: Sequence[str]) -> list[Row]:

@@ -27,18 +27,19 @@ def later(
     Args:
       package: the package's dotted name.
       submodules: the submodules that are its attributes without being imported.
-      names: for each submodule those of its names that are also the package's. Each is bound at its first use.
+      names: for each submodule, or other package by its dotted name, those of its names that are also the package's.
+        Each is bound at its first use.
     """
     modules = frozenset(submodules)
-    homes = {name: home for home, taken in names.items() for name in taken}
+    homes = {n: home if "." in home else f"{package}.{home}" for home, taken in names.items() for n in taken}
 
     def load(name: str) -> Any:
         if name in modules:
             full = f"{package}.{name}"
             if importlib.util.find_spec(full) is not None:
                 return importlib.import_module(full)
-        elif name in homes and importlib.util.find_spec(f"{package}.{homes[name]}") is not None:
-            value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        elif name in homes and importlib.util.find_spec(homes[name]) is not None:
+            value = getattr(importlib.import_module(homes[name]), name)
             setattr(sys.modules[package], name, value)
             return value
         message = f"module {package!r} has no attribute {name!r}"

@@ -136,6 +136,91 @@ def border_crossings(files: Sequence[SourceFile]) -> list[str]:
     return problems
 
 
+INSIDES: types.MappingProxyType[str, str] = types.MappingProxyType(
+    {
+        **dict.fromkeys(("ctypes",), "C functions"),
+        **dict.fromkeys(("dis", "co_code", "co_consts", "co_freevars", "co_names", "co_varnames"), "code"),
+        **dict.fromkeys(("__closure__", "cell_contents"), "closures"),
+        **dict.fromkeys(("_getframe", "currentframe", "f_back", "f_code", "f_locals", "tb_frame"), "frames"),
+        **dict.fromkeys(("gc",), "the collector"),
+        **dict.fromkeys(("__class__",), "another class"),
+        **dict.fromkeys(("start_dir", "_register_atexit"), "the standard library"),
+        **dict.fromkeys(("eqns",), "jaxprs"),
+    }
+)
+"""Names that reach into how Python, or a library, does things: modules that are imported, and attributes."""
+
+_CAPTURED = "what a user's function holds is shown to its user"
+_PROGRAM = "the traced program is what is asked about; read with jax.extend.core"
+INSIDES_EXCEPTIONS: types.MappingProxyType[tuple[str, str], str] = types.MappingProxyType(
+    {
+        ("batiste.checkpoint._files", "C functions"): "two names exchanged in one step; measured beside it",
+        ("batiste.compat.flax.__main__", "frames"): "which of the program's lines asked",
+        ("batiste.compat.flax._partial_eval", "jaxprs"): _PROGRAM,
+        ("batiste.compat.flax._serve", "another class"): "as Python's reference documents it for modules",
+        ("batiste.core._code", "code"): "what a function can reach; measured beside it",
+        (
+            "batiste.core._draws",
+            "jaxprs",
+        ): "draws of one program for all shapes: `init` compiles 4 programs in place of 19",
+        ("batiste.core._fingerprint", "closures"): "what a function computes with, to know it by value; see _code",
+        ("batiste.core._fingerprint", "code"): "the names of its closure",
+        ("batiste.core._initialise", "frames"): "a warning's stacklevel; `skip_file_prefixes` came with Python 3.12",
+        ("batiste.core._programs", "jaxprs"): "when two initialisers draw by the same program; see _draws",
+        ("batiste.core._trace", "jaxprs"): "what a result depends on; see _draws",
+        ("batiste.diagnose._capture", "jaxprs"): _PROGRAM,
+        ("batiste.diagnose._differences", "closures"): _CAPTURED,
+        ("batiste.diagnose._differences", "code"): _CAPTURED,
+        ("batiste.diagnose._evaluate", "jaxprs"): _PROGRAM,
+        ("batiste.diagnose._flops", "jaxprs"): _PROGRAM,
+        ("batiste.diagnose._keys", "jaxprs"): _PROGRAM,
+        ("batiste.diagnose._lint", "jaxprs"): _PROGRAM,
+        ("batiste.diagnose._nan", "jaxprs"): _PROGRAM,
+        ("batiste.diagnose._purity", "frames"): "which line changed what",
+        ("batiste.diagnose._purity", "jaxprs"): _PROGRAM,
+        ("batiste.diagnose._purity", "the collector"): "who holds a tracer that has outlived its trace",
+        ("batiste.diagnose._reach", "closures"): _CAPTURED,
+        ("batiste.diagnose._reach", "code"): _CAPTURED,
+        ("batiste.diagnose._retrace", "frames"): "which line called",
+        ("batiste.lift._calls", "code"): "the names of a function's arguments",
+        ("batiste.module._notes", "code"): "the names of a method's arguments, for a note",
+        ("batiste.module._notes", "frames"): "whether another module has noted the exception",
+        ("batiste.plan._costs", "jaxprs"): _PROGRAM,
+        ("batiste.plan._flat", "jaxprs"): _PROGRAM,
+        ("batiste.plan._remat", "jaxprs"): _PROGRAM,
+        ("batiste.shard._mesh", "jaxprs"): "the mesh of a `with mesh:`, for which JAX has no public name",
+        ("batiste.train._hyperparams", "closures"): "the settings of an optimiser; measured beside it",
+        ("batiste.train._hyperparams", "code"): "their names",
+        ("batiste.train._optimizer", "closures"): "the arguments that an optimiser reads; measured beside it",
+    }
+)
+"""The files that may reach inside, each with its reason."""
+
+
+def insides(file: SourceFile) -> list[str]:
+    """Forbid to reach into how Python, JAX or another library does things, where the table gives no reason for it."""
+    return [
+        f"{file.at(line)}: {name} reaches into {group}; write down why in INSIDES_EXCEPTIONS, or do without"
+        for line, name, group in inside_uses(file)
+        if not INSIDES_EXCEPTIONS.get((file.module, group))
+    ]
+
+
+def inside_uses(file: SourceFile) -> Iterable[tuple[int, str, str]]:
+    """Yield the line, the name and the kind of every use of a name of `INSIDES`."""
+    for node, _ in walk(file.tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        elif isinstance(node, ast.Attribute) and (node.attr != "__class__" or isinstance(node.ctx, ast.Store)):
+            names = [node.attr] if node.attr not in {"ctypes", "dis", "gc"} else []
+        for name in names:
+            if name in INSIDES:
+                yield node.lineno, name, INSIDES[name]
+
+
 def is_private(name: str) -> bool:
     """Say whether a name begins with one underscore."""
     return name.startswith("_") and not name.startswith("__") and name != "_"

@@ -23,6 +23,7 @@ THE_WHOLE = (
 EACH_FILE = (
     rules.self_imports,
     rules.foreign_privates,
+    rules.insides,
     rules.local_imports,
     rules.asserts,
     rules.private_jax,

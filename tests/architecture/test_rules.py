@@ -128,6 +128,29 @@ def test_every_exception_at_the_border_has_a_use_and_a_reason():
 @pytest.mark.parametrize(
     ("text", "problems"),
     [
+        ("import ctypes", 1),
+        ("from dis import get_instructions", 1),
+        ("def f(x):\n    x.__class__ = int", 1),
+        ("def f(x):\n    return x.__class__", 0),
+        ("def f(x):\n    return [cell.cell_contents for cell in x.__closure__]", 2),
+        ("def f(jaxpr):\n    return jaxpr.eqns", 1),
+        ("def f(array):\n    return array.ctypes.data", 0),  # NumPy's, and public
+    ],
+)
+def test_insides(text, problems):
+    assert len(rules.insides(file(text))) == problems
+
+
+def test_every_exception_that_reaches_inside_has_a_use_and_a_reason():
+    for (module, group), reason in rules.INSIDES_EXCEPTIONS.items():
+        source = next(each for each in test_house.FILES if each.module == module)
+        assert group in {used for _, _, used in rules.inside_uses(source)}, (module, group)
+        assert reason
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
         ("def f():\n    from batiste.errors import BatisteError", 1),
         ("class A:\n    def f(self):\n        import batiste.nn", 1),
         ("def f():\n    return importlib.import_module('batiste.nn')", 1),

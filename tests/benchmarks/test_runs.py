@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import gpu, measures, models, running, worker
+from benchmarks import gpu, large, leaves, measures, models, report, running, worker
 from benchmarks.models import contract
 from benchmarks.rows import selected
 
@@ -155,3 +155,18 @@ def test_the_accelerators_script_writes_its_table(monkeypatch, tmp_path, capsys)
     used = found["samples"][0]["raw"]["utilisation"]
     assert used == pytest.approx(found["operations"] / 0.1 / 989e12)
     assert "| PyTorch, torch.compile | torch is not installed |" in capsys.readouterr().out
+
+
+def test_one_large_checkpoint(monkeypatch, tmp_path):
+    monkeypatch.setattr(large, "LEAF", 1 << 20)
+    rows = large.measure(4 / 1024, tmp_path)
+    assert set(rows) == {f"{what}, {how}" for what in ("save", "restore") for how in ("plain copy", "file", "folder")}
+    assert all(row["seconds"] > 0 for row in rows.values())
+    assert all(row["extra"] < large.BAR for row in rows.values())
+    assert not list(tmp_path.iterdir())
+    written = report.large({"large": {"gigabytes": 4 / 1024, "rows": rows}})
+    assert written.count("\n") == 1 + len(rows)
+
+
+def test_what_models_leave_behind():
+    assert leaves.left_behind(3)["models"] == 3

@@ -68,6 +68,7 @@ def test_a_second_run_finds_its_programs(tmp_path):
     assert kept(tmp_path / "cache") == programs
 
 
+@pytest.mark.usefixtures("no_kept_programs")
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

@@ -11,10 +11,12 @@ from batiste import nn
 from docs import reference_pages
 
 TESTS = Path(__file__).resolve().parent.parent
+NAMED = {name: getattr(nn, name) for name in nn.__all__}
 LAYERS = sorted(
-    name for name, value in vars(nn).items() if inspect.isclass(value) and issubclass(value, nn.Module)
-    and name in nn.__all__ and value is not nn.Module
-)  # fmt: skip
+    name
+    for name, value in NAMED.items()
+    if inspect.isclass(value) and issubclass(value, nn.Module) and value is not nn.Module
+)
 NO_LAW = {
     "Fp8DirectDotGeneralOp": "stands for `dot_general` in other layers; tests/nn/test_fp8.py",
     "Fp8DotGeneral": "the same",

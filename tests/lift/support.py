@@ -27,7 +27,7 @@ from tests.nn.oracle import assert_same, cheap_initializer
 
 flax.config.update("flax_fix_rng_separator", False)
 
-BATISTE = types.SimpleNamespace(**vars(nn))
+BATISTE = types.SimpleNamespace(**{name: getattr(nn, name) for name in nn.__all__})
 LINEN = types.SimpleNamespace(**vars(flax.linen), In=flax.typing.In, Out=flax.typing.Out)
 X = jnp.linspace(-1.0, 1.0, 12).reshape(3, 4)
 

@@ -20,6 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+QUICKLY = {"xla_backend_optimization_level": 0}
+"""Options with which a program compiles fast: what such a test takes is the compiling."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
@@ -140,7 +143,7 @@ def _run(modules: Sequence[Any], variables: Any, args: Any, modes: Sequence[Mode
 
     wanted = [leaf for leaf, w in zip(given, is_wanted, strict=True) if w]
     others = [leaf for leaf, w in zip(given, is_wanted, strict=True) if not w]
-    return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})([(wanted, others) for _ in modules])
+    return jax.jit(run, compiler_options=QUICKLY)([(wanted, others) for _ in modules])
 
 
 def _weighted_sum(outputs: Any) -> Any:

@@ -24,7 +24,7 @@ from batiste.nn._attention import dot_product_attention, dot_product_attention_w
 from batiste.nn._fp8 import Fp8DirectDotGeneralOp, Fp8Einsum
 from batiste.nn._masks import combine_masks, make_attention_mask, make_causal_mask
 from batiste.nn._multihead import MultiHeadAttention, MultiHeadDotProductAttention, SelfAttention
-from tests.nn.oracle import Mode, assert_same, compare
+from tests.nn.oracle import QUICKLY, Mode, assert_same, compare
 
 
 def draw(seed, *shape, dtype=jnp.float32):
@@ -65,7 +65,7 @@ def test_functions_equal_linen(options):
             weights = weigh(query, key, dropout_rng=rng, **options)
             return jnp.sum(jnp.sin(out.astype(jnp.float32))), (out, weights)
 
-        return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(Q, K, V)
+        return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True), compiler_options=QUICKLY)(Q, K, V)
 
     ours = run(dot_product_attention, dot_product_attention_weights)
     theirs = run(linen.dot_product_attention, linen.dot_product_attention_weights)

@@ -15,6 +15,7 @@ from batiste.errors import (
     WindowError,
 )
 from batiste.nn._modern_attention import GroupedQueryAttention, apply_rotary, rotary_angles
+from tests.nn.oracle import QUICKLY
 
 X = jax.random.normal(jax.random.key(0), (2, 9, 12))
 SIZES = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 6}
@@ -85,7 +86,8 @@ def decode(layer, params, x, cuts, positions=None):
 
 def run(layer, params, x, **arguments):
     """Apply the layer as one program."""
-    return jax.jit(lambda params, x, arguments: layer.apply(params, x, **arguments))(params, x, arguments)
+    program = jax.jit(lambda params, x, arguments: layer.apply(params, x, **arguments), compiler_options=QUICKLY)
+    return program(params, x, arguments)
 
 
 # Rotary positions.

@@ -13,7 +13,7 @@ from flax.linen import fp8_ops
 from batiste.errors import DotArgumentsError, Fp8DtypeError, IgnoredPrecisionWarning, LinenDeprecationWarning
 from batiste.nn import _fp8, _fp8_ops
 from batiste.nn._linear import Dense
-from tests.nn.oracle import assert_same, compare
+from tests.nn.oracle import QUICKLY, assert_same, compare
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -48,7 +48,7 @@ def compare_steps(ours, theirs, variables, *arrays, axes):
             out = layer.apply(variables, *axes[0], *arrays, *axes[1])
             return jnp.sum(jnp.sin(out.astype(jnp.float32))), out
 
-        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(variables, *arrays)
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True), compiler_options=QUICKLY)(variables, *arrays)
 
     assert_same(run(ours), run(theirs))
 

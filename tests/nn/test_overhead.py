@@ -1,4 +1,6 @@
-"""What a layer costs before it runs: never more equations than Linen's, nor has its gradient."""
+"""What a layer costs before it runs: never more equations than Linen's, nor has its gradient; few calls to a value."""
+
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -63,3 +65,47 @@ def test_no_more_equations_than_linen(make, x, kwargs):
         )
         more = 3 if "mask" in kwargs else 0  # where a mask leaves nothing to average, Linen divides by zero
         assert count(ours.jaxpr) <= count(theirs.jaxpr) + more
+
+
+MOST_CALLS = 15
+"""Calls of Python functions, JAX's own included, from `self.param(...)` to the array."""
+
+
+@pytest.mark.parametrize("how", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("depth", [0, 2])
+def test_the_walk_to_a_parameter(how, depth):
+    walks = []
+
+    def walked(ask):
+        calls = []
+        sys.setprofile(lambda frame, event, _: event == "call" and calls.append(frame.f_code.co_qualname))
+        try:
+            return ask()
+        finally:
+            sys.setprofile(None)
+            walks.append(calls[1:])  # after the call of `ask`
+
+    class Leaf(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            init = nn.initializers.lecun_normal()
+            kernel = walked(lambda: self.param("kernel", init, (6, 3), jnp.float32))
+            return x @ kernel, walked(lambda: self.param("bias", nn.initializers.zeros, (3,), jnp.float32))
+
+    class Level(nn.Module):
+        inner: nn.Module
+
+        @nn.compact
+        def __call__(self, x):
+            return self.inner(x)
+
+    model = Leaf()
+    for _ in range(depth):
+        model = Level(model)
+    variables = model.init(jax.random.key(0), X)
+    walks.clear()
+    how(model.apply)(variables, X)
+    kernel, bias = walks
+    assert "Scope.param" in " ".join(kernel)
+    assert len(kernel) <= MOST_CALLS, kernel
+    assert len(bias) <= MOST_CALLS, bias

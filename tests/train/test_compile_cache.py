@@ -11,6 +11,8 @@ import pytest
 from batiste.errors import CompileCacheWarning
 from batiste.train import compile_cache
 
+pytestmark = pytest.mark.usefixtures("no_kept_programs")
+
 PROGRAM = """
 import json, sys
 import jax, jax.numpy as jnp

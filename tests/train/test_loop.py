@@ -559,6 +559,7 @@ def test_without_a_run_or_in_another_thread_signals_are_left_alone(run, safe_sig
 # Compiled programs
 
 
+@pytest.mark.usefixtures("no_kept_programs")
 def test_compiled_programs_are_kept_in_the_folder_of_the_run(run, tmp_path):
     def names(folder):
         return {path.name.split("-")[0] for path in folder.glob("*")}

@@ -3,6 +3,12 @@
 ``mentions`` reads it from the bytecode, as ``dis`` documents it. It is exact about what is a global, what is an
 attribute of one, and what is bound outside of the function, so that ``jax.random`` is told from ``np.random`` and
 ``x.copy()`` from ``import copy``; the names alone, ``co_names``, are one list of all of these.
+
+The names alone would do for what Optax makes: all 78 transformations that it makes of nothing or of a learning rate are
+known by value with them too. They would not do for what users write: a schedule that calls ``np.sqrt`` names NumPy,
+whose random state lies there as well, and no name says that a function imports, or binds a variable outside of itself.
+Reading takes 0.2 ms for each code object, once; a step that is found again is not traced and compiled again, which
+takes 3 s for the step of 12 blocks of ``make bench``.
 """
 
 from __future__ import annotations

@@ -108,22 +108,21 @@ def apply(
 
 
 def explain_deleted(variables: Variables, error: Exception) -> None:
-    """Raise an error of the catalogue where a call failed because its variables are used up; else return.
+    """Raise an error of the catalogue where a call failed whose variables are used up; else return.
 
     Raises:
       DeletedArrayError: arrays of the variables were deleted, or used up by a step that was donated them.
     """
-    text = str(error)
-    if isinstance(error, BatisteError) or not ("deleted" in text or "donated" in text):
+    leaves: list[Any] = jax.tree.leaves(variables)
+    if isinstance(error, BatisteError) or not any(map(_is_deleted, leaves)):
         return
-    gone = [path for path, leaf in flatten(variables).items() if isinstance(leaf, jax.Array) and _is_deleted(leaf)]
-    if gone:
-        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-        raise DeletedArrayError(where="What apply was given", paths=f"{gone[0]!r}{more}") from error
+    gone = [path for path, leaf in flatten(variables).items() if _is_deleted(leaf)]
+    more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+    raise DeletedArrayError(where="What apply was given", paths=f"{gone[0]!r}{more}") from error
 
 
 def _is_deleted(leaf: Any) -> bool:
-    return not is_tracer(leaf) and leaf.is_deleted()
+    return isinstance(leaf, jax.Array) and not is_tracer(leaf) and leaf.is_deleted()
 
 
 def init(

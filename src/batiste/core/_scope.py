@@ -448,18 +448,17 @@ class Scope:
 
     def _node(self, collection: str) -> Any:
         """Return this scope's dict in a collection, or None."""
-        node = self._nodes.get(collection)
+        node: Any = self._nodes.get(collection)
         if node is None:
-            parent = self.parent
-            if parent is None:
+            if self.parent is None:
                 node = self.frame.variables.get(collection)
-            else:
-                above = parent._node(collection)
-                node = None if above is None else above.get(self.name)
-            if node is None or not (type(node) is dict or isinstance(node, Mapping)):
+            elif (above := self.parent._node(collection)) is not None:
+                node = above.get(self.name)
+            held: Any = node  # `node` itself is not to be narrowed to a mapping of unknown things
+            if node is None or not (type(held) is dict or isinstance(held, Mapping)):
                 return None
-            self._nodes[collection] = cast("Any", node)
-        return cast("Any", node)
+            self._nodes[collection] = node
+        return node
 
     def _enter(
         self,
@@ -584,7 +583,7 @@ def _is_child(holder: Any) -> bool:
 
 def _unboxed(value: Any) -> Any:
     """Return ``value`` without its box; arrays pass at once."""
-    if is_array_class(cast("Any", type(value))):
+    if is_array_class(value.__class__):
         return value
     if isinstance(value, AxisMetadata) or not hasattr(value, "dtype"):
         return unbox(value)

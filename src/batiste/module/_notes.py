@@ -180,7 +180,7 @@ def _hint(error: BaseException, module: Blueprint, named: list[tuple[str, str, A
         return ""
     if isinstance(error, CONCRETIZATION_ERRORS):
         return _hint_of_values([*named, *_fields(module)])
-    if "incompatible shapes" in str(error) and any(name == "carry" for name, _, _ in named):
+    if isinstance(error, TypeError | ValueError) and _differ_in_batch(named):
         return (
             "The carry and the inputs of a cell have the same batch axes. Under nn.scan, in_axes is the axis of time: "
             "1 for inputs [batch, time, features]."
@@ -200,6 +200,14 @@ def _hint(error: BaseException, module: Blueprint, named: list[tuple[str, str, A
                 f"then assign it whole."
             )
     return ""
+
+
+def _differ_in_batch(named: list[tuple[str, str, Any]]) -> bool:
+    """Return whether a cell was given a carry, and inputs with other axes before the last one."""
+    given = {name: value for name, _, value in named}
+    carry: list[Any] = jax.tree.leaves(given.get("carry"))
+    inputs: list[Any] = jax.tree.leaves(given.get("inputs"))
+    return any(jnp.shape(a)[:-1] != jnp.shape(b)[:-1] for a in carry for b in inputs)
 
 
 def _function_named(value: Any, field: str) -> str:

@@ -1,29 +1,12 @@
-"""Layers, initialisers, activations and everything that a model file needs: ``from batiste import nn``."""
+"""Layers, initialisers, activations and everything that a model file needs: ``from batiste import nn``.
 
+``Module`` and what belongs to it is there at once; the file of a layer or a transform is loaded when it is first named.
+"""
+
+import typing as _typing
+
+from batiste._later import later as _later
 from batiste.core import AxisMetadata, DenyList, Variable, unbox
-from batiste.lift import (
-    In,
-    Out,
-    add_metadata_axis,
-    broadcast,
-    checkpoint,
-    cond,
-    custom_vjp,
-    fold_rngs,
-    grad,
-    jit,
-    jvp,
-    map_variables,
-    named_call,
-    remat,
-    remat_scan,
-    scan,
-    switch,
-    value_and_grad,
-    vjp,
-    vmap,
-    while_loop,
-)
 from batiste.module import (
     InterceptorContext,
     Module,
@@ -41,82 +24,220 @@ from batiste.module import (
     tag,
     wrap_method_once,
 )
-from batiste.nn import fp8_ops, initializers
-from batiste.nn._activations import (
-    PReLU,
-    celu,
-    elu,
-    gelu,
-    glu,
-    hard_sigmoid,
-    hard_silu,
-    hard_swish,
-    hard_tanh,
-    identity,
-    leaky_relu,
-    log_sigmoid,
-    log_softmax,
-    logsumexp,
-    mish,
-    normalize,
-    one_hot,
-    relu,
-    relu6,
-    selu,
-    sigmoid,
-    silu,
-    soft_sign,
-    softmax,
-    softplus,
-    sparse_plus,
-    sparse_sigmoid,
-    squareplus,
-    standardize,
-    swish,
-    tanh,
-)
-from batiste.nn._attention import dot_product_attention, dot_product_attention_weights
-from batiste.nn._batch_norm import BatchNorm
-from batiste.nn._cells import ConvLSTMCell, GRUCell, LSTMCell, MGUCell, OptimizedLSTMCell, RNNCellBase, SimpleCell
-from batiste.nn._combinators import BatchApply, Sequential
-from batiste.nn._conv import Conv, ConvLocal, ConvTranspose
-from batiste.nn._dropout import Dropout
-from batiste.nn._embedding import Embed
-from batiste.nn._fp8 import (
-    Fp8DirectDotGeneralOp,
-    Fp8DotGeneral,
-    Fp8DotGeneralBase,
-    Fp8DotGeneralOp,
-    Fp8Einsum,
-    NANOOFp8DotGeneralOp,
-)
-from batiste.nn._initializers import ConfiguredInitializer, ones, ones_init, zeros, zeros_init
-from batiste.nn._linear import Dense, DenseGeneral, Einsum
-from batiste.nn._masks import combine_masks, make_attention_mask, make_causal_mask
-from batiste.nn._modern_attention import GroupedQueryAttention, apply_rotary, rotary_angles
-from batiste.nn._moe import MoE
-from batiste.nn._multihead import MultiHeadAttention, MultiHeadDotProductAttention, SelfAttention
-from batiste.nn._norm import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
-from batiste.nn._pooling import avg_pool, max_pool, min_pool, pool
-from batiste.nn._recurrent import RNN, Bidirectional, RNNBase, flip_sequences
-from batiste.nn._reparam import SpectralNorm, WeightNorm
-from batiste.nn._repeat import Repeat
-from batiste.shard import (
-    PARTITION_NAME,
-    LogicallyPartitioned,
-    Partitioned,
-    get_logical_axis_rules,
-    get_partition_spec,
-    get_sharding,
-    logical_axis_rules,
-    logical_to_mesh,
-    logical_to_mesh_axes,
-    logical_to_mesh_sharding,
-    set_logical_axis_rules,
-    with_logical_constraint,
-    with_logical_partitioning,
-    with_partitioning,
-)
+
+if _typing.TYPE_CHECKING:
+    from batiste.lift import (
+        In,
+        Out,
+        add_metadata_axis,
+        broadcast,
+        checkpoint,
+        cond,
+        custom_vjp,
+        fold_rngs,
+        grad,
+        jit,
+        jvp,
+        map_variables,
+        named_call,
+        remat,
+        remat_scan,
+        scan,
+        switch,
+        value_and_grad,
+        vjp,
+        vmap,
+        while_loop,
+    )
+    from batiste.nn import fp8_ops, initializers
+    from batiste.nn._activations import (
+        PReLU,
+        celu,
+        elu,
+        gelu,
+        glu,
+        hard_sigmoid,
+        hard_silu,
+        hard_swish,
+        hard_tanh,
+        identity,
+        leaky_relu,
+        log_sigmoid,
+        log_softmax,
+        logsumexp,
+        mish,
+        normalize,
+        one_hot,
+        relu,
+        relu6,
+        selu,
+        sigmoid,
+        silu,
+        soft_sign,
+        softmax,
+        softplus,
+        sparse_plus,
+        sparse_sigmoid,
+        squareplus,
+        standardize,
+        swish,
+        tanh,
+    )
+    from batiste.nn._attention import dot_product_attention, dot_product_attention_weights
+    from batiste.nn._batch_norm import BatchNorm
+    from batiste.nn._cells import ConvLSTMCell, GRUCell, LSTMCell, MGUCell, OptimizedLSTMCell, RNNCellBase, SimpleCell
+    from batiste.nn._combinators import BatchApply, Sequential
+    from batiste.nn._conv import Conv, ConvLocal, ConvTranspose
+    from batiste.nn._dropout import Dropout
+    from batiste.nn._embedding import Embed
+    from batiste.nn._fp8 import (
+        Fp8DirectDotGeneralOp,
+        Fp8DotGeneral,
+        Fp8DotGeneralBase,
+        Fp8DotGeneralOp,
+        Fp8Einsum,
+        NANOOFp8DotGeneralOp,
+    )
+    from batiste.nn._initializers import ConfiguredInitializer, ones, ones_init, zeros, zeros_init
+    from batiste.nn._linear import Dense, DenseGeneral, Einsum
+    from batiste.nn._masks import combine_masks, make_attention_mask, make_causal_mask
+    from batiste.nn._modern_attention import GroupedQueryAttention, apply_rotary, rotary_angles
+    from batiste.nn._moe import MoE
+    from batiste.nn._multihead import MultiHeadAttention, MultiHeadDotProductAttention, SelfAttention
+    from batiste.nn._norm import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+    from batiste.nn._pooling import avg_pool, max_pool, min_pool, pool
+    from batiste.nn._recurrent import RNN, Bidirectional, RNNBase, flip_sequences
+    from batiste.nn._reparam import SpectralNorm, WeightNorm
+    from batiste.nn._repeat import Repeat
+    from batiste.shard import (
+        PARTITION_NAME,
+        LogicallyPartitioned,
+        Partitioned,
+        get_logical_axis_rules,
+        get_partition_spec,
+        get_sharding,
+        logical_axis_rules,
+        logical_to_mesh,
+        logical_to_mesh_axes,
+        logical_to_mesh_sharding,
+        set_logical_axis_rules,
+        with_logical_constraint,
+        with_logical_partitioning,
+        with_partitioning,
+    )
+else:
+    __getattr__, __dir__ = _later(
+        __name__,
+        ("fp8_ops", "initializers"),
+        {
+            "batiste.lift": (
+                "In",
+                "Out",
+                "add_metadata_axis",
+                "broadcast",
+                "checkpoint",
+                "cond",
+                "custom_vjp",
+                "fold_rngs",
+                "grad",
+                "jit",
+                "jvp",
+                "map_variables",
+                "named_call",
+                "remat",
+                "remat_scan",
+                "scan",
+                "switch",
+                "value_and_grad",
+                "vjp",
+                "vmap",
+                "while_loop",
+            ),
+            "_activations": (
+                "PReLU",
+                "celu",
+                "elu",
+                "gelu",
+                "glu",
+                "hard_sigmoid",
+                "hard_silu",
+                "hard_swish",
+                "hard_tanh",
+                "identity",
+                "leaky_relu",
+                "log_sigmoid",
+                "log_softmax",
+                "logsumexp",
+                "mish",
+                "normalize",
+                "one_hot",
+                "relu",
+                "relu6",
+                "selu",
+                "sigmoid",
+                "silu",
+                "soft_sign",
+                "softmax",
+                "softplus",
+                "sparse_plus",
+                "sparse_sigmoid",
+                "squareplus",
+                "standardize",
+                "swish",
+                "tanh",
+            ),
+            "_attention": ("dot_product_attention", "dot_product_attention_weights"),
+            "_batch_norm": ("BatchNorm",),
+            "_cells": (
+                "ConvLSTMCell",
+                "GRUCell",
+                "LSTMCell",
+                "MGUCell",
+                "OptimizedLSTMCell",
+                "RNNCellBase",
+                "SimpleCell",
+            ),
+            "_combinators": ("BatchApply", "Sequential"),
+            "_conv": ("Conv", "ConvLocal", "ConvTranspose"),
+            "_dropout": ("Dropout",),
+            "_embedding": ("Embed",),
+            "_fp8": (
+                "Fp8DirectDotGeneralOp",
+                "Fp8DotGeneral",
+                "Fp8DotGeneralBase",
+                "Fp8DotGeneralOp",
+                "Fp8Einsum",
+                "NANOOFp8DotGeneralOp",
+            ),
+            "_initializers": ("ConfiguredInitializer", "ones", "ones_init", "zeros", "zeros_init"),
+            "_linear": ("Dense", "DenseGeneral", "Einsum"),
+            "_masks": ("combine_masks", "make_attention_mask", "make_causal_mask"),
+            "_modern_attention": ("GroupedQueryAttention", "apply_rotary", "rotary_angles"),
+            "_moe": ("MoE",),
+            "_multihead": ("MultiHeadAttention", "MultiHeadDotProductAttention", "SelfAttention"),
+            "_norm": ("GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"),
+            "_pooling": ("avg_pool", "max_pool", "min_pool", "pool"),
+            "_recurrent": ("RNN", "Bidirectional", "RNNBase", "flip_sequences"),
+            "_reparam": ("SpectralNorm", "WeightNorm"),
+            "_repeat": ("Repeat",),
+            "batiste.shard": (
+                "PARTITION_NAME",
+                "LogicallyPartitioned",
+                "Partitioned",
+                "get_logical_axis_rules",
+                "get_partition_spec",
+                "get_sharding",
+                "logical_axis_rules",
+                "logical_to_mesh",
+                "logical_to_mesh_axes",
+                "logical_to_mesh_sharding",
+                "set_logical_axis_rules",
+                "with_logical_constraint",
+                "with_logical_partitioning",
+                "with_partitioning",
+            ),
+        },
+    )
 
 __all__ = [
     "AxisMetadata",

@@ -12,7 +12,6 @@ that of ``h_7`` in every way of running; a first, abstract run finds which numbe
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -164,15 +163,13 @@ class _Slice(NamedTuple):
 
     Attributes:
       variables: by collection, the variables at and below the layer.
-      inputs: the inputs of which each layer has its own entry; None in place of the others.
-      fields: values of fields.
+      own: the inputs of which each layer has its own entry, None in place of the others, and the values of fields.
       row: the numbers that its name contributes to random keys.
     """
 
     variables: dict[str, Any]
-    inputs: list[Any]
-    fields: dict[str, Any]
-    row: Any = None
+    own: tuple[list[Any], dict[str, Any]]
+    row: Any
 
 
 Result: TypeAlias = tuple[Any, Any, dict[Place, Any]]
@@ -186,40 +183,40 @@ class _Call:
         self, repeat: Repeat, scope: Scope, carry: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         scope.check_open()
-        self.repeat, self.scope, self.carry, self.kwargs = repeat, scope, carry, kwargs
+        self.repeat, self.scope, self.carry, self.inputs, self.kwargs = repeat, scope, carry, inputs, kwargs
         self.blocks, self.period = repeat.blocks, len(repeat.blocks)
         self.names = [repeat.layer_name(number) for number in range(repeat.length)]
         self.layers = Layers(scope, repeat.stack_name, self.names, self.period)
-        self.inputs, self.is_own = self._split(inputs)
-        fields = repeat.fields or {}
-        self.fields = {name: self._entries(value, f"the field {name!r}") for name, value in fields.items()}
+        self.own = self._differing(inputs)
+        self.tables: list[Any] = [None] * self.period  # for each place of the pattern, the rows of its layers
 
     def result(self) -> Any:
         """Run the layers."""
-        frame = self.scope.frame
+        frame, is_scan = self.scope.frame, self.repeat.run == "scan"
         if frame.initializing:
-            carry, outputs = self._in_place()
+            carry, outputs = self._one_by_one(self._in_place)
         else:
             self.layers.read()
-            run = self._layer_by_layer if not frame.is_tracing else self._scan if self._is_scan else self._loop
-            carry, outputs = run()
+            if not frame.is_tracing:
+                carry, outputs = self._one_by_one(self._by_name)
+            else:
+                bodies = [self._body(place) for place in range(self.period)]
+                carry, outputs = self._scan(bodies) if is_scan else self._loop(bodies)
         return (carry, outputs) if self.repeat.has_outputs else carry
-
-    @property
-    def _is_scan(self) -> bool:
-        return self.repeat.run == "scan"
 
     # --- what differs from layer to layer
 
-    def _split(self, inputs: tuple[Any, ...]) -> tuple[list[Any], list[bool]]:
-        """Return the inputs as arrays where each layer has its own entry, and for each whether that is so."""
+    def _differing(self, inputs: tuple[Any, ...]) -> tuple[list[Any], dict[str, Any]]:
+        """Return the inputs of which each layer has its own entry, None in place of the others, and the fields."""
         axes: Any = self.repeat.in_axes
         each = tuple(cast("Sequence[Any]", axes)) if isinstance(axes, tuple | list) else (axes,) * len(inputs)
         if len(each) != len(inputs) or any(not (axis is broadcast or axis == 0) for axis in each):
             problem = f"in_axes={axes!r} does not say broadcast or 0 for each of the {len(inputs)} inputs after the"
             raise RepeatInputError(path=self.scope.path_text, problem=f"{problem} carry")
-        is_own = [axis is not broadcast for axis in each]
-        return [jax.tree.map(self._entries, v) if own else v for v, own in zip(inputs, is_own, strict=True)], is_own
+        pairs = zip(inputs, each, strict=True)
+        own = [None if axis is broadcast else jax.tree.map(self._entries, value) for value, axis in pairs]
+        fields = self.repeat.fields or {}
+        return own, {name: self._entries(value, f"the field {name!r}") for name, value in fields.items()}
 
     def _entries(self, value: Any, what: str = "an input") -> Any:
         array = jnp.asarray(value)
@@ -228,21 +225,18 @@ class _Call:
             raise RepeatInputError(path=self.scope.path_text, problem=f"{problem} in front")
         return array
 
-    def _slice(self, variables: dict[str, Any], take: Callable[[Any], Any], row: Any = None) -> _Slice:
-        """Return what differs, of which ``take`` takes the part for one layer, or for one place of the pattern."""
-        own = [take(value) if is_own else None for value, is_own in zip(self.inputs, self.is_own, strict=True)]
-        return _Slice(variables, own, take(self.fields), row)
-
-    def _one(self, number: int, row: Any = None) -> _Slice:
-        return self._slice(self.layers.one(number), lambda tree: entry(tree, number), row)
+    def _slice(self, number: int) -> _Slice:
+        table = self.tables[number % self.period]
+        row = None if table is None else table[number // self.period]
+        return _Slice(self.layers.one(number), entry(self.own, number), row)
 
     # --- one layer
 
-    def _call_block(self, number: int, layer: _Slice, scope: Scope | None, carry: Any) -> Any:
-        block = self.blocks[number % self.period].clone(name=self.names[number], **layer.fields)
-        given = zip(self.inputs, layer.inputs, self.is_own, strict=True)
-        inputs = [own if is_own else whole for whole, own, is_own in given]
-        return bound_copy(block, cast("Scope", scope))(carry, *inputs, **self.kwargs)
+    def _call_block(self, number: int, layer: _Slice, scope: Scope, carry: Any) -> Any:
+        own, fields = layer.own
+        block = self.blocks[number % self.period].clone(name=self.names[number], **fields)
+        inputs = [whole if each is None else each for whole, each in zip(self.inputs, own, strict=True)]
+        return bound_copy(block, scope)(carry, *inputs, **self.kwargs)
 
     def _checked(self, number: int, carry: Any, result: Any) -> tuple[Any, Any]:
         """Return carry and output of a layer.
@@ -256,9 +250,18 @@ class _Call:
             if not isinstance(result, tuple) or len(cast("tuple[Any, ...]", result)) != 2:
                 raise RepeatCarryError(path=path, given=_shapes(result), expected="a pair of carry and output")
             result, outputs = cast("tuple[Any, Any]", result)
-        if jax.tree.structure(result) != jax.tree.structure(carry) or _avals(result) != _avals(carry):
+        if jax.tree.structure(result) != jax.tree.structure(carry) or _shapes(result) != _shapes(carry):
             raise RepeatCarryError(path=path, given=_shapes(result), expected=f"{_shapes(carry)}, which it was given")
         return result, outputs
+
+    def _in_place(self, number: int, carry: Any) -> Result:
+        """Run one layer over the variables as they are: ``init`` notes each variable where it is made."""
+        scope = self.scope.push(self.names[number], reuse=True)
+        return *self._checked(number, carry, self._call_block(number, self._slice(number), scope, carry)), {}
+
+    def _by_name(self, number: int, carry: Any) -> Result:
+        """Run one layer under its own name: outside of a trace."""
+        return self._run(self._region(number), number, self._slice(number), carry, self.names[number])
 
     def _region(self, number: int) -> Region:
         return Region.take(_Layer(parent=self.scope.push(self.names[number], reuse=True)), transform="Repeat")
@@ -269,23 +272,47 @@ class _Call:
 
         @nowrap
         def body(place: Module) -> Any:
-            return self._call_block(number, layer, place.scope, carry)
+            return self._call_block(number, layer, cast("Scope", place.scope), carry)
 
         starts = [(streams, (*above, name))]
         result, (written,) = region.run(body, ((layer.variables,),), region.streams, starts=starts)
         depth = 1 + len(region.scopes[0].path)
         return *self._checked(number, carry, result), {(p[0], *p[depth:]): value for p, value in written.items()}
 
-    # --- all layers
+    def _body(self, place: int) -> Callable[[_Slice, Any], Result]:
+        """Return the layer at a place of the pattern as a pure function; note the rows of its layers' random keys."""
+        region, numbers = self._region(place), self.layers.numbers(place)
+        name = LayerName([self.names[number] for number in numbers])
+        before = region.counts()
+        ended = before
 
-    def _in_place(self) -> tuple[Any, Any]:
-        """Run layer by layer over the variables as they are: ``init`` notes each variable where it is made."""
-        carry, outputs = self.carry, list[Any]()
-        for number, name in enumerate(self.names):
-            result = self._call_block(number, self._one(number), self.scope.push(name, reuse=True), carry)
-            carry, output = self._checked(number, carry, result)
-            outputs.append(output)
-        return carry, stack(outputs)
+        def run(layer: _Slice, carry: Any) -> Result:
+            nonlocal ended
+            with region.counting_again():
+                region.count_from(before)
+                name.row = layer.row
+                try:
+                    return self._run(region, place, layer, carry, name)
+                finally:
+                    name.row = None  # no tracer outlives its trace
+                    ended = region.counts()
+
+        body, policy = run, self.repeat.remat
+        if policy is not False:
+            remat = cast("Any", jax.checkpoint)
+            body = remat(run, policy=None if policy is True else policy, prevent_cse=self.repeat.run == "loop")
+        if self.scope.start[0]:
+            jax.eval_shape(body, self._slice(place), self.carry)
+            self.tables[place] = name.table()
+            path = (*self.scope.path, self.names[place])
+            for drawn, count in ended.items():  # what one layer has drawn, all of them have
+                if drawn[: len(path)] == path:
+                    for number in numbers:
+                        own = (*path[:-1], self.names[number], *drawn[len(path) :])
+                        self.scope.frame.counters[own] = dict(count)
+        return body
+
+    # --- all layers
 
     def _one_by_one(self, run: Callable[[int, Any], Result]) -> tuple[Any, Any]:
         carry, outputs, written = self.carry, list[Any](), list[Any]()
@@ -296,32 +323,16 @@ class _Call:
         self.layers.publish(written, is_stacked=False)
         return carry, stack(outputs)
 
-    def _layer_by_layer(self) -> tuple[Any, Any]:
-        """Run layer by layer, each under its own name: outside of a trace."""
-
-        def run(number: int, carry: Any) -> Result:
-            return self._run(self._region(number), number, self._one(number), carry, self.names[number])
-
-        return self._one_by_one(run)
-
-    def _loop(self) -> tuple[Any, Any]:
+    def _loop(self, bodies: Sequence[Callable[[_Slice, Any], Result]]) -> tuple[Any, Any]:
         """Put the block, traced once, into the program for each layer."""
-        bodies, tables = self._traced_bodies()
         self.layers.separate()
         jitted: list[Any] = [jax.jit(body) for body in bodies]
+        return self._one_by_one(lambda number, carry: jitted[number % self.period](self._slice(number), carry))
 
-        def run(number: int, carry: Any) -> Result:
-            table = tables[number % self.period]
-            row = None if table is None else table[number // self.period]
-            return jitted[number % self.period](self._one(number, row), carry)
-
-        return self._one_by_one(run)
-
-    def _scan(self) -> tuple[Any, Any]:
-        bodies, tables = self._traced_bodies()
+    def _scan(self, bodies: Sequence[Callable[[_Slice, Any], Result]]) -> tuple[Any, Any]:
         steps = [
-            self._slice(self.layers.stacked(place), functools.partial(every, place=place, period=self.period), table)
-            for place, table in enumerate(tables)
+            _Slice(self.layers.stacked(place), every(self.own, place, self.period), table)
+            for place, table in enumerate(self.tables)
         ]
 
         def step(carry: Any, layers: list[_Slice]) -> tuple[Any, Any]:
@@ -336,51 +347,6 @@ class _Call:
         carry, (outputs, written) = jax.lax.scan(step, self.carry, steps, length=length, unroll=unroll)
         self.layers.publish(written, is_stacked=True)
         return carry, jax.tree.map(interleaved, *outputs)
-
-    def _traced_bodies(self) -> tuple[list[Callable[[_Slice, Any], Result]], list[Any]]:
-        """Return for each place of the pattern its layer as a pure function, and the numbers for the random keys."""
-        regions = [self._region(place) for place in range(self.period)]
-        names = [
-            LayerName([self.names[number] for number in self.layers.numbers(place)]) for place in range(self.period)
-        ]
-        before, ended = regions[0].counts(), [regions[0].counts()] * self.period
-        policy = self.repeat.remat
-
-        def body(place: int) -> Callable[[_Slice, Any], Result]:
-            region, name = regions[place], names[place]
-
-            def run(layer: _Slice, carry: Any) -> Result:
-                with region.counting_again():
-                    region.count_from(before)
-                    name.row = layer.row
-                    try:
-                        return self._run(region, place, layer, carry, name)
-                    finally:
-                        name.row = None  # no tracer outlives its trace
-                        ended[place] = region.counts()
-
-            if policy is False:
-                return run
-            remat = cast("Any", jax.checkpoint)
-            return remat(run, policy=None if policy is True else policy, prevent_cse=not self._is_scan)
-
-        bodies = [body(place) for place in range(self.period)]
-        tables: list[Any] = [None] * self.period
-        if self.scope.start[0]:
-            for place in range(self.period):
-                jax.eval_shape(bodies[place], self._one(place), self.carry)
-                tables[place] = names[place].table()
-                self._count(place, ended[place])
-        return bodies, tables
-
-    def _count(self, place: int, counts: Mapping[tuple[str, ...], Mapping[str, int]]) -> None:
-        """Count for all layers at one place of the pattern the keys that the body has drawn for one of them."""
-        path = (*self.scope.path, self.names[place])
-        for drawn, count in counts.items():
-            if drawn[: len(path)] == path:
-                for number in self.layers.numbers(place):
-                    place_of_layer = (*path[:-1], self.names[number], *drawn[len(path) :])
-                    self.scope.frame.counters[place_of_layer] = dict(count)
 
 
 def _template(block: Any) -> Module:
@@ -401,15 +367,9 @@ def _template(block: Any) -> Module:
 
 
 def _period(blocks: tuple[Module, ...]) -> int:
-    """Return the length of the shortest pattern that ``blocks`` repeats."""
-    for period in range(1, len(blocks) + 1):
-        if len(blocks) % period == 0 and blocks == blocks[:period] * (len(blocks) // period):
-            return period
-    return len(blocks)
-
-
-def _avals(tree: Any) -> list[Any]:
-    return [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
+    """Return the length of the shortest pattern that ``blocks`` repeats; 0 if there are none."""
+    count = len(blocks)
+    return next((p for p in range(1, count + 1) if count % p == 0 and blocks == blocks[:p] * (count // p)), 0)
 
 
 def _shapes(tree: Any) -> str:

@@ -36,6 +36,8 @@ __all__ = ["Crew", "global_batch", "local_rows"]
 Tree = TypeVar("Tree")
 
 _PACKAGES: Final = ("batiste", "jax", "jaxlib", "numpy", "optax")
+# What a collective says when a process has died comes as JaxRuntimeError, as running out of memory does. The words only
+# choose whether the others are asked, for 5 s: what counts is that no answer comes.
 _LOST: Final = re.compile(
     r"gloo|nccl|connection (closed|reset|refused)|heartbeat|coordination|socket closed|unavailable|peer|collective",
     re.IGNORECASE,

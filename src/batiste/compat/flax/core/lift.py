@@ -3,6 +3,9 @@
 batiste's transforms take functions of modules. Here a function of a scope is taken for a function of a **place**, a
 module without anything of its own that stands at the scope; the transform moves the place, and the function gets the
 scope that it stands at then. Several scopes go together as a tuple, a list or a dict of them.
+
+What the arguments of a transform mean is said once, at the function of ``batiste.lift`` with its name: where that takes
+a module, this takes a scope. What is said here is in what they differ.
 """
 
 from __future__ import annotations
@@ -123,15 +126,7 @@ def map_variables(
 ) -> Callable[..., Any]:
     """Return a function of a scope that sees some variables through a function: ``batiste.lift.map_variables``.
 
-    Args:
-      fn: called as ``fn(scope, *args)``.
-      mapped_collections: the collections that are mapped.
-      map_in_fn: called with them; returns what ``fn`` sees.
-      map_out_fn: called with what ``fn`` has made or changed; returns what is stored.
-      init: whether variables that are not there are made by ``fn``, and mapped outwards.
-      mutable: whether ``fn`` may change the mapped collections.
-      rngs: the random streams that are seen inside.
-      variables: the other collections that are seen inside.
+    ``map_in_fn`` and ``map_out_fn`` are its ``trans_in_fn`` and ``trans_out_fn``.
     """
     return _of_scope(
         _map_variables(
@@ -148,13 +143,7 @@ def map_variables(
 
 
 def swap_collection(fn: Callable[..., Any], col_a: str, col_b: str) -> Callable[..., Any]:
-    """Return a function of a scope that sees each of two collections under the name of the other.
-
-    Args:
-      fn: called as ``fn(scope, *args)``.
-      col_a: one collection.
-      col_b: the other one.
-    """
+    """Return a function of a scope that sees each of two collections under the name of the other."""
     other = {col_a: col_b, col_b: col_a}
 
     def swapped(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,18 +162,7 @@ def vjp(
     variables: CollectionFilter = True,
     rngs: CollectionFilter = True,
 ) -> Any:
-    """Return the output of ``fn(scope, *primals)`` and its pullback: ``batiste.lift.vjp``.
-
-    Args:
-      fn: a function of a scope.
-      scope: the scope.
-      *primals: its other arguments.
-      has_aux: whether ``fn`` returns a pair, whose second part has no gradient.
-      reduce_axes: accepted for Flax's signature.
-      vjp_variables: the collections that the pullback returns cotangents of.
-      variables: the other collections that are seen inside.
-      rngs: the random streams that are seen inside.
-    """
+    """Return the output of ``fn(scope, *primals)`` and its pullback: ``batiste.lift.vjp``."""
     return _vjp(
         _of_place(fn),
         _place(scope),
@@ -209,15 +187,6 @@ def value_and_grad(
     """Return the output of ``fn(scope, *primals)``, what it has beside it, and the gradient by the primals.
 
     It is ``batiste.lift.value_and_grad``, which puts the first two into a pair, as ``linen.value_and_grad`` does.
-
-    Args:
-      fn: a function of a scope.
-      scope: the scope.
-      *primals: its other arguments.
-      has_aux: whether ``fn`` returns a pair, whose second part has no gradient.
-      reduce_axes: accepted for Flax's signature.
-      variables: the collections that are seen inside.
-      rngs: the random streams that are seen inside.
     """
     value, gradient = _value_and_grad(
         _of_place(fn),
@@ -240,17 +209,7 @@ def jvp(
     variables: CollectionFilter = True,
     rngs: CollectionFilter = True,
 ) -> tuple[Any, Any]:
-    """Return the output of ``fn(scope, *primals)`` and its tangent: ``batiste.lift.jvp``.
-
-    Args:
-      fn: a function of a scope.
-      scope: the scope.
-      primals: its other arguments.
-      tangents: their tangents.
-      variable_tangents: the tangents of variables, by collection.
-      variables: the other collections that are seen inside.
-      rngs: the random streams that are seen inside.
-    """
+    """Return the output of ``fn(scope, *primals)`` and its tangent: ``batiste.lift.jvp``."""
     return _jvp(_of_place(fn), _place(scope), primals, tangents, variable_tangents, variables=variables, rngs=rngs)
 
 
@@ -265,19 +224,7 @@ def vmap(
     spmd_axis_name: str | None = None,
     metadata_params: Mapping[Any, Any] = _NOTHING,
 ) -> Callable[..., Any]:
-    """Return a function of a scope mapped over an axis: ``batiste.lift.vmap``.
-
-    Args:
-      fn: called as ``fn(scope, *args)``.
-      variable_axes: for collections the axis they are mapped over; None: shared.
-      split_rngs: for random streams whether each call has keys of its own.
-      in_axes: the axis of each argument after the scope.
-      out_axes: the axis of each result.
-      axis_size: the extent of the axis, where no argument tells it.
-      axis_name: a name for collectives.
-      spmd_axis_name: a mesh axis to which the mapped axis belongs.
-      metadata_params: told to boxes when the axis comes and goes.
-    """
+    """Return a function of a scope mapped over an axis: ``batiste.lift.vmap``."""
     return _of_scope(
         _vmap(
             _of_place(fn),
@@ -309,23 +256,7 @@ def scan(
     metadata_params: Mapping[Any, Any] = _NOTHING,
     check_constancy_invariants: bool = True,
 ) -> Callable[..., Any]:
-    """Return a function of a scope in a loop: ``batiste.lift.scan``, whose arguments these are.
-
-    Args:
-      fn: called as ``fn(scope, carry, *args)``; returns the carry and what is stacked.
-      variable_axes: for collections the axis along which each step has a slice.
-      variable_broadcast: collections that all steps share.
-      variable_carry: collections that are carried from step to step.
-      split_rngs: for random streams whether each step has keys of its own.
-      in_axes: the axis of each argument after the carry.
-      out_axes: the axis of each result.
-      length: how many steps there are, where no argument tells it.
-      reverse: whether the last step comes first.
-      unroll: how many steps are one iteration of the loop.
-      data_transform: called with the variables and keys of each step.
-      metadata_params: told to boxes when the axis comes and goes.
-      check_constancy_invariants: whether what all steps share is checked to be the same in all.
-    """
+    """Return a function of a scope in a loop: ``batiste.lift.scan``, whose arguments these are."""
     return _of_scope(
         _scan(
             _of_place(fn),
@@ -355,17 +286,7 @@ def while_loop(
     broadcast_variables: CollectionFilter = True,
     split_rngs: Mapping[CollectionFilter, bool] = _NOTHING,
 ) -> T:
-    """Run ``body_fn(scope, carry)`` while ``cond_fn(scope, carry)`` holds: ``batiste.lift.while_loop``.
-
-    Args:
-      cond_fn: says whether to go on.
-      body_fn: returns the next carry.
-      scope: the scope.
-      init: the first carry.
-      carry_variables: collections that the body may change.
-      broadcast_variables: collections that it reads.
-      split_rngs: for random streams whether each step has keys of its own.
-    """
+    """Run ``body_fn(scope, carry)`` while ``cond_fn(scope, carry)`` holds: ``batiste.lift.while_loop``."""
     return _while_loop(
         _of_place(cond_fn), _of_place(body_fn), _place(scope), init, carry_variables, broadcast_variables, split_rngs
     )
@@ -380,17 +301,7 @@ def cond(
     variables: CollectionFilter = True,
     rngs: CollectionFilter = True,
 ) -> T:
-    """Run one of two functions of a scope: ``batiste.lift.cond``.
-
-    Args:
-      pred: whether it is the first.
-      true_fun: called as ``true_fun(scope, *operands)``.
-      false_fun: likewise.
-      scope: the scope.
-      *operands: the other arguments.
-      variables: the collections that are seen inside.
-      rngs: the random streams that are seen inside.
-    """
+    """Run one of two functions of a scope: ``batiste.lift.cond``."""
     return _cond(
         pred, _of_place(true_fun), _of_place(false_fun), _place(scope), *operands, variables=variables, rngs=rngs
     )
@@ -404,16 +315,7 @@ def switch(
     variables: CollectionFilter = True,
     rngs: CollectionFilter = True,
 ) -> T:
-    """Run one of several functions of a scope: ``batiste.lift.switch``.
-
-    Args:
-      index: which one.
-      branches: the functions.
-      scope: the scope.
-      *operands: the other arguments.
-      variables: the collections that are seen inside.
-      rngs: the random streams that are seen inside.
-    """
+    """Run one of several functions of a scope: ``batiste.lift.switch``."""
     functions = [_of_place(branch) for branch in branches]
     return _switch(index, functions, _place(scope), *operands, variables=variables, rngs=rngs)
 
@@ -427,12 +329,7 @@ def custom_vjp(
 ) -> Callable[..., Any]:
     """Return a function of a scope with a gradient of its own: ``batiste.lift.custom_vjp``.
 
-    Args:
-      fn: called as ``fn(scope, *args)``.
-      forward_fn: called likewise; returns the output, and what the backward pass needs.
-      backward_fn: called with that and the cotangent; returns the cotangents of the variables and of each argument.
-      grad_vars: the collections that have gradients.
-      nondiff_argnums: arguments, counted from the scope as 0, that have none.
+    ``nondiff_argnums`` counts the scope as 0.
     """
     return _of_scope(_custom_vjp(_of_place(fn), _of_place(forward_fn), backward_fn, grad_vars, nondiff_argnums))
 
@@ -448,14 +345,7 @@ def remat(
 ) -> Callable[..., Any]:
     """Return a function of a scope that computes again for its gradient what it does not keep: ``batiste.lift.remat``.
 
-    Args:
-      fn: called as ``fn(scope, *args)``.
-      variables: the collections that are seen inside.
-      rngs: the random streams that are seen inside.
-      concrete: only False, as in ``jax.checkpoint``.
-      prevent_cse: whether the compiler is kept from undoing it.
-      static_argnums: arguments that are no arrays, counted after the scope.
-      policy: what is kept, as for ``jax.checkpoint``.
+    ``static_argnums`` counts the arguments after the scope.
     """
     numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
     return _of_scope(
@@ -487,15 +377,7 @@ def jit(
 ) -> Callable[..., Any]:
     """Return a function of a scope that is compiled: ``batiste.lift.jit``.
 
-    Args:
-      fn: called as ``fn(scope, *args)``.
-      variables: the collections that are seen inside.
-      rngs: the random streams that are seen inside.
-      static_argnums: arguments, the scope counted as 0, that are no arrays.
-      static_argnames: keyword arguments that are none.
-      donate_argnums: arguments whose memory may be used again.
-      device: accepted for Flax's signature.
-      backend: accepted for Flax's signature.
+    ``static_argnums`` counts the scope as 0; ``device`` and ``backend`` are accepted for Flax's signature.
     """
     return _of_scope(
         _jit(
@@ -520,17 +402,7 @@ def remat_scan(
     variable_axes: Mapping[CollectionFilter, Any] = _EVERY,
     split_rngs: Mapping[CollectionFilter, bool] = _SPLIT,
 ) -> Callable[..., Any]:
-    """Return a function of a scope in nested loops that keep little for the gradient: ``batiste.lift.remat_scan``.
-
-    Args:
-      body_fn: called as ``body_fn(scope, carry)``; returns the carry.
-      lengths: how many steps each loop has, from the outermost.
-      policy: what is kept, as for ``jax.checkpoint``.
-      variable_broadcast: collections that all steps share.
-      variable_carry: collections that are carried from step to step.
-      variable_axes: for collections the axis along which each step has a slice.
-      split_rngs: for random streams whether each step has keys of its own.
-    """
+    """Return a function of a scope in nested loops that keep little for the gradient: ``batiste.lift.remat_scan``."""
     return _of_scope(
         _remat_scan(_of_place(body_fn), lengths, policy, variable_broadcast, variable_carry, variable_axes, split_rngs)
     )
@@ -539,11 +411,5 @@ def remat_scan(
 def fold_rngs(
     fn: Callable[..., Any], variables: CollectionFilter = True, rngs: CollectionFilter = True
 ) -> Callable[..., Any]:
-    """Return a function of a scope whose streams have their path folded in beforehand: ``batiste.lift.fold_rngs``.
-
-    Args:
-      fn: called as ``fn(scope, *args)``.
-      variables: the collections that are seen inside.
-      rngs: the random streams that are seen inside.
-    """
+    """Return a function of a scope whose streams have their path folded in beforehand: ``batiste.lift.fold_rngs``."""
     return _of_scope(_fold_rngs(_of_place(fn), variables, rngs))
