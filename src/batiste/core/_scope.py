@@ -233,6 +233,16 @@ class Scope:
             if prefix == type(holder).__name__ and self.numbers.get(prefix) == int(number) + 1:
                 self.numbers[prefix] -= 1
 
+    def go_on(self, names: Mapping[str, Any], numbers: Mapping[str, int]) -> None:
+        """Go on where another scope at this place ended: its names are taken here, too, and it has counted."""
+        for name, held in names.items():
+            own: Any = self.names.get(name, _MISSING)
+            if own is _MISSING:
+                self.names[name] = held
+            elif not _is_child(own) and not _is_child(held):
+                self.names[name] = tuple(dict.fromkeys((*own, *held)))
+        self.numbers = dict(numbers)
+
     # --- random keys
 
     @property

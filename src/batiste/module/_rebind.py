@@ -117,8 +117,8 @@ class _Midst:
         return state
 
 
-def _go_on(module: Any, numbers: dict[str, int]) -> None:
-    module.scope.numbers = dict(numbers)
+def _go_on(module: Any, names: dict[str, Any], numbers: dict[str, int]) -> None:
+    module.scope.go_on(names, numbers)
 
 
 class Rebound:
@@ -139,11 +139,15 @@ class Rebound:
     def endings(self) -> list[Callable[[], None]]:
         """Return what lets the originals in the midst of a method go on from where their copies ended.
 
-        It holds numbers only: nothing of the trace of the body. A name that the body has taken may be taken again, as
-        in Flax Linen; there is one variable then.
+        It holds names and numbers only: nothing of the trace of the body.
         """
         return [
-            functools.partial(_go_on, self._midst[key].module, copied.scope.numbers)
+            functools.partial(
+                _go_on,
+                self._midst[key].module,
+                {n: type(held) if isinstance(held, Blueprint) else held for n, held in copied.scope.names.items()},
+                copied.scope.numbers,
+            )
             for key, copied in self._copies.items()
             if self._midst[key].is_going_on
         ]
@@ -151,8 +155,8 @@ class Rebound:
     def _replaced(self, _: str, module: Any) -> Any:
         if _is_variable(module, self._outside):
             scope = module.scope.rebuild(self._frame, self._starts)
-            own: Any = Variable(scope, module.collection, module.name, unbox=module.unbox)
-            return own
+            made: Any = Variable
+            return made(scope, module.collection, module.name, unbox=module.unbox)
         if module.scope is None or issubclass(cast("Any", type(module)), Variable):
             return module
         midst = self._midst.get(id(module))
