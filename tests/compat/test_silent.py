@@ -180,16 +180,16 @@ def _():
     assert np.isnan(ours)
 
 
-@row("`seq_lengths` in small unsigned types with a length of 0")
+@row("a length of 0 in `seq_lengths`, with `return_carry`")
 def _():
-    def both_ways(linen):
-        layer = linen.Bidirectional(linen.RNN(linen.SimpleCell(2)), linen.RNN(linen.SimpleCell(2)))
-        x = jnp.ones((3, 4, 2))
-        return layer.apply(layer.init(KEY, x), x, seq_lengths=jnp.array([0, 2, 4], jnp.uint8))
+    def carry(linen):
+        rnn = linen.RNN(linen.SimpleCell(2), return_carry=True)
+        x = jnp.ones((1, 2, 3))
+        return rnn.apply(rnn.init(KEY, x), x, seq_lengths=jnp.array([0]))[0]
 
-    theirs, ours = both(both_ways)
-    assert jnp.isnan(theirs).any()
-    assert jnp.isfinite(ours).all()
+    theirs, ours = both(carry)
+    assert (theirs != 0).all()
+    assert (ours == 0).all()
 
 
 @row("`RNN` whose inputs, cell and carry mix dtypes")
@@ -306,6 +306,19 @@ def _():
         errors.CollectionNameWarning,
         lambda linen: compact(linen, lambda self, x: x).apply({}, X, mutable=["intermediate"]),
     )
+
+
+@row("a submodule that a lifted body names, and a second one of that name after it")
+def _():
+    def run(linen):
+        def layer(_, x):
+            return linen.Dense(3, name="layer")(x)
+
+        return compact(linen, lambda self, x: layer(self, linen.jit(layer)(self, x))).init(KEY, X)
+
+    assert list(run(LINEN)["params"]) == ["layer"]
+    with pytest.raises(errors.NameInUseError):
+        run(nn)
 
 
 @row("a perturbation of a shape that broadcasts")

@@ -11,7 +11,8 @@ A JAX transform takes a pure function of arrays. What is to be transformed is a 
 A body may be run more than once (the branches of a conditional, a loop); each run starts from the same variables. Which
 axes variables have, which keys a call gets and where its results go is the transform's own: its layout. Every lifted
 transform and ``Repeat`` is such a layout. On ``init`` a body also makes variables: ``run_in_place`` runs it without the
-transform, and a layout that wants other first values finds them beforehand and hands them to ``run`` as ``premade``.
+transform, and a layout that wants other first values gives ``open`` a recorder that notes them, or knows them already
+and hands them to ``run`` as ``premade``.
 """
 
 from __future__ import annotations
