@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import jax
 from jax.sharding import PartitionSpec
 
-from batiste.compat.flax.core._rules import AXIS_RULES, AxisRules
+from batiste.compat.flax._rules import AXIS_RULES, AxisRules
 from batiste.compat.flax.core.frozen_dict import FrozenDict, freeze, unfreeze
 from batiste.compat.flax.core.lift import remat as _core_remat
 from batiste.compat.flax.linen.spmd import logical_to_mesh, logical_to_mesh_axes

@@ -11,7 +11,7 @@ from typing import Any
 
 from jax.sharding import Mesh, PartitionSpec
 
-from batiste.compat.flax.core._rules import AXIS_RULES, AxisRules
+from batiste.compat.flax._rules import AXIS_RULES, AxisRules
 from batiste.compat.flax.typing import (
     Array,
     ArrayPytree,
