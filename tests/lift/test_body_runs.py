@@ -136,3 +136,18 @@ def test_two_axes_of_metadata_are_both_told():
     (layer,) = variables["params"].values()
     assert layer["kernel"].names == ("layers", "a", "b")
     assert Model().apply(variables, X).shape == (3, 4)
+
+
+def test_a_loop_without_jit_makes_the_same_values():
+    layer, _, step = dense(nn, [])
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return stacked_scan(nn, step)(nn.vjp(layer, self, x)[0])
+
+    keys = {"params": KEY, "dropout": KEY}
+    compiled = Model().init(keys, X)
+    with jax.disable_jit():
+        plain = Model().init(keys, X)
+    assert jax.tree.all(jax.tree.map(jnp.allclose, compiled, plain))

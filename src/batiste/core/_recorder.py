@@ -221,9 +221,10 @@ class Recorder:
         self._entries[place] = (stacked, drawn)
         return stacked.fill(self._stand_in(stacked, drawn))
 
-    def stand_in(self, place: Place) -> Any:
-        """Return what stands for a noted value in the trace that is current now."""
-        noted, drawn = self.noted(place)
+    def enter_shared(self, place: Place, source: Source) -> Any:
+        """Note a variable that the calls of a body share; return what stands for it in the trace that is current."""
+        noted, drawn, _ = source
+        self._entries[place] = (noted, drawn)
         return noted.fill(self._stand_in(noted, drawn))
 
     def noted(self, place: Place) -> tuple[_Noted, Drawn | None]:

@@ -136,19 +136,20 @@ class FirstValues:
         frame, call = region.open(body.groups, streams, starts=starts, recorder=notes, is_rehearsal=is_rehearsal)
         output = call(wrap_method_once(body.function), body.args, body.kwargs)
         written = region.written(frame)
-        self._noted = {}
         for number in self._kept(groups):
             for place, value in list(written[number].items()):
                 is_stacked = self._layout.is_stacked(number)
                 if not notes.has_noted(place) or (is_stacked and not all(map(is_tracer, jax.tree.leaves(value)))):
                     continue
-                self._noted[place] = notes.whence(place, origins)
+                self._noted.setdefault(place, notes.whence(place, origins))
                 if not frame.is_rehearsal or value is frame.created.get(place):
                     del written[number][place]
         return output, written
 
     def finish(self, groups: Collection[int] | None = None) -> None:
-        """Put what the last run of the body has made into the frame outside; called where the transform has ended.
+        """Put what the first run of the body has made into the frame outside; called where the transform has ended.
+
+        Under ``jax.disable_jit()`` a loop runs its body once for each step, with other keys for what it makes.
 
         Args:
           groups: the groups of which first values are put there; by default all that the layout keeps.
@@ -163,7 +164,7 @@ class FirstValues:
                 continue
             region.entered[place] = None
             if layout.is_shared(number):
-                first[place] = self._recorder.stand_in(place)
+                first[place] = self._recorder.enter_shared(place, source)
             else:
                 first[place] = self._recorder.enter_stacked(
                     place,
@@ -223,8 +224,9 @@ class _Notes(Recorder):
         enter = self._outside.enter_stacked if self._shares(place) else super().enter_stacked
         return enter(place, source, **options)
 
-    def stand_in(self, place: Place) -> Any:
-        return self._outside.stand_in(place) if self._shares(place) else super().stand_in(place)
+    def enter_shared(self, place: Place, source: Source) -> Any:
+        enter = self._outside.enter_shared if self._shares(place) else super().enter_shared
+        return enter(place, source)
 
     def noted(self, place: Place) -> Any:
         return self._outside.noted(place) if self._shares(place) else super().noted(place)
