@@ -147,10 +147,6 @@ NAMES: dict[str, dict[str, str]] = {
     "flax.linen.recurrent": {
         "DenseParams": INNER,
     },
-    "flax.linen.summary": {
-        "Row": INNER,
-        "Table": INNER,
-    },
     "flax.linen.transforms": {
         "InstancePlaceholder": INNER,
         "VariablePlaceholder": INNER,

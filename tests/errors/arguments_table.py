@@ -713,6 +713,7 @@ ELSEWHERE = {
             "module.bound_copy",
             "module.map_modules",
             "module.run_noted",
+            "module.table_of",
             "module.unbound_call",
             "module.wrap_method_once",
         ),

@@ -7,6 +7,7 @@ from flax import linen
 
 from batiste import nn
 from tests.lift.programs import (  # noqa: F401 - they fill the cases
+    arguments,
     boxes,
     branches,
     calls,

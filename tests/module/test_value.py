@@ -14,6 +14,7 @@ import pytest
 
 from batiste.core import fingerprint
 from batiste.errors import SetAttributeFrozenModuleError, UnknownModuleAttributeError
+from batiste.lift import remat
 from batiste.module import Module, compact
 
 X = jnp.arange(6.0).reshape(2, 3)
@@ -274,6 +275,23 @@ def test_repr():
 
 def test_repr_of_a_bound_module_has_what_the_blueprint_has():
     assert repr(Model(5).bind({})) == "Model(width=5)"
+
+
+def test_a_notebook_shows_that_a_module_is_bound():
+    class Printer:
+        def text(self, text):
+            shown.append(text)
+
+    shown = []
+    for module in (Model(5), Model(5).bind({})):
+        module._repr_pretty_(Printer(), cycle=False)
+    assert shown == ["Model(width=5)", "Model(width=5), bound at /"]
+
+
+def test_dir_has_what_users_may_use():
+    names = set(dir(remat(Model)(5).bind({})))
+    assert {"width", "layers", "init", "apply", "param"} <= names
+    assert not {name for name in names if name[0] != "_" and (name[-1] == "_" or name.startswith("fingerprint"))}
 
 
 def test_dir_and_unknown_attributes():

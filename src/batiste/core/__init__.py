@@ -29,7 +29,7 @@ from batiste.core._frame import Frame, copy_tree
 from batiste.core._functional import apply, explain_deleted, init, open_scope
 from batiste.core._initialise import depth_in_library, initialise
 from batiste.core._keys import KeyScheme, LayerName, check_key_scheme, fold_numbers, hash_parts, is_key, streams_from
-from batiste.core._recorder import Drawn, Recorder
+from batiste.core._recorder import Drawn, Recorder, Source
 from batiste.core._replaced import Watch, is_replaced, watch
 from batiste.core._scope import Scope, Start, Streams
 from batiste.core._stacking import stack, unstack
@@ -59,6 +59,7 @@ __all__ = [
     "LayerName",
     "Recorder",
     "Scope",
+    "Source",
     "Start",
     "Streams",
     "UNKNOWN",

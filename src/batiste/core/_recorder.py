@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ from batiste.core._trace import call_jaxpr, current_trace, has_tracer, is_extend
 if TYPE_CHECKING:
     from batiste.typing import Key
 
-__all__ = ["Drawn", "Place", "Recorder", "replace_places"]
+__all__ = ["Drawn", "Place", "Recorder", "Source", "replace_places"]
 
 Drawn: TypeAlias = "tuple[Key, tuple[int, ...]]"
 """A base key, and the numbers to fold into it."""
@@ -109,6 +109,20 @@ class _Noted(Valued):
         return None if split is None else Arithmetic(self.value, *split)
 
 
+class Source(NamedTuple):
+    """Where the value of a noted variable comes from.
+
+    Attributes:
+      noted: its initialiser.
+      drawn: the base key and the numbers to fold into it; None if it takes no key.
+      before: how many of the numbers are folded in before the key is split; None if it is not.
+    """
+
+    noted: _Noted
+    drawn: Drawn | None
+    before: int | None
+
+
 class Recorder:
     """Notes the initial values of one abstract pass.
 
@@ -162,14 +176,27 @@ class Recorder:
         self._entries[place] = (noted, drawn)
         return noted.fill(self._stand_in(noted, drawn))
 
+    def whence(self, place: Place, origins: Mapping[int, Drawn]) -> Source:
+        """Return the initialiser of a noted variable, with the key that it draws from as it is outside of a transform.
+
+        Args:
+          place: the collection and the path of the variable.
+          origins: for keys that the body got by a split, by identity: the key that was split, and what was folded into
+            it first.
+        """
+        noted, drawn = self.noted(place)
+        if drawn is None or id(drawn[0]) not in origins:
+            return Source(noted, drawn, None)
+        key, first = origins[id(drawn[0])]
+        return Source(noted, (key, (*first, *drawn[1])), len(first))
+
     def enter_stacked(
         self,
         place: Place,
-        inner: Recorder,
-        origins: Mapping[int, Drawn],
+        source: Source,
         *,
         axis: int,
-        size: int,
+        size: int | None,
         metadata: Mapping[Any, Any],
         is_loop: bool = False,
     ) -> Any:
@@ -177,19 +204,13 @@ class Recorder:
 
         Args:
           place: the collection and the path of the variable.
-          inner: the recorder of one pass of the body, which has noted the variable.
-          origins: for keys that the body got by a split, by identity: the key that was split, and what was folded into
-            it first.
+          source: what one pass of the body has noted of it.
           axis: where the new axis is.
-          size: its extent.
+          size: its extent; None if boxes alone are told of it.
           metadata: told to boxes about the axis.
           is_loop: whether the entries are those of a loop rather than of ``vmap``.
         """
-        noted, drawn = inner.noted(place)
-        before: int | None = None
-        if drawn is not None and id(drawn[0]) in origins:
-            key, first = origins[id(drawn[0])]
-            drawn, before = (key, (*first, *drawn[1])), len(first)
+        noted, drawn, before = source
         folds = 0 if drawn is None else len(drawn[1])
         leaves = fingerprint(noted.leaves)
         index = (noted, noted.treedef, leaves, axis, size, before, is_loop, tuple(metadata.items()), folds)
@@ -199,6 +220,12 @@ class Recorder:
             self._stacked[index] = stacked
         self._entries[place] = (stacked, drawn)
         return stacked.fill(self._stand_in(stacked, drawn))
+
+    def enter_shared(self, place: Place, source: Source) -> Any:
+        """Note a variable that the calls of a body share; return what stands for it in the trace that is current."""
+        noted, drawn, _ = source
+        self._entries[place] = (noted, drawn)
+        return noted.fill(self._stand_in(noted, drawn))
 
     def noted(self, place: Place) -> tuple[_Noted, Drawn | None]:
         """Return what is noted of a variable."""
@@ -297,7 +324,7 @@ def _stack(
     noted: _Noted,
     drawn: Drawn | None,
     axis: int,
-    size: int,
+    size: int | None,
     before: int | None,
     metadata: Mapping[Any, Any],
     *,
@@ -309,7 +336,7 @@ def _stack(
       noted: the initialiser.
       drawn: the key and the numbers that it is given.
       axis: where the new axis is.
-      size: its extent.
+      size: its extent; None if boxes alone are told of it.
       before: how many of the numbers are folded into the key before it is split; None if all entries share a key.
       metadata: told to boxes about the axis.
       is_loop: whether the entries are those of a loop, each drawn by itself. Threefry draws the same for all entries at
@@ -317,6 +344,8 @@ def _stack(
     """
 
     def run(*operands: Any) -> list[Any]:
+        if size is None:
+            return call_jaxpr(noted.closed_jaxpr, *operands)
         if not operands or before is None:
             once = [jnp.expand_dims(array, axis) for array in call_jaxpr(noted.closed_jaxpr, *operands)]
             return [jnp.repeat(array, size, axis) for array in once]

@@ -58,7 +58,7 @@ class FrozenDictError(BatisteError, ValueError):
     hint = "Make a changed copy: frozen.copy({{{key!r}: value}})."
 
 
-class NotADictError(BatisteError, TypeError):
+class NotADictError(BatisteError, TypeError, AssertionError):
     """Something that is no dict is given where a dict or a frozen dict belongs; also a ``TypeError``."""
 
     code = "compat/not-a-dict"

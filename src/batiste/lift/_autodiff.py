@@ -32,8 +32,14 @@ class _Call(NamedTuple):
     made: FirstValues
 
     def run(self, groups: Groups, streams: KeyGroups, *inputs: Any) -> tuple[Any, Written]:
-        """Run the function with these variables and keys."""
-        return self.region.run(self.function, groups, streams, (self.mdl, *inputs), {}, premade=self.made.entry())
+        """Run the function with these variables and keys; what notes first values needs the keys from outside."""
+        streams = self.region.streams if self.made.is_noting else streams
+        return self.made.run(Body(self.function, (self.mdl, *inputs), {}, groups), streams)
+
+    def publish(self, written: Written) -> None:
+        """Store what it made and wrote."""
+        self.made.finish()
+        self.region.publish(written)
 
 
 def _call(
@@ -45,7 +51,7 @@ def _call(
     *,
     advice: str | None = None,
 ) -> _Call:
-    """Return the call; on ``init`` its variables are noted beforehand.
+    """Return the call.
 
     Raises:
       SeveralScopesError: if ``advice`` is given and the module holds modules from elsewhere.
@@ -57,7 +63,7 @@ def _call(
     if advice is not None and len(region.scopes) > 1:
         paths = ", ".join(scope.path_text for scope in region.scopes)
         raise SeveralScopesError(transform=name, path=region.path, paths=paths, advice=advice)
-    made = first_values(region, Body(function, args, {}, region.variables), all_shared(region))
+    made = first_values(region, all_shared(region))
     return _Call(region, function, args[0], made)
 
 
@@ -105,7 +111,7 @@ def vjp(
 
     results = cast("tuple[Any, ...]", jax.vjp(body, region.variables[0], *primals, has_aux=True))
     output, pull, (aux, written) = results
-    region.publish(written)
+    call.publish(written)
     pulled = jax.tree_util.Partial(_pull_all if multi_scope else _pull_first, pull)
     return (output, pulled, aux) if has_aux else (output, pulled)
 
@@ -164,7 +170,7 @@ def jvp(
 
     arguments, directions = (moving, *primals), (tangents_in, *tangents)
     (output, written), (tangent, _) = jax.jvp(body, arguments, directions)
-    region.publish(written)
+    call.publish(written)
     return output, tangent
 
 
@@ -202,7 +208,7 @@ def value_and_grad(
 
     numbers = tuple(range(len(primals)))
     (value, (aux, written)), gradients = jax.value_and_grad(body, argnums=numbers, has_aux=True)(*primals)
-    region.publish(written)
+    call.publish(written)
     return ((value, aux), gradients) if has_aux else (value, gradients)
 
 
@@ -281,7 +287,7 @@ def custom_vjp(
         transformed = make(call.run, nondiff_argnums=shifted)
         transformed.defvjp(run_forward, run_backward)
         output, written = transformed(region.variables, region.streams, *args)
-        region.publish(written)
+        call.publish(written)
         return output
 
     return differentiable

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from batiste._arguments import mapping, refused, whole_number
-from batiste.core import CollectionFilter, add_axis, check_filter, remove_axis
+from batiste.core import CollectionFilter, Variable, add_axis, check_filter, remove_axis
 from batiste.errors import LiftAxisSizeError
 from batiste.module import Blueprint
 
@@ -184,7 +184,7 @@ def first_entry(tree: Any, axis: int | None) -> Any:
 
 
 def per_argument(axes: Any, arguments: tuple[Any, ...], transform: str, path: str) -> tuple[Any, ...]:
-    """Return an axis, or a tree of axes, for each argument; a module has none.
+    """Return an axis, or a tree of axes, for each argument; modules and variables have none.
 
     Raises:
       LiftAxisSizeError: if there are more or fewer axes than arguments.
@@ -199,12 +199,14 @@ def per_argument(axes: Any, arguments: tuple[Any, ...], transform: str, path: st
             problem=f"{len(given)} in_axes for {len(arguments)} arguments",
             advice="Give one axis for each argument that is mapped or looped over, or one axis for all.",
         )
-    if not any(isinstance(leaf, Blueprint) for leaf in jax.tree.leaves(arguments)):
+    if not any(isinstance(leaf, Blueprint | Variable) for leaf in jax.tree.leaves(arguments)):
         return given
 
     def spread(axis: Any, part: Any) -> Any:
         leaves, treedef = cast("tuple[list[Any], Any]", jax.tree.flatten(part))
-        return jax.tree.unflatten(treedef, [None if isinstance(leaf, Blueprint) else axis for leaf in leaves])
+        return jax.tree.unflatten(
+            treedef, [None if isinstance(leaf, Blueprint | Variable) else axis for leaf in leaves]
+        )
 
     return jax.tree.map(spread, given, arguments, is_leaf=is_axis)
 
@@ -223,8 +225,8 @@ def traced_args(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
 
 
 def without_modules(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """Split arguments into all that is not a module, and a function that puts such values back between modules."""
-    return _split(tree, lambda leaf: not isinstance(leaf, Blueprint))
+    """Split off modules and variables; return the rest, and a function that puts such values back between them."""
+    return _split(tree, lambda leaf: not isinstance(leaf, Blueprint | Variable))
 
 
 def _split(tree: Any, is_moving: Callable[[Any], bool]) -> tuple[list[Any], Callable[[list[Any]], Any]]:

@@ -15,7 +15,7 @@ from batiste._arguments import refused
 from batiste.core import CollectionFilter, check_filter, intersect_filters, is_filter_empty
 from batiste.errors import BranchVariablesError
 from batiste.lift._axes import table, without_modules
-from batiste.lift._first import Body, known_values, make_first
+from batiste.lift._first import Body, all_shared, first_values, make_first
 from batiste.lift._groups import check_carried, held, leaves, region_of, whole
 from batiste.module import KeyGroups, Place, Region, wrap_method_once
 from batiste.typing import Key
@@ -94,7 +94,7 @@ def _choose(
     check_filter(variables)
     check_filter(rngs)
     region = region_of(name, branches[0], (mdl, *operands), {}, [variables], [rngs])
-    made = known_values(region)
+    made = first_values(region, all_shared(region))
     values, fill = without_modules(operands)
 
     def body(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -193,7 +193,8 @@ def while_loop(
         mutable=[True, False],
         splits=list(split_rngs.values()),
     )
-    make_first(region, Body(function, (mdl, init), {}, region.variables), [0, 1], counted=False)
+    if region.is_initializing:
+        make_first(region, Body(function, (mdl, init), {}, region.variables), [0, 1], counted=False)
     shared = region.variables[1]
     changed: set[Place] = set()
 

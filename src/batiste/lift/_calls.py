@@ -17,7 +17,7 @@ from batiste._arguments import refused, whole_numbers
 from batiste.core import CollectionFilter
 from batiste.errors import LiftAxisSizeError, TransformTargetError, UnsupportedOptionError
 from batiste.lift._axes import AxisSpec, is_traceable, metadata, traced_args
-from batiste.lift._first import known_values
+from batiste.lift._first import Body, all_shared, first_values
 from batiste.lift._groups import fold_streams, from_keys, region_of, to_keys
 from batiste.lift._scan import scan
 from batiste.lift._target import Methods, lifted
@@ -155,7 +155,7 @@ def _run_whole(
     starts = fold_streams(region, options.rngs) if name == "jit" else None
     if region.frame.recorder is not None:
         return region.run_in_place(function, args, kwargs, starts=starts)
-    made = known_values(region)
+    made = first_values(region, all_shared(region))
     given = options.static_argnums
     numbers: tuple[int, ...] = (given,) if isinstance(given, int) else tuple(given)
     fixed = {number % len(args) for number in numbers if -len(args) <= number < len(args)}
@@ -172,7 +172,7 @@ def _run_whole(
         whole = tuple(value if index in fixed else next(rest) for index, value in enumerate(args))
         starts = None if folded is None else from_keys(folded)
         moving_kwargs = moved_kwargs | fixed_kwargs
-        return region.run(function, groups, streams, whole, moving_kwargs, starts=starts, premade=made.entry())
+        return made.run(Body(function, whole, moving_kwargs, groups), streams, starts=starts)
 
     folded = None if starts is None else to_keys(starts)
     output, written = transform(body)(region.variables, region.streams, folded, arrays)

@@ -8,7 +8,7 @@ body may write a shared variable if it writes the same in every step; what it wr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from batiste._arguments import whole_number
-from batiste.core import CollectionFilter, intersect_filters, is_filter_empty
+from batiste.core import CollectionFilter, call_jaxpr, intersect_filters, is_filter_empty
 from batiste.errors import ScanBodyError, ScanCarryError, SharedVariableError
 from batiste.lift._axes import (
     In,
@@ -186,7 +186,7 @@ class _Loop:
 
         def step(state: Any, inputs: Any) -> Any:
             self.end = None
-            state, outputs, written = self._step(shared, made.entry(inputs[0], self.own), state, inputs)
+            state, outputs, written = self._step(shared, made, self.own, state, inputs)
             self.carried_places.update(written[1])
             self.end = jax.tree.map(_kind, state[1])
             return state, (_choose(outputs, options.out_axes, shared=False), written[2:])
@@ -203,6 +203,7 @@ class _Loop:
             )
         except TypeError as error:
             raise self._said(error, state) from None
+        made.finish()
         stacked = [from_front(values, out_axis(spec)) for values, spec in zip(written, self.specs, strict=True)]
         region.publish((changed, leaves(region, carried, self.carried_places), *stacked))
         return carry, _join(outputs, shared_outputs, options.out_axes)
@@ -225,13 +226,11 @@ class _Loop:
             [True, self.options.variable_carry is not False, *(not isinstance(spec, In) for spec in specs)],
             self.length,
             self.options.metadata_params,
-            passes=1 + self.options.check_constancy_invariants,
             is_loop=True,
         )
-        if self.options.variable_carry is not False:
+        if region.is_initializing and self.options.variable_carry is not False:
             make_first(region, body, [1], counted=False, layout=layout)
-            body = body._replace(groups=(*region.variables[:2], *slices))
-        return first_values(region, body, layout)
+        return first_values(region, layout)
 
     def _first_pass(self, made: FirstValues, state: Any, steps: Any) -> tuple[Group, Any, dict[Place, Any]]:
         """Run the body once for what all steps share.
@@ -245,51 +244,55 @@ class _Loop:
         region, axes = self.region, self.options.out_axes
         has_outputs = any(map(is_shared_axis, jax.tree.leaves(axes, is_leaf=is_axis)))
         may_write = not is_filter_empty(intersect_filters(region.filters[0], region.frame.mutable))
-        if not (has_outputs or may_write or any(map(any, region.streams))):
+        is_counted = self.options.check_constancy_invariants
+        if not (has_outputs or may_write or (is_counted and any(map(any, region.streams)))):
             return region.variables[0], None, {}
         found, has_ended = set[Place](), False
 
         def first(state: Any, steps: Any) -> Any:
             nonlocal has_ended
-            has_ended = False
             inputs = first_entry(steps, 0)
-            _, outputs, written = self._step(region.variables[0], made.entry(inputs[0], (0, *self.own)), state, inputs)
+            _, outputs, written = self._step(region.variables[0], made, (0, *self.own), state, inputs)
             found.update(written[0])
             has_ended = True
             return _choose(outputs, axes, shared=True), written[0]
 
         counts = region.counts()
-        jax.eval_shape(first, state, steps)
+        arguments = jax.tree.map(_with_axis, (state, steps))
+        try:  # an output of vmap that does not depend on the mapped axis is the same in every step
+            program, shapes = jax.make_jaxpr(jax.vmap(first, out_axes=None), return_shape=True)(*arguments)
+        except ValueError:
+            if not has_ended:  # it is the body's own
+                raise
+            names = ", ".join(sorted("/".join(place) for place in found)) or "outputs"
+            raise SharedVariableError(
+                transform="scan", path=region.path, names=names, options="variable_axes, variable_carry or out_axes"
+            ) from None
+        made.finish([0])
         outputs, changed = None, dict[Place, Any]()
-        if found or has_outputs or not self.options.check_constancy_invariants:
-            region.count_from(counts)
         if found or has_outputs:
-            try:  # an output of vmap that does not depend on the mapped axis is the same in every step
-                outputs, changed = jax.vmap(first, out_axes=None)(*jax.tree.map(_with_axis, (state, steps)))
-            except ValueError:
-                if not has_ended:  # it is the body's own
-                    raise
-                names = ", ".join(sorted("/".join(place) for place in found)) or "outputs"
-                raise SharedVariableError(
-                    transform="scan", path=region.path, names=names, options="variable_axes, variable_carry or out_axes"
-                ) from None
+            values = call_jaxpr(program, *jax.tree.leaves(arguments))
+            outputs, changed = jax.tree.unflatten(cast("Any", jax.tree.structure(shapes)), values)
+        elif not is_counted:
+            region.count_from(counts)
         entered = {place: region.first[place] for place in region.entered if region.group_of(place) == 0}
         return whole(region, 0, region.variables, ({**entered, **changed},)), outputs, changed
 
     def _step(
-        self, shared: Any, premade: Mapping[Place, Any] | None, state: Any, step: Any
+        self, shared: Any, made: FirstValues, groups_made: Collection[int], state: Any, step: Any
     ) -> tuple[tuple[Any, Any], Any, list[dict[Place, Any]]]:
         """Run the body once; return the next state, its outputs, and what it wrote in each group."""
-        (carried, carry), (_, slices, keys, inputs) = state, step
+        (carried, carry), (number, slices, keys, inputs) = state, step
         region = self.region
         groups: Groups = (shared, carried, *self._bare(slices))
         streams: KeyGroups = tuple(
             key if is_split else group for key, is_split, group in zip(keys, region.splits, region.streams, strict=True)
         )
+        given = streams
         if self.options.data_transform is not None:
             groups, streams = self.options.data_transform(groups, streams)
-        arguments = (self.module, carry, *self.join(inputs))
-        result, written = region.run(self.function, groups, streams, arguments, self.kwargs, premade=premade)
+        body = Body(self.function, (self.module, carry, *self.join(inputs)), self.kwargs, groups)
+        result, written = made.run(body, streams, given=given, index=number, groups=groups_made)
         if not isinstance(result, tuple | list) or len(cast("Sequence[Any]", result)) != 2:
             raise ScanBodyError(
                 path=region.path, problem=f"returns an object of type {type(cast('Any', result)).__name__}"

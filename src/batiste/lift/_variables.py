@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from batiste.core import CollectionFilter, add_axis, remove_axis
-from batiste.lift._axes import VariableAxes, metadata, table
-from batiste.lift._first import Body, Layout, first_values, known_values, make_first
+from batiste.core import CollectionFilter, is_filter_empty
+from batiste.lift._axes import VariableAxes, metadata, move_in, move_out, table
+from batiste.lift._first import Body, Layout, all_shared, first_values, make_first
 from batiste.lift._groups import fold_streams, leaves, region_of, whole
 from batiste.lift._target import Methods, lifted
 
@@ -76,14 +76,15 @@ def _run_map(options: _Options, function: Callable[..., Any], args: tuple[Any, .
         [options.rngs],
         mutable=[may_change, True],
     )
-    if options.init and region.frame.initializing:
+    if options.init and not is_filter_empty(region.frame.mutable):  # Linen runs it twice, and draws twice, then
         make_first(region, Body(function, args, kwargs, region.variables), [0], counted=True)
         if options.trans_out_fn is not _same:
             region.store(leaves(region, tuple(map(options.trans_out_fn, region.variables[0]))))
             region.renew()
     groups = (tuple(map(options.trans_in_fn, region.variables[0])), *region.variables[1:])
-    made = first_values(region, Body(function, args, kwargs, groups), Layout([None, None], [False, True]))
-    output, (changed, *written) = region.run(function, groups, region.streams, args, kwargs, premade=made.entry())
+    made = first_values(region, Layout([None, None], [False, True]))
+    output, (changed, *written) = made.run(Body(function, args, kwargs, groups), region.streams)
+    made.finish()
     if changed or (may_change and options.trans_in_fn is not _same):  # Linen stores what the module saw
         stored = map(options.trans_out_fn, whole(region, 0, groups, (changed,)))
         changed = leaves(region, tuple(stored))
@@ -111,34 +112,27 @@ def add_metadata_axis(
     told = metadata(metadata_params, "add_metadata_axis")
     for collection_filter, axis in table(variable_axes, "variable_axes", "add_metadata_axis").items():
         if isinstance(axis, int):
-            box = _Axis(axis, told)
-            target = map_variables(
-                target,
-                collection_filter,
-                box.take,
-                box.put,
-                mutable=True,
-                init=True,
-                methods=methods,
-                keep_name=keep_name,
-            )
+            options = _Axis(collection_filter, axis, told)
+            target = lifted("map_variables", target, _run_axis, options, methods=methods, keep_name=keep_name)
     return target
 
 
 @dataclasses.dataclass(frozen=True)
 class _Axis:
-    """An axis that only boxes know of."""
-
+    variables: CollectionFilter
     axis: int
     metadata: dict[Any, Any]
 
-    def take(self, tree: Any) -> Any:
-        """Tell boxes that the axis is gone."""
-        return remove_axis(tree, self.axis, self.metadata)
 
-    def put(self, tree: Any) -> Any:
-        """Tell boxes that the axis is there."""
-        return add_axis(tree, self.axis, self.metadata)
+def _run_axis(options: _Axis, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    region = region_of("add_metadata_axis", function, args, kwargs, [options.variables, True], [True])
+    axes = options.axis, None
+    groups = tuple(move_in(group, axis, options.metadata) for group, axis in zip(region.variables, axes, strict=True))
+    made = first_values(region, Layout(axes, [True, True], metadata=options.metadata, is_cut=False))
+    output, written = made.run(Body(function, args, kwargs, groups), region.streams)
+    made.finish()
+    region.publish(tuple(move_out(values, axis, options.metadata) for values, axis in zip(written, axes, strict=True)))
+    return output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,11 +158,8 @@ def fold_rngs(
 def _run_fold(options: _Fold, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     region = region_of("fold_rngs", function, args, kwargs, [options.variables], [options.rngs])
     starts = fold_streams(region, options.rngs)
-    if region.frame.recorder is not None:
-        return region.run_in_place(function, args, kwargs, starts=starts)
-    premade = known_values(region).entry()
-    output, written = region.run(
-        function, region.variables, region.streams, args, kwargs, starts=starts, premade=premade
-    )
+    made = first_values(region, all_shared(region))
+    output, written = made.run(Body(function, args, kwargs, region.variables), region.streams, starts=starts)
+    made.finish()
     region.publish(written)
     return output

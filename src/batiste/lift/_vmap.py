@@ -17,10 +17,8 @@ from batiste.lift._axes import (
     In,
     Out,
     VariableAxes,
-    first_entry,
     in_axis,
     is_array_like,
-    is_axis,
     metadata,
     move_in,
     move_out,
@@ -117,27 +115,22 @@ def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...],
     nothing: Group = tuple(dict[str, Any]() for _ in region.scopes)
     groups: Groups = tuple(nothing if isinstance(s, Out) else g for s, g in zip(specs, region.variables, strict=True))
 
-    first = Body(
-        function,
-        (*modules, *map(_first, in_axes, inputs)),
-        first_entry(mapped_kwargs, 0) | fixed_kwargs,
-        tuple(move_in(first_entry(group, axis), axis, metadata) for axis, group in zip(ins, groups, strict=True)),
-    )
-    made = first_values(region, first, Layout(outs, kept, size, metadata, axis_name=options.axis_name))
+    made = first_values(region, Layout(outs, kept, size, metadata))
 
     shared: set[Place] = set()
 
     def body(number: Any, groups: Any, streams: Any, inputs: Any, mapped: Any) -> Any:
         groups = tuple(move_in(group, axis, metadata) for group, axis in zip(groups, ins, strict=True))
-        whole = (*modules, *inputs), mapped | fixed_kwargs
-        output, written = region.run(function, groups, streams, *whole, premade=made.entry(number))
+        streams = tuple(map(_either, splits, streams, region.streams))
+        call = Body(function, (*modules, *inputs), mapped | fixed_kwargs, groups)
+        output, written = made.run(call, streams, index=number)
         shared.update(place for values, axis in zip(written, outs, strict=True) if axis is None for place in values)
         return output, tuple(move_out(values, axis, metadata) for values, axis in zip(written, outs, strict=True))
 
     def mapped(axes_of_variables: tuple[int | None, ...]) -> Callable[..., Any]:
         return jax.vmap(
             body,
-            in_axes=(0, tuple(ins), tuple(0 if is_split else None for is_split in splits), in_axes, 0),
+            in_axes=(0, tuple(ins), 0, in_axes, 0),
             out_axes=(options.out_axes, axes_of_variables),
             axis_size=size,
             axis_name=options.axis_name,
@@ -145,7 +138,8 @@ def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...],
         )
 
     numbers = None if made.values is None else jnp.arange(size)
-    arguments = (numbers, groups, split_keys(region, size), inputs, mapped_kwargs)
+    keys = [keys if is_split else () for keys, is_split in zip(split_keys(region, size), splits, strict=True)]
+    arguments = (numbers, groups, keys, inputs, mapped_kwargs)
     try:
         output, written = mapped(tuple(outs))(*arguments)
     except ValueError:
@@ -153,8 +147,13 @@ def _run(options: _Options, function: Callable[..., Any], args: tuple[Any, ...],
             raise
         names = ", ".join(sorted("/".join(place) for place in shared))
         raise SharedVariableError(transform="vmap", path=region.path, names=names, options="variable_axes") from None
+    made.finish()
     region.publish(written)
     return output
+
+
+def _either(is_split: bool, given: Any, outside: Any) -> Any:
+    return given if is_split else outside
 
 
 def _works(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
@@ -164,15 +163,6 @@ def _works(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _first(axes: Any, tree: Any) -> Any:
-    """Return the first entry of arrays along the axes that ``axes``, a prefix of the tree, gives."""
-
-    def take(axis: Any, part: Any) -> Any:
-        return first_entry(part, axis)
-
-    return jax.tree.map(take, axes, tree, is_leaf=is_axis)
 
 
 def _is_array_tree(value: Any) -> bool:

@@ -17,7 +17,7 @@ from batiste.module._mistakes import unbound_call
 from batiste.module._module import Module
 from batiste.module._rebind import seen_as
 from batiste.module._region import Group, Groups, KeyGroups, Place, Region, Written
-from batiste.module._tabulate import tabulate
+from batiste.module._tabulate import table_of, tabulate
 from batiste.module._wrap import compact, compact_name_scope, nowrap, run_noted, wrap_method_once
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "seen_as",
     "set_current_module",
     "share_scope",
+    "table_of",
     "tabulate",
     "tag",
     "tag_watch",

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import jax
 
-from batiste.core import Scope, depth_in_library, is_tracer_class
+from batiste.core import Scope, Variable, depth_in_library, is_tracer_class
 from batiste.dtypes import is_array_class
 from batiste.errors import AdoptedNameWarning
 from batiste.module._blueprint import Blueprint
@@ -48,7 +48,7 @@ def has_modules(value: Any) -> bool:
     return is_container or not jax.tree_util.all_leaves([value])
 
 
-def map_modules(function: Any, value: Any, suffix: str = "", *, freeze: bool = True) -> Any:
+def map_modules(function: Any, value: Any, suffix: str = "", *, freeze: bool = True, variables: bool = False) -> Any:
     """Apply ``function(suffix, module)`` to every module in nested containers; other leaves stay as they are.
 
     Args:
@@ -56,33 +56,34 @@ def map_modules(function: Any, value: Any, suffix: str = "", *, freeze: bool = T
       value: a module, or nested containers.
       suffix: how far inside of the containers ``value`` is: ``_0_key``.
       freeze: whether lists become tuples.
+      variables: whether it is applied to every ``Variable``, too.
     """
     kind = cast("Any", type(value))
+    if kind is Variable:
+        return function(suffix, value) if variables else value
     if not may_hold_modules(kind):
         return value
+    more: Any = {"freeze": freeze, "variables": variables}
     if isinstance(value, Blueprint):
         return function(suffix, value)
     if isinstance(value, tuple):
         items = cast("tuple[Any, ...]", value)
         names: Any = getattr(kind, "_fields", None) or range(len(items))
         mapped = [
-            map_modules(function, item, f"{suffix}_{name}", freeze=freeze)
-            for name, item in zip(names, items, strict=True)
+            map_modules(function, item, f"{suffix}_{name}", **more) for name, item in zip(names, items, strict=True)
         ]
         return kind(*mapped) if hasattr(kind, "_fields") else tuple(mapped)
     if isinstance(value, list):
         elements = cast("list[Any]", value)
-        listed = [
-            map_modules(function, item, f"{suffix}_{index}", freeze=freeze) for index, item in enumerate(elements)
-        ]
+        listed = [map_modules(function, item, f"{suffix}_{index}", **more) for index, item in enumerate(elements)]
         return tuple(listed) if freeze else listed
     if isinstance(value, Mapping):
         pairs = cast("Mapping[Any, Any]", value)
-        new = {key: map_modules(function, item, f"{suffix}_{key}", freeze=freeze) for key, item in pairs.items()}
+        new = {key: map_modules(function, item, f"{suffix}_{key}", **more) for key, item in pairs.items()}
         return new if kind is dict else _rebuilt(kind, new)
     if dataclasses.is_dataclass(value) and not isinstance(value, type) and not jax.tree_util.all_leaves([value]):
         found = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
-        changed = {name: map_modules(function, item, f"{suffix}_{name}", freeze=freeze) for name, item in found.items()}
+        changed = {name: map_modules(function, item, f"{suffix}_{name}", **more) for name, item in found.items()}
         changed = {name: item for name, item in changed.items() if item is not found[name]}
         return dataclasses.replace(value, **changed) if changed else value
     return value

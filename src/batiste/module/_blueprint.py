@@ -81,6 +81,21 @@ class ModuleState:
         return self.in_setup or self.in_compact or not self.is_attached
 
 
+_INSIDE = frozenset(
+    {
+        "adoptable_fields_",
+        "blueprint_names_",
+        "fingerprint_by_place",
+        "fingerprint_skips",
+        "lifted_by_",
+        "lifted_from_",
+        "slotted_fields_",
+        "variables_as_",
+    }
+)
+"""Names in a module that are the library's own."""
+
+
 @dataclass_transform(eq_default=True, field_specifiers=(dataclasses.field,))
 class Blueprint:
     """The bare base of modules: what each of them has, and nothing that they do.
@@ -116,6 +131,15 @@ class Blueprint:
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             """Run the module."""
             ...
+
+    def __dir__(self) -> list[str]:
+        """Return the names that users may use: what the library keeps in a module is left out."""
+        return [name for name in super().__dir__() if name not in _INSIDE]
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show the module in a notebook, where a bound one says that it is."""
+        text = f"{type(self).__name__}(...)" if cycle else repr(self)
+        printer.text(text if self.scope is None else f"{text}, bound at {self.scope.path_text}")
 
     def _attach(self) -> None:
         """Bind this module to the scope that its parent gives."""

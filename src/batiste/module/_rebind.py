@@ -3,7 +3,7 @@
 Each module among the arguments, and each module that its fields hold, gets a copy whose scope stands at the same path
 of the new frame. A module with a ``setup`` runs it again there, so that what ``setup`` reads comes from the new frame.
 A module in the midst of a compact method goes on numbering its submodules in the copy, and the original goes on from
-there afterwards.
+there afterwards. A ``Variable`` among the arguments becomes one of the new frame.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
-from batiste.core import Frame, Start
+from batiste.core import Frame, Scope, Start, Variable
 from batiste.module._adopt import map_modules
 from batiste.module._blueprint import Blueprint, ModuleState
 from batiste.module._fields import blueprint_fields
 
-__all__ = ["Rebinder", "Rebound", "modules_in", "outer_modules", "seen_as"]
+__all__ = ["Rebinder", "Rebound", "modules_in", "outer_modules", "seen_as", "variable_scopes"]
 
 _PRIVATE = frozenset({"_state", "_value", "scope", "parent"})
 
@@ -51,6 +51,23 @@ def outer_modules(arguments: Any) -> list[Blueprint]:
     return found
 
 
+def variable_scopes(arguments: Any, frame: Frame) -> list[Scope]:
+    """Return the scopes in a frame that have the variables among nested arguments."""
+    found: list[Scope] = []
+
+    def visit(_: str, held: Any) -> Any:
+        if _is_variable(held, frame):
+            found.append(held.scope)
+        return held
+
+    map_modules(visit, arguments, variables=True)
+    return found
+
+
+def _is_variable(held: Any, frame: Frame) -> bool:
+    return isinstance(held, Variable) and isinstance(held.scope, Scope) and held.scope.frame is frame
+
+
 def seen_as(module: Any, base: type[Blueprint]) -> Any:
     """Return a copy of a bound module that is of a base class of its own, and goes on with its names and its state."""
     copied: Any = object.__new__(base)
@@ -67,22 +84,23 @@ class Rebinder:
     noted when the rebinder is made.
     """
 
-    def __init__(self, modules: Iterable[Any]) -> None:
+    def __init__(self, modules: Iterable[Any], outside: Frame) -> None:
+        self._outside = outside
         self._midst = {id(module): _Midst(module) for module in modules if module.scope is not None}
 
     def over(self, frame: Frame, starts: Mapping[tuple[str, ...], Start]) -> Rebound:
         """Return copies of the modules over a frame, in which streams begin at ``starts``."""
-        return Rebound(self._midst, frame, starts)
+        return Rebound(self._midst, self._outside, frame, starts)
 
 
 class _Midst:
-    """What a module is in the midst of: names given so far, in which method."""
+    """What a module is in the midst of: numbers given so far, in which method."""
 
     def __init__(self, module: Any) -> None:
         state: ModuleState = module._state
         self.module = module
         self.in_compact, self.in_setup, self.is_set_up = state.in_compact, state.in_setup, state.is_set_up
-        self.names, self.numbers = dict(module.scope.names), dict(module.scope.numbers)
+        self.numbers = dict(module.scope.numbers)
 
     @property
     def is_going_on(self) -> bool:
@@ -106,15 +124,17 @@ def _go_on(module: Any, names: dict[str, Any], numbers: dict[str, int]) -> None:
 class Rebound:
     """The copies of modules over one frame."""
 
-    def __init__(self, midst: dict[int, _Midst], frame: Frame, starts: Mapping[tuple[str, ...], Start]) -> None:
-        self._midst, self._frame, self._starts = midst, frame, starts
+    def __init__(
+        self, midst: dict[int, _Midst], outside: Frame, frame: Frame, starts: Mapping[tuple[str, ...], Start]
+    ) -> None:
+        self._midst, self._outside, self._frame, self._starts = midst, outside, frame, starts
         self._copies: dict[int, Any] = {}
 
     def replace(self, arguments: Any) -> Any:
         """Return nested arguments with every bound module replaced by its copy."""
-        if not modules_in(arguments):
+        if not modules_in(arguments) and not variable_scopes(arguments, self._outside):
             return arguments
-        return map_modules(self._replaced, arguments, freeze=False)
+        return map_modules(self._replaced, arguments, freeze=False, variables=True)
 
     def endings(self) -> list[Callable[[], None]]:
         """Return what lets the originals in the midst of a method go on from where their copies ended.
@@ -133,7 +153,11 @@ class Rebound:
         ]
 
     def _replaced(self, _: str, module: Any) -> Any:
-        if module.scope is None:
+        if _is_variable(module, self._outside):
+            scope = module.scope.rebuild(self._frame, self._starts)
+            made: Any = Variable
+            return made(scope, module.collection, module.name, unbox=module.unbox)
+        if module.scope is None or issubclass(cast("Any", type(module)), Variable):
             return module
         midst = self._midst.get(id(module))
         if midst is None:  # an attribute that setup has just set
@@ -151,5 +175,5 @@ class Rebound:
             values["scope"] = scope = module.scope.rebuild(self._frame, self._starts)
             values["_state"] = midst.state()
             if midst.is_going_on:
-                scope.names, scope.numbers = dict(midst.names), dict(midst.numbers)
+                scope.numbers = dict(midst.numbers)  # names of before may be made again, and are then what is there
         return self._copies[id(module)]

@@ -11,13 +11,15 @@ A JAX transform takes a pure function of arrays. What is to be transformed is a 
 A body may be run more than once (the branches of a conditional, a loop); each run starts from the same variables. Which
 axes variables have, which keys a call gets and where its results go is the transform's own: its layout. Every lifted
 transform and ``Repeat`` is such a layout. On ``init`` a body also makes variables: ``run_in_place`` runs it without the
-transform, and a layout that wants other first values finds them beforehand and hands them to ``run`` as ``premade``.
+transform, and a layout that wants other first values gives ``open`` a recorder that notes them, or knows them already
+and hands them to ``run`` as ``premade``.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self, TypeAlias, cast
 
 import jax
@@ -38,7 +40,7 @@ from batiste.core import (
 )
 from batiste.errors import MixedCallsError, TransformedMethodReturnValueError, TransformedModuleError
 from batiste.module._blueprint import Blueprint
-from batiste.module._rebind import Rebinder, modules_in, outer_modules
+from batiste.module._rebind import Rebinder, modules_in, outer_modules, variable_scopes
 from batiste.module._wrap import wrap_method_once
 from batiste.typing import Key
 
@@ -107,6 +109,7 @@ class Region:
         scopes = [module.scope for module in modules if module.scope is not None]
         self.transform, self.filters = transform, filters
         self.frame: Frame = scopes[0].frame
+        scopes += variable_scopes(arguments, self.frame)
         self.path = scopes[0].path_text
         self.scopes = _outermost(scopes)
         self.starts = [scope.start for scope in self.scopes]
@@ -125,7 +128,7 @@ class Region:
         self._first, self._arguments = first.path, arguments
         self.first: Mapping[Place, Any] = {}
         self.entered: dict[Place, None] = {}
-        self._rebinder = Rebinder(modules)
+        self._rebinder = Rebinder(modules, self.frame)
         self._endings: list[Callable[[], None]] = []
         self._variables: Groups | None = None
 
@@ -143,7 +146,7 @@ class Region:
         """Take the variables and streams of the modules among some arguments.
 
         Args:
-          arguments: a bound module, or nested containers with bound modules and other things among them.
+          arguments: a bound module, or nested containers with bound modules, variables and other things among them.
           variables: the filter of each group of collections; a collection belongs to the first that accepts it, and
             one that none accepts is not seen inside.
           rngs: the filter of each group of random streams, likewise.
@@ -204,8 +207,9 @@ class Region:
         It is a pure function of arrays: it changes nothing outside.
 
         Args:
-          body: called with ``args`` and ``kwargs``, in which every bound module is replaced by one over ``variables``.
-            Its first argument is a module, in which it runs like a method, unless it is marked ``nowrap``.
+          body: called with ``args`` and ``kwargs``, in which every bound module and every ``Variable`` is replaced by
+            one over ``variables``. Its first argument is a module, in which it runs like a method, unless it is marked
+            ``nowrap``.
           variables: the variables, grouped as ``self.variables``.
           streams: the base keys, grouped as ``self.streams``.
           args: arguments, modules of this region among them; by default what ``take`` was given, alone.
@@ -222,7 +226,7 @@ class Region:
         """
         frame, call = self.open(variables, streams, mutable=mutable, starts=starts, known=premade)
         output = call(wrap_method_once(body), (self._arguments,) if args is None else args, kwargs or {})
-        return output, self._written(frame, premade or {})
+        return output, self.written(frame, premade or {})
 
     def run_in_place(
         self,
@@ -250,7 +254,7 @@ class Region:
             is_rehearsal=outer.is_rehearsal,
         )
         output = call(wrap_method_once(body), args, kwargs or {})
-        for group in self._written(frame, {}):
+        for group in self.written(frame):
             self.store(group, as_made=self.is_initializing)
         outer.created.update(frame.created)
         self.publish(())
@@ -307,6 +311,25 @@ class Region:
         return frame, call
 
     # --- what it wrote
+
+    def written(self, frame: Frame, premade: Mapping[Place, Any] = MappingProxyType({})) -> Written:
+        """Return what was written in a frame over this region: for each group of collections values by place.
+
+        Args:
+          frame: the frame.
+          premade: first values that it was given; where they are still there, they count as entered, not as written.
+        """
+        groups: Written = tuple({} for _ in self.filters)
+        for place in frame.written:
+            value: Any = frame.variables
+            for name in place:
+                value = value[name]
+            index = self.group_of(place)
+            if place in premade and _has_same_leaves(value, premade[place]):
+                self.entered[place] = None
+            elif index is not None:
+                groups[index][place] = value
+        return groups
 
     def publish(self, written: Written) -> None:
         """Store what a body wrote, and what it made of ``first``; go on counting where its last run ended.
@@ -410,19 +433,6 @@ class Region:
                 return False
             node = cast("Any", node)[name]
         return True
-
-    def _written(self, frame: Frame, premade: Mapping[Place, Any]) -> Written:
-        groups: Written = tuple({} for _ in self.filters)
-        for place in frame.written:
-            value: Any = frame.variables
-            for name in place:
-                value = value[name]
-            index = self.group_of(place)
-            if place in premade and _has_same_leaves(value, premade[place]):
-                self.entered[place] = None
-            elif index is not None:
-                groups[index][place] = value
-        return groups
 
 
 def _has_same_leaves(tree: Any, other: Any) -> bool:

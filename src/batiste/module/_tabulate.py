@@ -51,6 +51,14 @@ class Row(NamedTuple):
     flops: int | None = None
     vjp_flops: int | None = None
 
+    @property
+    def shown_inputs(self) -> Any:
+        """The inputs as a table has them: keywords in a dict at the end, and one input alone."""
+        args, kwargs = self.inputs
+        if kwargs:
+            return (*args, kwargs)
+        return args[0] if len(args) == 1 else args
+
 
 def table_of(
     module: Any,
@@ -180,6 +188,7 @@ def _render(
     try:
         import rich.console
         import rich.table
+        import rich.text
     except ImportError as error:
         raise MissingPackageError(purpose="The table", package="rich", install="'batiste[train]'") from error
 
@@ -187,16 +196,15 @@ def _render(
     grid = rich.table.Table(title=title, **looks)
     has_flops = any(row.flops is not None for row in rows)
     has_vjp = any(row.vjp_flops is not None for row in rows)
-    for name in ("path", "module", "inputs", "outputs"):
-        grid.add_column(name, **column_kwargs)
-    for name, shown in (("flops", has_flops), ("vjp_flops", has_vjp)):
-        if shown:
-            grid.add_column(name, **column_kwargs)
+    shown = ["path", "module", "inputs", "outputs", *["flops"] * has_flops, *["vjp_flops"] * has_vjp]
+    for name in shown:
+        total = rich.text.Text("Total" if name == shown[-1] else "", justify="right")
+        grid.add_column(name, footer=total, **column_kwargs)
     for collection, tree in variables.items():
         grid.add_column(collection, footer=_size(tree), **column_kwargs)
     for row in rows:
         name = row.kind if row.method == "__call__" else f"{row.kind} ({row.method})"
-        cells = ["/".join(row.path), name, _text(_only_arguments(row.inputs)), _text(row.outputs)]
+        cells = ["/".join(row.path), name, _text(row.shown_inputs), _text(row.outputs)]
         cells += [str(row.flops)] if has_flops else []
         cells += [str(row.vjp_flops)] if has_vjp else []
         for collection in variables:
@@ -209,13 +217,6 @@ def _render(
     text = io.StringIO()
     rich.console.Console(file=text, **options).print(grid)
     return f"\n{text.getvalue()}\n"
-
-
-def _only_arguments(inputs: Any) -> Any:
-    args, kwargs = inputs
-    if kwargs:
-        return (*args, kwargs)
-    return args[0] if len(args) == 1 else args
 
 
 def _is_array(value: Any) -> bool:
@@ -231,12 +232,28 @@ def _shape(leaf: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
+    """Return nested values one below the other, as YAML has them; a box shows the names of its axes."""
+    if isinstance(value, Mapping) and value:
         pairs = cast("Mapping[Any, Any]", value)
-        return "\n".join(f"{name}: {_text(item)}" for name, item in pairs.items())
-    if isinstance(value, tuple | list):
-        return "\n".join(f"- {_text(item)}" for item in cast("Sequence[Any]", value))
-    return f"{np.dtype(value.dtype).name}[{','.join(map(str, value.shape))}]" if _is_array(value) else str(value)
+        return "\n".join(f"{name}:{_beside(item)}" for name, item in pairs.items())
+    if isinstance(value, tuple | list) and value:
+        items = map(_text, cast("Sequence[Any]", value))
+        return "\n".join("- " + item.replace("\n", "\n  ") for item in items)
+    leaf = cast("Any", value)
+    inner = unbox(leaf)
+    if not _is_array(inner):
+        return leaf if isinstance(leaf, str) else repr(leaf)
+    names: Any = None if inner is leaf else getattr(leaf, "names", None)
+    text = f"{np.dtype(inner.dtype).name}[{','.join(map(str, inner.shape))}]"
+    return text if names is None else f"{text} P({', '.join(map(str, names))})"
+
+
+def _beside(value: Any) -> str:
+    """Return what stands after a colon: the text on the line, or nested values on lines of their own."""
+    if not isinstance(value, Mapping | tuple | list) or not value:
+        return f" {_text(value)}"
+    text = _text(value)
+    return f"\n{text}".replace("\n", "\n  ") if isinstance(value, Mapping) else f"\n{text}"
 
 
 def _size(tree: Any) -> str:

@@ -6,21 +6,24 @@ A batch renormalisation of a reinforcement-learning library, say, imports ``_com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
+from batiste.compat.flax.core.frozen_dict import FrozenDict
 from batiste.compat.flax.typing import Array, Axes, Dtype, Initializer
 from batiste.dtypes import canonicalize_dtype, square_dtype
 from batiste.nn import Module
 
 __all__ = [
+    "Sentinel",
     "canonicalize_axes",
     "canonicalize_tuple",
     "compute_stats",
     "conv_dimension_numbers",
+    "freeze_attr",
     "l2_normalize",
     "normalize",
     "normalize_axes",
@@ -151,3 +154,20 @@ def normalize(
         normalized = normalized + bias
         taking_part.append(bias)
     return jnp.asarray(normalized, canonicalize_dtype(*taking_part, dtype=dtype))
+
+
+class Sentinel:
+    """The class of what stands for a parent that is not given: libraries name it in annotations."""
+
+
+def freeze_attr(value: Any) -> Any:
+    """Return nested containers with tuples for lists and frozen dicts for dicts, as Flax keeps fields."""
+    if isinstance(value, Mapping):
+        items = cast("Mapping[Any, Any]", value)
+        frozen: Any = {key: freeze_attr(item) for key, item in items.items()}
+        return cast("Any", FrozenDict)(frozen)
+    if isinstance(value, list):
+        return tuple(map(freeze_attr, cast("list[Any]", value)))
+    if isinstance(value, tuple) and not hasattr(cast("Any", value), "_fields"):
+        return tuple(map(freeze_attr, cast("tuple[Any, ...]", value)))
+    return cast("Any", value)

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from batiste.compat.flax.configurations import config
 from batiste.compat.flax.core.frozen_dict import FrozenDict, freeze
+from batiste.compat.flax.linen._helpers import Sentinel, freeze_attr
 from batiste.compat.flax.linen._stack import Context
 from batiste.compat.flax.typing import FrozenVariableDict, PRNGKey, RNGSequences, VariableDict
 from batiste.core import CollectionFilter, DenyList, Scope, Variable, union_filters
@@ -65,6 +66,7 @@ __all__ = [
 ]
 
 _context = Context()  # not documented in Flax, but looked at by libraries that change what modules compute
+_Sentinel, _freeze_attr = Sentinel, freeze_attr  # and these by scico and mox
 
 config.follow("flax_preserve_adopted_names", lambda value: setattr(Module, "preserve_adopted_names", value))
 config.follow("flax_return_frozendict", lambda value: setattr(Blueprint, "variables_as_", freeze if value else None))

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 import jax
 from jax.sharding import PartitionSpec
 
+from batiste.compat.flax._rules import AXIS_RULES, AxisRules
 from batiste.compat.flax.core.frozen_dict import FrozenDict, freeze, unfreeze
 from batiste.compat.flax.core.lift import remat as _core_remat
 from batiste.compat.flax.linen.spmd import logical_to_mesh, logical_to_mesh_axes
@@ -86,6 +87,7 @@ PRNGSequenceFilter = CollectionFilter
 
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 _UNSHARDED = RulesFallback.AXIS_IS_UNSHARDED
+_AxisRules, _axis_rules = AxisRules, AXIS_RULES  # libraries use these (flaxformer, T5X)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 
 from jax.sharding import Mesh, PartitionSpec
 
+from batiste.compat.flax._rules import AXIS_RULES, AxisRules
 from batiste.compat.flax.typing import (
     Array,
     ArrayPytree,
@@ -51,6 +52,7 @@ __all__ = [
     "with_logical_partitioning",
 ]
 
+_AxisRules, _axis_rules = AxisRules, AXIS_RULES  # libraries use these
 _UNSHARDED = RulesFallback.AXIS_IS_UNSHARDED
 
 
