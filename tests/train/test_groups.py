@@ -8,6 +8,7 @@ import pytest
 
 from batiste import TrainState, checkpoint, nn, train, tree
 from batiste.errors import (
+    AdapterMismatchError,
     AdapterStateError,
     ArgumentError,
     MergeConflictError,
@@ -129,6 +130,10 @@ def test_a_new_head_is_trained_whole_beside_adapters():
     assert is_same(merged["body"]["bias"], PARAMS["body"]["bias"])
     assert not is_same(merged["head"]["bias"], PARAMS["head"]["bias"])
     assert not is_same(merged["body"]["kernel"], PARAMS["body"]["kernel"])
+    with pytest.raises(AdapterStateError, match="head/bias"):
+        train.lora_merged(after, {"body": after.params["body"]})
+    with pytest.raises(AdapterMismatchError):
+        train.lora_merged(after, {**after.params, "tail": after.params["body"]})
     with pytest.raises(MergeConflictError, match="head/kernel"):
         train.lora(base, jax.random.key(1), "**/kernel", rank=2, whole="head/**")
     with pytest.raises(UnmatchedPatternError, match="heed"):

@@ -29,10 +29,11 @@ __all__ = ["lora", "lora_merged"]
 
 @dataclasses.dataclass(frozen=True)
 class _Adapted:
-    """A model's ``apply`` over adapters and the parameters below them; equal if both are."""
+    """A model's ``apply`` over adapters, the parameters below them, and the paths of those trained whole."""
 
     apply_fn: Callable[..., Any]
     alpha: float
+    whole: tuple[str, ...] = ()
 
     def __call__(self, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         others = {name: tree for name, tree in variables.items() if name not in ("params", FROZEN)}
@@ -41,12 +42,14 @@ class _Adapted:
 
     def merged(self, frozen: PyTree, trained: PyTree) -> PyTree:
         """Return the parameters of the model: frozen ones with their adapters, and those that are trained whole."""
-        known, leaves = flatten(frozen), flatten(trained)
-        pairs = {path: leaf for path, leaf in leaves.items() if path[:-2] in known}  # of ".../kernel/a"
-        if len(pairs) < len(leaves):
-            whole = unflatten({path: leaf for path, leaf in leaves.items() if path not in pairs})
-            frozen = merge(frozen, whole)
-        return lora_merge(frozen, unflatten(pairs), alpha=self.alpha)
+        if not self.whole:
+            return lora_merge(frozen, trained, alpha=self.alpha)
+        adapters = flatten(trained)
+        missing = [path for path in self.whole if path not in adapters]
+        if missing:
+            raise AdapterStateError(problem=f"what was trained whole is not there: {', '.join(missing)}")
+        own = {path: adapters.pop(path) for path in self.whole}
+        return lora_merge(merge(frozen, unflatten(own)), unflatten(adapters), alpha=self.alpha)
 
 
 def lora(
@@ -93,10 +96,11 @@ def lora(
         raise AdapterStateError(problem="it has adapters already, which lora_merged(state) would make part of it")
     adapters = lora_init(key, state.params, patterns, rank, alpha=alpha, dtype=dtype, inputs=inputs, stacked=stacked)
     trained, frozen = _without_alpha(adapters), state.params
+    own = () if whole is None else tuple(flatten(select(frozen, whole)))
     if whole is not None:
         trained, frozen = merge(trained, select(frozen, whole)), exclude(frozen, whole)
     return cast("Any", type(state)).create(
-        apply_fn=_Adapted(state.apply_fn, float(rank if alpha is None else alpha)),
+        apply_fn=_Adapted(state.apply_fn, float(rank if alpha is None else alpha), own),
         params=trained,
         tx=state.tx if tx is None else tx,
         collections={**state.collections, FROZEN: frozen},
@@ -112,7 +116,8 @@ def lora_merged(state: TrainState, params: PyTree | None = None) -> PyTree:
       params: the adapters to merge instead of the state's: ``state.averaged_params()``.
 
     Raises:
-      AdapterStateError: the state has no adapters.
+      AdapterStateError: the state has no adapters, or ``params`` lacks what is trained whole.
+      AdapterMismatchError: ``params`` are adapters of other kernels.
     """
     check_state(state, "train.lora_merged")
     if not isinstance(state.apply_fn, _Adapted) or FROZEN not in state.collections:
