@@ -240,6 +240,7 @@ TRAIN_ROWS = {
             "dtype": Domain(("flaot32", "", Anything(), "int32")),
             "inputs": open_to("as tree.lora_init takes it"),
             "stacked": open_to("as tree.lora_init takes it"),
+            "whole": Domain((3, Anything(), "nowhere/*", b"params", {"params": 1}, ["**", 3], "[")),
         },
     ),
     "lora_merged": Row(train.lora_merged, {"state": adapted()}, {"state": STATE, "params": TREE}),

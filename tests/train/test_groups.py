@@ -8,8 +8,10 @@ import pytest
 
 from batiste import TrainState, checkpoint, nn, train, tree
 from batiste.errors import (
+    AdapterMismatchError,
     AdapterStateError,
     ArgumentError,
+    MergeConflictError,
     OptimizerTypeError,
     UnmatchedPathsError,
     UnmatchedPatternError,
@@ -113,6 +115,29 @@ def test_adapters_are_all_that_is_trained(tmp_path):
     assert is_same(checkpoint.restore(tmp_path / "adapters", state).params, after.params)
     found = train.evaluate(after, [X], square)
     assert found["loss"] == pytest.approx(float(jnp.mean((Net().apply({"params": merged}, X) - 1) ** 2)), rel=1e-5)
+
+
+def test_a_new_head_is_trained_whole_beside_adapters():
+    base = new(optax.sgd(0.1))
+    state = train.lora(base, jax.random.key(1), "body/kernel", rank=2, whole="head/**")
+    assert sorted(tree.paths(state.params)) == ["body/kernel/a", "body/kernel/b", "head/bias", "head/kernel"]
+    assert sorted(tree.paths(state.collections["frozen_params"])) == ["body/bias", "body/kernel"]
+    np.testing.assert_array_equal(state.apply_fn(state.variables(), X), Net().apply({"params": PARAMS}, X))
+    after = trained(state, 2)
+    merged = train.lora_merged(after)
+    assert jax.tree.structure(merged) == jax.tree.structure(PARAMS)
+    assert is_same(merged["head"], after.params["head"])
+    assert is_same(merged["body"]["bias"], PARAMS["body"]["bias"])
+    assert not is_same(merged["head"]["bias"], PARAMS["head"]["bias"])
+    assert not is_same(merged["body"]["kernel"], PARAMS["body"]["kernel"])
+    with pytest.raises(AdapterStateError, match="head/bias"):
+        train.lora_merged(after, {"body": after.params["body"]})
+    with pytest.raises(AdapterMismatchError):
+        train.lora_merged(after, {**after.params, "tail": after.params["body"]})
+    with pytest.raises(MergeConflictError, match="head/kernel"):
+        train.lora(base, jax.random.key(1), "**/kernel", rank=2, whole="head/**")
+    with pytest.raises(UnmatchedPatternError, match="heed"):
+        train.lora(base, jax.random.key(1), "**/kernel", rank=2, whole="heed/**")
 
 
 def test_adapters_compute_in_the_dtype_of_the_policy():

@@ -412,3 +412,27 @@ def test_a_change_within_a_transform_is_refused():
         jax.eval_shape(train.make_step(penalty), new(), BATCH)
     plain = new(normalise=False)
     assert jax.eval_shape(train.make_step(without), plain, BATCH)[1]["loss"].shape == ()
+
+
+def test_a_call_may_have_collections_of_its_own():
+    class Perturbed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3)(self.perturb("inputs", x))
+
+    def slopes(model, batch):
+        def total(moved):
+            return model(batch["x"], collections={"perturbations": {"inputs": moved}}).sum()
+
+        found = jax.grad(total)(jnp.zeros_like(batch["x"]))
+        assert model.collections == {}
+        kernel = model.params["Dense_0"]["kernel"]
+        return jnp.mean(model(batch["x"]) ** 2), {"error": jnp.abs(found - kernel.sum(1)[None]).max()}
+
+    model = Perturbed()
+    params = model.init(jax.random.key(0), X)["params"]
+    state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.sgd(0.1))
+    _, found = jax.jit(train.make_step(slopes))(state, BATCH)
+    assert found["error"] < 1e-6
+    with pytest.raises(ArgumentError, match="collections"):
+        train.make_step(lambda model, batch: model(batch["x"], collections="perturbations").mean())(state, BATCH)

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import jax
 
+from batiste._arguments import mapping
 from batiste.core import current_trace
 from batiste.errors import LossTransformError
 from batiste.train._policy import Policy, cast_floating
@@ -64,13 +65,15 @@ class ModelCall:
         Args:
           *args: the inputs; floating arrays are cast as the policy says.
           **kwargs: more of them, and what ``apply`` takes beside: ``method=``, ``rngs=`` in place of those of the step,
-            ``mutable=`` in place of the collections that the step changes.
+            ``mutable=`` in place of the collections that the step changes; and ``collections=`` for this call alone, by
+            name, in place of the state's or beside them: ``{"perturbations": ...}``.
 
         Raises:
           LossTransformError: the call changes a collection within a transform that the loss function has opened.
         """
         mutable = kwargs.pop("mutable", self._mutable)
         rngs = kwargs.pop("rngs", None)
+        given = kwargs.pop("collections", None)
         if rngs is None and self.rngs:
             rngs = self._streams()
         self._calls += 1
@@ -79,6 +82,8 @@ class ModelCall:
             options["mutable"] = mutable
         compute = self._policy.compute
         collections = self.collections
+        if given is not None:
+            collections = {**collections, **mapping(given, "collections", "the model", what="trees by collection")}
         if FROZEN in collections:
             collections = {**collections, FROZEN: cast_floating(collections[FROZEN], compute)}
         variables = self._state.replace(collections=collections).variables(cast_floating(self.params, compute))
