@@ -1,7 +1,7 @@
 """A run that is ended in the midst of whatever it does, again and again, beside the same run left alone.
 
-    python -m benchmarks.kills                     # 200 kills, 40 signals, 20 full disks, 20 changes of devices
-    python -m benchmarks.kills --kills 5 --ways kill
+    python -m benchmarks.kills                     # 200 kills, 20 signals, 10 full disks, 10 changes of devices
+    python -m benchmarks.kills --ways kill=5 devices=3
 
 The run has what a real one has: ``make_step`` with BatchNorm, dropout, accumulation, an average of the parameters and
 clipping; ``fit`` with early stopping, the best state kept, an evaluation, rows, data of grain that is shuffled and taken
@@ -33,6 +33,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ from batiste import TrainState, checkpoint, nn, train
 from batiste.errors import CheckpointWriteError, RunFolderError, UnsavedStepWarning
 from benchmarks import results
 
-WAYS = {"kill": 200, "signal": 40, "full disk": 20, "devices": 20}
+ALONE = "alone"
+WAYS = {"kill": 200, "signal": 20, "full disk": 10, "devices": 10}
 STEPS, EXAMPLES, BATCH = 90, 64, 8
 DEVICES = (1, 2, 4)
 PHASES = ("begin", "step", "data", "evaluate")
@@ -236,7 +238,7 @@ def lives(folder: Path, way: str, times: int) -> dict[str, Any]:
         found["made progress"] += reached > began
         if ended % 20 == 0:
             print(f"{way}: ended {ended} times, {dict(found)}", file=sys.stderr, flush=True)
-    return {"lives": begun, "ended": ended, "at": dict(found), **outcome(folder)}
+    return {"lives": begun, "ended": ended, "at": dict(found)}
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -283,48 +285,39 @@ def checkpoint_leaves(state: Any) -> dict[str, np.ndarray[Any, Any]]:
     return found
 
 
-def tried(way: str, times: int, folder: Path) -> dict[str, Any]:
-    """Return what became of one way, without the arrays."""
-    alone = child(folder / "alone" / "run", way, 0)
-    other = child(folder / way.replace(" ", "-") / "run", way, times)
-    found = differences(alone, other, rounding=2e-4 if way == "devices" else 0.0)
-    told = {name: other[name] for name in ("lives", "ended", "at")}
-    return {**told, "rows": len(other["rows"]), "last": other["steps"][-1], "differences": found}
-
-
-def child(folder: Path, way: str, times: int) -> dict[str, Any]:
-    """Let the lives of a run pass in a program that has not used JAX yet, and read what they left."""
-    if times or not folder.exists():
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.kills", "--lives", str(folder)]
-        command += ["--ways", way if times else "kill", "--kills", str(times)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - this very program
-        if done.returncode:
-            message = f"the lives of {way!r} ended with {done.returncode}"
-            raise RuntimeError(message)
-        told = json.loads(done.stdout.splitlines()[-1])
-    else:
-        told = {}
-    return {**told, **outcome(folder)}
+def tried(ways: Mapping[str, int], folder: Path) -> dict[str, dict[str, Any]]:
+    """Let a run be ended in some ways, each so many times, and return what became of each, without the arrays."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.kills", "--lives", str(folder)]
+    command += ["--ways", *(f"{way}={times}" for way, times in {ALONE: 0, **ways}.items())]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - this very program
+    if done.returncode:
+        message = f"the lives in {folder} ended with {done.returncode}"
+        raise RuntimeError(message)
+    told: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    alone = outcome(folder / ALONE)
+    for way in ways:
+        other = outcome(folder / way)
+        told[way] |= {"rows": len(other["rows"]), "last": other["steps"][-1]}
+        told[way]["differences"] = differences(alone, other, rounding=2e-4 if way == "devices" else 0.0)
+    return {way: told[way] for way in ways}
 
 
 def main() -> int:
     """Measure, print and write."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
-    made.add_argument("--kills", type=int, help=f"how often each way ends the run (default {WAYS})")
+    known = [f"{way}={times}" for way, times in WAYS.items()]
+    made.add_argument("--ways", nargs="+", default=known, metavar="WAY=TIMES", help=f"default: {' '.join(known)}")
     made.add_argument("--results", type=Path, help="the folder of the JSON file")
     made.add_argument("--lives", type=Path, help=argparse.SUPPRESS)
     options = made.parse_args()
-    if options.lives is not None:
-        found = lives(options.lives, options.ways[0], options.kills)
-        print(json.dumps({name: found[name] for name in ("lives", "ended", "at")}))
+    ways = {way: int(times) for way, _, times in (each.partition("=") for each in options.ways)}
+    if options.lives is not None:  # a program that has not used JAX, so that what it forks can
+        print(json.dumps({way: lives(options.lives / way, way, times) for way, times in ways.items()}))
         return 0
-    table: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for way in options.ways:
-            times = options.kills or WAYS[way]
-            table[way] = tried(way, times, Path(folder))
-            print(f"{way}: {json.dumps(table[way])}", flush=True)
+        table = tried(ways, Path(folder))
+    for way, row in table.items():
+        print(f"{way}: {json.dumps(row)}")
     if options.results is not None:
         results.write(options.results, "kills", {"machine": results.machine(), "ways": table})
     return int(any(row["differences"] for row in table.values()))
