@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import report, results, table
-from benchmarks.rows import CHECKPOINT, LEAVES, LIBRARIES, ROWS, selected
+from benchmarks.rows import CHECKPOINT, KILLS, LEAVES, LIBRARIES, OVERHEAD, ROWS, selected
 from benchmarks.running import MismatchError, Runner
 from benchmarks.worker import WorkerError
 
@@ -55,12 +55,27 @@ def leaves(folder: Path, *, quick: bool, rounds: int) -> bool:
     return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - this project's own program
 
 
+def overhead(folder: Path, *, quick: bool) -> bool:
+    """Run the benchmark of the training loop, a program of its own, and say whether it ended well."""
+    command = [sys.executable, "-m", "benchmarks.overhead", "--results", str(folder), *(["--quick"] if quick else [])]
+    return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - this project's own program
+
+
+def kills(folder: Path, *, quick: bool) -> bool:
+    """End a run again and again, in a program of its own, and say whether it came to the same as one left alone."""
+    few = ["--ways", "kill=2", "signal=1"] if quick else []
+    command = [sys.executable, "-m", "benchmarks.kills", "--results", str(folder), *few]
+    return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - this project's own program
+
+
 def run(options: argparse.Namespace, folder: Path, console: Console) -> int:
     """Measure the rows that are asked for and return the exit code."""
     rows, code = selected(options.rows), 0
     with_checkpoints = not options.rows or CHECKPOINT in options.rows
     with_leaves = not options.rows or LEAVES in options.rows
-    if not rows and not with_checkpoints and not with_leaves:
+    with_overhead = not options.rows or OVERHEAD in options.rows
+    with_kills = not options.rows or KILLS in options.rows
+    if not (rows or with_checkpoints or with_leaves or with_overhead or with_kills):
         console.print(f"no row matches {' '.join(options.rows)}; `python -m benchmarks list` names them")
         return 2
     runner = Runner(
@@ -79,6 +94,10 @@ def run(options: argparse.Namespace, folder: Path, console: Console) -> int:
     if with_checkpoints and not checkpoints(folder, quick=options.quick, rounds=options.rounds):
         code = 1
     if with_leaves and not leaves(folder, quick=options.quick, rounds=options.rounds):
+        code = 1
+    if with_overhead and not overhead(folder, quick=options.quick):
+        code = 1
+    if with_kills and not kills(folder, quick=options.quick):
         code = 1
     found = results.read(folder)
     for drawn in table.terminal(found, rows):

@@ -4,12 +4,12 @@
     python -m benchmarks.kills --ways kill=5 devices=3
 
 The run has what a real one has: ``make_step`` with BatchNorm, dropout, accumulation, an average of the parameters and
-clipping; ``fit`` with early stopping, the best state kept, an evaluation, rows, data of grain that is shuffled and taken
-ahead, and saves in the background. In each life it is ended by ``kill -9``, by SIGTERM, by a disk that is full from some
-moment on (a limit on the size of files, beyond which writing is an error), or it goes on on another number of devices.
-When it comes to its end after so many lives, its rows, its final state and its best one are compared with those of a run
-that nothing has ended: bit for bit, or, on other numbers of devices, within rounding and with the same batches in the
-same order. A run that comes to its end too early begins again from nothing.
+clipping; ``fit`` with early stopping, the best state kept, an evaluation, rows, data of grain that is shuffled and
+taken ahead, and saves in the background. In each life it is ended by ``kill -9``, by SIGTERM, by a disk that is full
+from some moment on (a limit on the size of files, beyond which writing is an error), or by ``kill -9`` to go on on
+another number of devices. When it comes to its end after so many lives, its rows, its final state and its best one are
+compared with those of a run that nothing has ended: bit for bit, or, on other numbers of devices, within rounding and
+with the same batches in the same order. A run that comes to its end too early begins again from nothing.
 
 One program forks a process for each life, so that JAX is imported once.
 """
@@ -124,7 +124,7 @@ def new_state(life: Life) -> TrainState:
 
 def live(life: Life, phase: Any) -> None:
     """Run until the end of the run, or of this process."""
-    chance = random.Random(f"{life.way} {life.number}")
+    chance = random.Random(f"{life.way} {life.number}")  # noqa: S311 - it chooses moments
     early = life.way and chance.random() < EARLY
     left = chance.randrange(SOON)
     if early:

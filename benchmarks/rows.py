@@ -212,6 +212,8 @@ def _every_row() -> tuple[Row, ...]:
 ROWS = _every_row()
 CHECKPOINT = "checkpoint"  # a row that is a program of its own: benchmarks/checkpoint.py
 LEAVES = "leaves"  # likewise: benchmarks/leaves.py
+OVERHEAD = "overhead"  # likewise: benchmarks/overhead.py
+KILLS = "kills"  # likewise: benchmarks/kills.py
 
 
 def selected(patterns: Sequence[str]) -> list[Row]:

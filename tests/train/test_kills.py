@@ -7,7 +7,6 @@ import pytest
 
 from benchmarks import kills
 
-
 WAYS = {"kill": 2, "signal": 1, "full disk": 1, "devices": 1}
 
 

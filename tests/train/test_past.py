@@ -75,7 +75,7 @@ def test_the_backward_pass():
         loss, grad = jax.value_and_grad(lambda w: jnp.tanh(w * scale) * scale)(w)
         return w - grad, {"loss": loss}
 
-    with pytest.raises(NonFiniteMetricError, match="find_nan` on step 3: .*infinity is made by `mul` .*backward pass"):
+    with pytest.raises(NonFiniteMetricError, match=r"find_nan` on step 3: .*infinity is made by `mul` .*backward pass"):
         fit(step, jnp.float32(0), lambda n: np.float32(1e30 if n == 2 else 0), steps=9, log=None)
 
 
@@ -97,10 +97,14 @@ def test_batches_that_are_not_held_any_more(monkeypatch):
 
 def test_a_state_that_is_replaced_is_not_done_again():
     loop = Loop(make_step(loss_fn), begin(), data(7, x=np.full_like(X, np.inf)), steps=9, log=None)
-    with pytest.raises(NonFiniteMetricError) as error:
+
+    def body():
         for n, _ in loop:
             if n == 3:
                 loop.state = begin()
+
+    with pytest.raises(NonFiniteMetricError) as error:
+        body()
     assert "find_nan" not in str(error.value)
 
 
@@ -113,7 +117,8 @@ def test_an_update_that_was_skipped_once_too_often(tmp_path):
 
 def test_what_cannot_be_looked_into():
     def outside(state, batch):
-        loss = jax.pure_callback(lambda x: np.float32(np.nan) * x.sum(), jax.ShapeDtypeStruct((), "float32"), batch["x"])
+        number = jax.ShapeDtypeStruct((), "float32")
+        loss = jax.pure_callback(lambda x: np.float32(np.nan) * x.sum(), number, batch["x"])
         return state, {"loss": loss}
 
     text = told(outside, data(0))

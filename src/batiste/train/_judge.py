@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from batiste.train._metrics import Metrics, non_finite
-from batiste.train._nonfinite import NonFinite, Recent, kept_batch
+from batiste.train._nonfinite import NonFinite, Recent, Taken, kept_batch
 from batiste.train._past import Found, Past, searched
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Judge:
         self._skipped = 0
         self._left_out: set[int] = set()
         self._drawn: int | None = None  # where the data is, if not at the number of steps
-        self._told = ""
+        self._told: str | None = None
         self._step: Callable[..., Any] | None = None
         self.past = Past(lambda *_: None, kept=False)
 
@@ -93,7 +93,7 @@ class Judge:
         """
         if metrics.bad is None:
             return
-        if not self._told:
+        if self._told is None:
             self._told = self._explained(metrics.bad[0], state)
         raise non_finite(metrics.bad, now, state, self._run, self._told)
 
@@ -103,20 +103,25 @@ class Judge:
         if taken is not None and self._run is not None:
             place = kept_batch(self._run.folder, step, taken.batch)
             told = "" if place is None else f" The batch of step {step} is in {place}."
-        found = self.past.find(step)
-        if found is None and taken is not None and self._policy.guards:  # the step has kept its state as it was
-            found = Found(state, taken.batch, step, step - 1)
-        if found is None and taken is None:
-            return told
-        batch = taken.batch if found is None or taken is not None else found.batch
-        if self._policy.explain is None:
-            more = "" if self._step is None else searched(self._step, found, self._run, (step, batch, state))
-        else:
-            try:
-                more = str(self._policy.explain(state if found is None else found.state, batch))
-            except Exception as error:  # noqa: BLE001 - what was found out already is worth more
-                more = f"`explain` failed: {type(error).__name__}: {error}"
+        name = "`diagnose.find_nan`" if self._policy.explain is None else "`explain`"
+        try:
+            more = self._looked_into(step, state, taken)
+        except Exception as error:  # noqa: BLE001 - what was found out already is worth more
+            more = f"{name} failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         return f"{told}\n{more}" if more else told
+
+    def _looked_into(self, step: int, state: Any, taken: Taken | None) -> str:
+        found = self.past.find(step)
+        if found is not None:
+            known = found
+        elif taken is None:
+            return ""
+        else:
+            known = Found(state, taken.batch, step, step - 1)
+            found = known if self._policy.guards else None  # whose step has kept its state as it was
+        if self._policy.explain is not None:
+            return str(self._policy.explain(known.state, known.batch))
+        return "" if self._step is None else searched(self._step, found, known, self._run)
 
     def count(self, drawn: int) -> int:
         """Return how many steps were skipped, or left out before a batch."""

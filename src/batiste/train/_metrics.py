@@ -177,7 +177,7 @@ class Metrics:
 
     def _add(self, name: str, value: float) -> None:
         before, power = self._sums.get(name, 0.0), self._powers.get(name, 0)
-        total = before + math.ldexp(value, -power)
+        total = before + (math.ldexp(value, -power) if power else value)
         if math.isinf(total) and math.isfinite(before) and math.isfinite(value):
             power = self._powers[name] = _POWER
             total = math.ldexp(before, -power) + math.ldexp(value, -power)

@@ -13,13 +13,12 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
 from batiste._later import later
-from batiste.errors import BatisteError
 
 if TYPE_CHECKING:
     from batiste.checkpoint import Manager
@@ -58,9 +57,8 @@ class Past:
         self._most = 0
 
     def begin(self, step: int, state: Any) -> None:
-        """Take the state that a run begins or goes on with."""
-        self.forget()
-        if self._kept and (self._good is None or self._good[0] != step):
+        """Take the state that a run begins or goes on with, unless an earlier one is there."""
+        if self._kept and self._good is None and self._next is None:
             self._good = _copied(step, state)
 
     def forget(self) -> None:
@@ -90,19 +88,20 @@ class Past:
 
     def find(self, step: int) -> Found | None:
         """Return the first step up to this one that gave what is not finite; None where that cannot be known."""
-        known = next((each for each in (self._next, self._good) if each is not None and each[0] < step), None)
+        earlier = (each for each in (self._next, self._good) if each is not None and each[0] < step)
+        known = next((each for each in earlier if not _has_nan(each[1])), None)
         held = [(number, batch) for number, batch in self._batches if known is not None and known[0] < number <= step]
+        self.forget()  # the program may use them up
         if known is None or not held or held[-1][0] != step:
             return None
-        if len(held) < step - known[0]:  # it is as far back as batches are not: near is better than nothing
-            return Found(known[1], held[-1][1], step, known[0])
-        state = known[1]
+        after, state = known
+        if len(held) < step - after:  # too far back, but better than nothing
+            return Found(state, held[-1][1], step, after)
         for number, batch in held:
             before = _copied(number - 1, state, any_size=True)
-            after, _ = self._program(state, batch)
-            if before is None or number == step or _has_gone_wrong(before[1], after):
-                return None if before is None else Found(before[1], batch, number, number - 1)
-            state = after
+            state, _ = self._program(state, batch)
+            if before is not None and (number == step or _has_gone_wrong(before[1], state)):
+                return Found(before[1], batch, number, number - 1)
         return None
 
 
@@ -115,7 +114,14 @@ def _copied(step: int, state: Any, *, any_size: bool = False) -> tuple[int, Any]
     arrays = [leaf for leaf, place in zip(leaves, places, strict=True) if place is not None]
     copies = iter(jax.device_put(arrays, [place for place in places if place is not None], may_alias=False))
     filled = [leaf if place is None else next(copies) for leaf, place in zip(leaves, places, strict=True)]
-    return step, jax.tree.unflatten(jax.tree.structure(state), filled)
+    tree = cast("Any", jax.tree)
+    return step, tree.unflatten(tree.structure(state), filled)
+
+
+def _has_nan(state: Any) -> bool:
+    """Say whether a state is none to begin with: a NaN may show in the state one step before it does in the loss."""
+    inexact = (leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
+    return any(bool(jnp.isnan(leaf).any()) for leaf in inexact)
 
 
 def _has_gone_wrong(before: Any, after: Any) -> bool:
@@ -126,29 +132,23 @@ def _has_gone_wrong(before: Any, after: Any) -> bool:
     return False
 
 
-def searched(step: Callable[..., Any], found: Found | None, run: Manager | None, at: tuple[int, Any, Any]) -> str:
-    """Return what ``diagnose.find_nan`` says of a step, for an error.
+def searched(step: Callable[..., Any], found: Found | None, known: Found, run: Manager | None) -> str:
+    """Return what ``diagnose.find_nan`` says of a step, for an error; "" where no state can be had.
 
     Args:
       step: the function that was given.
-      found: the step that can be looked into; None where there is none.
-      run: the checkpoints, whose last state is taken then; None for none.
-      at: the step that was not finite, its batch, and the state at hand.
+      found: the step that can be looked into; None where that is not known.
+      known: the step that was not finite, its batch, and the state at hand.
+      run: the checkpoints, whose last state is taken in the place of an unknown one; None for none.
     """
-    number, batch, state = at
-    try:
-        if found is None and run is not None and run.latest() is not None:
-            last = run.latest() or 0
-            found = Found(run.restore(state, step=last), batch, number, last)
-        if found is None:
+    if found is None:
+        last = None if run is None else run.latest()
+        if run is None or last is None:
             return ""
-        answer = _tool("diagnose").find_nan(inspect.unwrap(step), found.state, found.batch)
-    except Exception as error:  # noqa: BLE001 - what is known already is worth more
-        reason = str(error).splitlines() or [""]
-        return f"`diagnose.find_nan` failed: {type(error).__name__}: {reason[0]}"
+        found = known._replace(state=run.restore(known.state, step=last), after=last)
+    answer = _tool("diagnose").find_nan(inspect.unwrap(step), found.state, found.batch)
     where = f"step {found.step}"
     if found.after != found.step - 1:
         where = f"the batch of step {found.step} and the state after step {found.after}"
-    if answer is None:
-        return f"`diagnose.find_nan` on {where} finds nothing that is not finite."
-    return f"`diagnose.find_nan` on {where}: {answer}"
+    said = " finds nothing that is not finite." if answer is None else f": {answer}"
+    return f"`diagnose.find_nan` on {where}{said}"
