@@ -10,6 +10,7 @@ but for a copy of the state every ``_APART`` steps.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from batiste._later import later
+from batiste.errors import BatisteError
 
 if TYPE_CHECKING:
     from batiste.checkpoint import Manager
@@ -142,8 +144,12 @@ def searched(step: Callable[..., Any], found: Found | None, known: Found, run: M
       run: the checkpoints, whose last state is taken in the place of an unknown one; None for none.
     """
     if found is None:
-        last = None if run is None else run.latest()
-        if run is None or last is None:
+        if run is None:
+            return ""
+        with contextlib.suppress(BatisteError):  # one that was under way and failed is no state to take
+            run.wait()
+        last = run.latest()
+        if last is None:
             return ""
         found = known._replace(state=run.restore(known.state, step=last), after=last)
     answer = _tool("diagnose").find_nan(inspect.unwrap(step), found.state, found.batch)
