@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import report, results, table
-from benchmarks.rows import CHECKPOINT, LARGE, LEAVES, LIBRARIES, ROWS, selected
+from benchmarks.rows import LIBRARIES, PROGRAMS, ROWS, programs, selected
 from benchmarks.running import MismatchError, Runner
 from benchmarks.worker import WorkerError
 
@@ -41,34 +41,21 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def checkpoints(folder: Path, *, quick: bool, rounds: int) -> bool:
-    """Run the benchmark of checkpoints, a program of its own, and say whether it ended well."""
-    size = "8" if quick else "400"
-    options = ["--size-mb", size, "--rounds", str(rounds), "--results", str(folder)]
-    command = [sys.executable, "-m", "benchmarks.checkpoint", *options]
-    return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - this project's own program
-
-
-def leaves(folder: Path, *, quick: bool, rounds: int) -> bool:
-    """Run the benchmark of many leaves, a program of its own, and say whether it ended well."""
-    options = ["--rounds", str(rounds), "--results", str(folder), *(["--quick"] if quick else [])]
-    command = [sys.executable, "-m", "benchmarks.leaves", *options]
-    return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - this project's own program
-
-
-def large(folder: Path, *, quick: bool) -> bool:
-    """Run the benchmark of one large checkpoint, a program of its own, and say whether it ended well."""
-    command = [sys.executable, "-m", "benchmarks.large", "--gb", "0.25" if quick else "10", "--results", str(folder)]
+def run_program(name: str, folder: Path, *, quick: bool, rounds: int) -> bool:
+    """Run a row that is a program of its own, and say whether it ended well."""
+    program = PROGRAMS[name]
+    options = program.quick if quick else program.full
+    if program.has_rounds:
+        options = (*options, "--rounds", str(rounds))
+    command = [sys.executable, "-m", f"benchmarks.{name}", *options, "--results", str(folder)]
     return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - this project's own program
 
 
 def run(options: argparse.Namespace, folder: Path, console: Console) -> int:
     """Measure the rows that are asked for and return the exit code."""
     rows, code = selected(options.rows), 0
-    with_checkpoints = not options.rows or CHECKPOINT in options.rows
-    with_leaves = not options.rows or LEAVES in options.rows
-    with_large = LARGE in options.rows or (options.long and not options.rows)
-    if not rows and not with_checkpoints and not with_leaves and not with_large:
+    asked = programs(options.rows, long=options.long)
+    if not rows and not asked:
         console.print(f"no row matches {' '.join(options.rows)}; `python -m benchmarks list` names them")
         return UNKNOWN
     runner = Runner(
@@ -84,12 +71,9 @@ def run(options: argparse.Namespace, folder: Path, console: Console) -> int:
         except (MismatchError, WorkerError) as error:
             console.print(f"[red]{row.name} stopped[/]: {error}", highlight=False)
             code = 1
-    if with_checkpoints and not checkpoints(folder, quick=options.quick, rounds=options.rounds):
-        code = 1
-    if with_leaves and not leaves(folder, quick=options.quick, rounds=options.rounds):
-        code = 1
-    if with_large and not large(folder, quick=options.quick):
-        code = 1
+    for name in asked:
+        if not run_program(name, folder, quick=options.quick, rounds=options.rounds):
+            code = 1
     found = results.read(folder)
     for drawn in table.terminal(found, rows):
         console.print(drawn)
@@ -107,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "list":
         for row in ROWS:
             console.print(f"{row.name:24}{row.title}", highlight=False)
+        for name, program in PROGRAMS.items():
+            console.print(f"{name:24}{program.title}", highlight=False)
         return 0
     code = run(options, folder, console) if options.command == "run" else 0
     if folder == results.FOLDER and code != UNKNOWN:

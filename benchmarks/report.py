@@ -105,6 +105,36 @@ def leaves(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join([*lines, "", *texts])
 
 
+def overhead(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what the training loop costs, with its bars."""
+    if "overhead" not in found:
+        return "Not measured yet."
+    rows, save = found["overhead"]["steps"], found["overhead"]["save"]
+    names = [name for name in rows[0] if name != "step"]
+    lines = [f"| a step | {' | '.join(f'{name} time' for name in names)} |", f"| --- |{' ---: |' * len(names)}"]
+    for row in rows:
+        cells = " | ".join(f"{row[name]:.3f} {'✓' if row[name] <= 1.05 else '✗'}" for name in names)
+        lines.append(f"| {1e3 * row['step']:.2f} ms | {cells} |")
+    mark = "✓ met" if save["ratio"] <= 0.1 else "✗ not met"
+    held, whole = (1e3 * save[name] for name in ("held", "whole"))
+    text = (
+        f"A save of 200 MB in the background holds the program up for {held:.1f} ms; a whole one takes {whole:.0f} ms."
+    )
+    lines += ["", f"{text} The ratio, as the median of pairs: {save['ratio']:.3f} (≤ 0.1: {mark})."]
+    return "\n".join(lines)
+
+
+def kills(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return how often a run was ended, at what, and what it came to."""
+    if "kills" not in found:
+        return "Not measured yet."
+    lines = ["| ended by | times | where it was at | rows | differences |", "| --- | ---: | --- | ---: | --- |"]
+    for way, row in found["kills"]["ways"].items():
+        at = ", ".join(f"{name} {count}" for name, count in row["at"].items())
+        lines.append(f"| {way} | {row['ended']} | {at} | {row['rows']} | {', '.join(row['differences']) or 'none'} |")
+    return "\n".join(lines)
+
+
 def write(folder: Path = results.FOLDER, readme: Path = README, drawing: Path = PICTURE) -> list[Path]:
     """Fill in the README and draw the picture; return the files that were written."""
     found = results.read(folder)
@@ -116,6 +146,8 @@ def write(folder: Path = results.FOLDER, readme: Path = README, drawing: Path = 
         "checkpoints": checkpoints(found),
         "large": large(found),
         "leaves": leaves(found),
+        "overhead": overhead(found),
+        "kills": kills(found),
         "accelerator": gpu_table.markdown(found.get("gpu")),
     }
     written = [readme]

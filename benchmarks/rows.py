@@ -7,6 +7,7 @@ contender to the same figure of another, in this row or in another one, or to an
 import dataclasses
 import fnmatch
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from benchmarks.models.contract import Spec, mlp, resnet, transformer
 
@@ -217,9 +218,40 @@ def _every_row() -> tuple[Row, ...]:
 
 
 ROWS = _every_row()
-CHECKPOINT = "checkpoint"  # a row that is a program of its own: benchmarks/checkpoint.py
-LEAVES = "leaves"  # likewise: benchmarks/leaves.py
-LARGE = "large"  # likewise, with --long or by its name: benchmarks/large.py
+
+
+class Program(NamedTuple):
+    """A row that is a program of its own, ``benchmarks/NAME.py``.
+
+    Attributes:
+      title: what it measures.
+      full: its options.
+      quick: its options for a quick run.
+      has_rounds: whether it can repeat what it measures.
+      is_long: whether it runs only with ``--long``, or by its name.
+    """
+
+    title: str
+    full: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ("--quick",)
+    has_rounds: bool = False
+    is_long: bool = False
+
+
+PROGRAMS = {
+    "checkpoint": Program("saving and restoring", ("--size-mb", "400"), ("--size-mb", "8"), has_rounds=True),
+    "leaves": Program("a state of many leaves", has_rounds=True),
+    "overhead": Program("the training loop over the bare step"),
+    "kills": Program("a run that is ended at random moments", quick=("--ways", "kill=2", "signal=1")),
+    "large": Program("one checkpoint of 10 GB", ("--gb", "10"), ("--gb", "0.25"), is_long=True),
+}
+
+
+def programs(patterns: Sequence[str], *, long: bool) -> list[str]:
+    """Return the programs whose names match one of ``patterns``, or all but the long ones if there is none."""
+    if not patterns:
+        return [name for name, program in PROGRAMS.items() if long or not program.is_long]
+    return [name for name in PROGRAMS if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
 
 
 def selected(patterns: Sequence[str]) -> list[Row]:

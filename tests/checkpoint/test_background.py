@@ -34,6 +34,24 @@ def test_donated_and_mutated(tmp_path, kind):
     assert_same(checkpoint.restore(tmp_path / kind), expected)
 
 
+@pytest.mark.parametrize("place", ["one", "parts", "copies"])
+def test_large_arrays_that_are_donated_at_once(tmp_path, place):
+    """Their copies are made while the program goes on, and the next step takes no memory before that."""
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+    spec = {"parts": jax.P("x"), "copies": jax.P()}.get(place)
+    new = jnp.arange(1 << 20, dtype=jnp.float32)
+    tree = {"a": new, "b": new + 1} if spec is None else jax.device_put([new, new + 1], jax.NamedSharding(mesh, spec))
+    step = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 2 + 1, tree), donate_argnums=0)
+    handles = []
+    for n in range(4):
+        handles.append((n, jax.tree.map(np.array, tree), checkpoint.save_async(tmp_path / str(n), tree)))
+        for _ in range(3):
+            tree = step(tree)
+    for n, expected, handle in handles:
+        handle.wait()
+        assert_same(checkpoint.restore(tmp_path / str(n)), expected)
+
+
 def test_it_appears_when_it_is_complete(tmp_path, monkeypatch):
     go = threading.Event()
     write = _save._write

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BYTES_BY_DTYPE",
     "as_bytes",
+    "copy_of",
     "describe_array",
     "digest_array",
     "digest_bytes",
@@ -45,6 +46,7 @@ __all__ = [
     "wrap_key",
 ]
 
+_LARGE: Final = 1 << 20
 _NAMES: Final = (
     "bool",
     "int2",
@@ -192,6 +194,23 @@ def _on_cpu(array: jax.Array) -> jax.Array:
         return jax.device_put(array, cast("Any", jax.local_devices(backend="cpu"))[0])
     except RuntimeError:  # the process was started without the CPU backend
         return array
+
+
+def copy_of(array: jax.Array) -> jax.Array | None:
+    """Return a copy of a large array that JAX makes while the program goes on; None where there is no such way.
+
+    A program that takes the memory of the array waits for the copy. For 200 MB this returns after a tenth of the time
+    that NumPy copies them in. A small array is copied by NumPy in less time than JAX takes to begin.
+    """
+    import jax
+
+    if array.nbytes < _LARGE or not array.is_fully_addressable:
+        return None
+    if all(device.platform == "cpu" for device in array.devices()):
+        one = array.addressable_shards[0].data if array.is_fully_replicated else array  # of copies JAX would take one
+        return jax.device_put(one, cast("Any", jax.local_devices(backend="cpu"))[0], may_alias=False)
+    there = _on_cpu(array)
+    return None if there is array else there
 
 
 def as_bytes(array: NumpyArray) -> memoryview:

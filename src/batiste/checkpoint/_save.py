@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from batiste._processes import several
-from batiste.checkpoint._arrays import digest_array, to_host
+from batiste.checkpoint._arrays import copy_of, digest_array, to_host
 from batiste.checkpoint._background import SaveHandle
 from batiste.checkpoint._checkpoint import Checkpoint
 from batiste.checkpoint._directory import is_vouched
@@ -134,8 +134,8 @@ def save_async(
 ) -> SaveHandle:
     """Save a tree in the background; the arguments and errors are those of ``save``.
 
-    Every array is copied to the host before this returns, so that the tree may be donated or changed at once. The rest
-    is done by a thread that the program waits for before it ends.
+    Every array is copied before this returns, or its copy has begun and JAX has whoever takes its memory wait, so that
+    the tree may be donated or changed at once. The rest is done by a thread that the program waits for before it ends.
 
     Returns:
       A handle; its ``wait`` returns when the checkpoint is complete and raises what went wrong.
@@ -282,7 +282,10 @@ def _levels_stacked(manifest: Manifest) -> dict[str, Any]:
     return {level: row for level, row in manifest.layers.items() if row.get("layout") == "stacked"}
 
 
-def _copied(array: Any, path: str) -> NumpyArray:
+def _copied(array: Any, path: str) -> Any:
+    begun = copy_of(array) if isinstance(array, jax.Array) else None
+    if begun is not None:
+        return begun
     host = to_host(array, path)
     if isinstance(array, LazyArray):
         return host

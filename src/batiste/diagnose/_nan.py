@@ -221,7 +221,7 @@ class _Search:
         found = self._origin(level._replace(wanted=wanted), flags)
         if found is None:
             return self._given()
-        return self._report(found, backward=not is_forward)
+        return self._report(found, backward=not is_forward or found.place.is_backward)
 
     def _origin(self, level: _Level, flags: dict[Any, tuple[bool, bool]] | None = None) -> _Found | None:
         """Return the equation that made the first number that is not finite."""

@@ -6,11 +6,12 @@ is left out again by whoever comes past it, also in another process; and the ste
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from batiste.train._metrics import Metrics, non_finite
-from batiste.train._nonfinite import NonFinite, Recent, kept_batch
+from batiste.train._nonfinite import NonFinite, Recent, Taken, kept_batch
+from batiste.train._past import Found, Past, searched
 
 if TYPE_CHECKING:
     from batiste.checkpoint import Manager
@@ -38,10 +39,18 @@ class Judge:
         self._skipped = 0
         self._left_out: set[int] = set()
         self._drawn: int | None = None  # where the data is, if not at the number of steps
-        self._told = ""
+        self._told: str | None = None
+        self._step: Callable[..., Any] | None = None
+        self.past = Past(lambda *_: None, kept=False)
+
+    def look_into(self, step: Callable[..., Any], program: Callable[..., Any]) -> None:
+        """Have the step that fails looked into, with the function that was given and its program."""
+        self._step = step
+        self.past = Past(program, kept=self._policy.action == "stop")
 
     def take(self, step: int, draw: int, batch: Any) -> int | None:
         """Hold on to a batch; return the step up to which metrics should be read now, None where that has time."""
+        self.past.add(step, batch)
         return self._recent.add(step, draw, batch)
 
     def read(self, metrics: Metrics, last: int, now: int, state: Any) -> None:
@@ -74,6 +83,7 @@ class Judge:
                 raise GoBackError
         self.check(metrics, now, state)
         self._recent.forget(last)
+        self.past.went_well(last, now, state)
 
     def check(self, metrics: Metrics, now: int, state: Any) -> None:
         """Raise where a number was not finite, and must be.
@@ -83,20 +93,35 @@ class Judge:
         """
         if metrics.bad is None:
             return
-        step = metrics.bad[0]
-        taken = self._recent.find(step)
-        if taken is not None and not self._told:
-            place = None if self._run is None else kept_batch(self._run.folder, step, taken.batch)
-            self._told = "" if place is None else f" The batch of step {step} is in {place}."
-            if self._policy.explain is not None:
-                self._told += f"\n{self._explained(state, taken.batch)}"
+        if self._told is None:
+            self._told = self._explained(metrics.bad[0], state)
         raise non_finite(metrics.bad, now, state, self._run, self._told)
 
-    def _explained(self, state: Any, batch: Any) -> str:
+    def _explained(self, step: int, state: Any) -> str:
+        """Return what is known of a step beside its metrics."""
+        taken, told = self._recent.find(step), ""
+        if taken is not None and self._run is not None:
+            place = kept_batch(self._run.folder, step, taken.batch)
+            told = "" if place is None else f" The batch of step {step} is in {place}."
+        name = "`diagnose.find_nan`" if self._policy.explain is None else "`explain`"
         try:
-            return str(self._policy.explain(state, batch)) if self._policy.explain is not None else ""
+            more = self._looked_into(step, state, taken)
         except Exception as error:  # noqa: BLE001 - what was found out already is worth more
-            return f"`explain` failed: {type(error).__name__}: {error}"
+            more = f"{name} failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return f"{told}\n{more}" if more else told
+
+    def _looked_into(self, step: int, state: Any, taken: Taken | None) -> str:
+        found = self.past.find(step)
+        if found is not None:
+            known = found
+        elif taken is None:
+            return ""
+        else:
+            known = Found(state, taken.batch, step, step - 1)
+            found = known if self._policy.guards else None  # whose step has kept its state as it was
+        if self._policy.explain is not None:
+            return str(self._policy.explain(known.state, known.batch))
+        return "" if self._step is None else searched(self._step, found, known, self._run)
 
     def count(self, drawn: int) -> int:
         """Return how many steps were skipped, or left out before a batch."""

@@ -186,6 +186,8 @@ class Loop(Generic[State]):
             if settings.config is not None and self._crew.first:
                 keep_config(self._run.folder, settings.config, begun=self._saved is not None)
         self._step = compiled(self._given_step, self._state, settings.finite)
+        if not self._crew.several and not isinstance(step, jax.stages.Compiled):
+            self._judge.look_into(step, self._step)
 
     @property
     def state(self) -> State:
@@ -198,6 +200,7 @@ class Loop(Generic[State]):
         owned = own_state(state)
         check_next(self._state, owned)
         self._state = owned
+        self._judge.past.forget()
         self._lent = self._replaced = True
         self._tried = None
 
@@ -374,6 +377,7 @@ class Loop(Generic[State]):
 
     def _go_on(self, stop: Stop) -> Iterator[tuple[int, Any]]:
         self._judge.check(self._metrics, self.step, self._state)
+        self._judge.past.begin(self.step, self._state)
         self._open_data()
         self._hooks.at("start", self)
         while True:

@@ -116,8 +116,9 @@ def _read(trees: Sequence[Any], where: str, prefix: str = "") -> list[Row]:
             check_metrics(tree, where, prefix)
             names[structures[-1]] = metric_names(tree, prefix)
     leaves: list[Any] = jax.tree.leaves(trees)
-    for leaf in leaves:
-        if isinstance(leaf, jax.Array):
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+    if arrays and jax.default_backend() != "cpu":  # whose memory is the host's: to ask takes 20 us for each number
+        for leaf in arrays:
             leaf.copy_to_host_async()
     numbers = iter([np.asarray(leaf) for leaf in leaves])
     return [{name: float(next(numbers)) for name in names[structure]} for structure in structures]
@@ -176,7 +177,7 @@ class Metrics:
 
     def _add(self, name: str, value: float) -> None:
         before, power = self._sums.get(name, 0.0), self._powers.get(name, 0)
-        total = before + math.ldexp(value, -power)
+        total = before + (math.ldexp(value, -power) if power else value)
         if math.isinf(total) and math.isfinite(before) and math.isfinite(value):
             power = self._powers[name] = _POWER
             total = math.ldexp(before, -power) + math.ldexp(value, -power)

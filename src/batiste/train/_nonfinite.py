@@ -26,7 +26,7 @@ from batiste.checkpoint import save
 from batiste.errors import UnsavedStepWarning
 from batiste.train._step import as_program, compile_step, is_compiled
 
-__all__ = ["FOLDER", "NonFinite", "Recent", "compiled", "guarded", "kept_batch"]
+__all__ = ["FOLDER", "NonFinite", "Recent", "Taken", "compiled", "guarded", "kept_batch"]
 
 _BATCHES = 64
 _BYTES = 1 << 26
@@ -46,8 +46,9 @@ class NonFinite:
         needs a ``run``, data that can go on and a step that JAX has not compiled ahead of time; ``"pass"`` does
         nothing.
       limit: how many steps may be skipped, or how often the run may go back, before it stops after all.
-      explain: called with the state at hand and the batch, where the run stops; what it returns is added to the error
-        as text. It is meant for tools that look for the module in which NaN arises.
+      explain: called with a state and the batch, where the run stops; what it returns is added to the error as text.
+        The state is the one before that step where it can be had, else the one at hand. Without it,
+        ``batiste.diagnose.find_nan`` looks for the module and the operation.
 
     Raises:
       ArgumentError: there is no such action, the limit is no whole number from 1 on, or ``explain`` is no function.

@@ -1,0 +1,1 @@
+"""The same tasks with batiste and with the trainers of other libraries."""
