@@ -167,6 +167,7 @@ from batiste.errors._module import (
     SetAttributeInModuleSetupError,
     UnknownFieldError,
     UnknownModuleAttributeError,
+    UnreachedWarning,
     VariableOutsideSetupError,
 )
 from batiste.errors._nn import (
@@ -549,6 +550,7 @@ __all__ = [
     "UnmatchedPatternError",
     "UnmatchedPolicyError",
     "UnmatchedRuleError",
+    "UnreachedWarning",
     "UnsavableLeafError",
     "UnsavableTreeError",
     "UnsavedStepWarning",

@@ -35,6 +35,7 @@ from batiste.errors import (
     TracedFlagError,
     UnknownFieldError,
     UnknownModuleAttributeError,
+    UnreachedWarning,
     VariableOutsideSetupError,
 )
 from tests.errors.rows import key, raises, x
@@ -388,6 +389,21 @@ def a_layer_is_not_called():
             return nn.Dense(x.shape[-1])
 
     Model().init(key, x)
+
+
+@raises(UnreachedWarning, "no variables for 'decoder' (Dense)", "used by decode: add ('decode', ...) to calls")
+def a_method_that_no_call_reaches():
+    class Model(nn.Module):
+        def setup(self):
+            self.encoder, self.decoder = nn.Dense(2), nn.Dense(3)
+
+        def encode(self, x):
+            return self.encoder(x)
+
+        def decode(self, z):
+            return self.decoder(z)
+
+    Model().init(key, calls=[("encode", x)])
 
 
 @raises(CollectionNameWarning, "'intermediate'", "Did you mean 'intermediates'?")
