@@ -6,9 +6,8 @@ lambda made anew) costs that time without a word.
 
 ``explain_retrace`` compares two calls. ``watch_retraces`` is ``jax.jit`` that compares by itself: where a function is
 traced a second time, it warns and says what differs, and it keeps what each trace and compilation took. It looks at a
-call from within the trace only, so that a call that is not traced costs nothing more, and it keeps of the arrays what JAX
-knows of them (``Shape``), never an array.
-What is static it keeps as it is, as ``jax.jit`` does.
+call from within the trace only, so that a call that is not traced costs nothing more, and it keeps of the arrays what
+JAX knows of them (``Shape``), never an array. What is static it keeps as it is, as ``jax.jit`` does.
 
 How two values are compared, and how a path is written, is in ``_differences.py``.
 """
@@ -181,7 +180,8 @@ def watch_retraces(function: Callable[..., Any], **jit_options: Any) -> WatchedF
       **jit_options: those of ``jax.jit``: ``static_argnames``, ``donate_argnums``, ...
 
     Returns:
-      The compiled function, with ``traces``: how often it was traced, and ``report()``: why, and how long each took. From the second trace on, each gives a
+      The compiled function, with ``traces``: how often it was traced, and ``report()``: why, and how long each took. From
+      the second trace on, each gives a
       ``batiste.errors.RetraceWarning`` with what differs from the nearest earlier call.
 
     Raises:

@@ -4,8 +4,8 @@ The calls are made one after another on one bound copy, as a method would make t
 what several of them need is made once, with the key that a single ``init`` of such a method gives it, and no two
 variables share a key.
 
-A submodule that ``setup`` makes and that no call reaches has no variables afterwards, and the method that needs it fails
-in ``apply``. ``Union.unreached`` says which they are and which methods use them.
+A submodule that ``setup`` makes and that no call reaches has no variables afterwards, and the method that needs it
+fails in ``apply``. ``Union.unreached`` says which they are and which methods use them.
 """
 
 from __future__ import annotations
