@@ -417,14 +417,13 @@ def _depth(
         found = run(variables, *inputs, rngs=rngs, mutable=mutable, method=method, **kwargs)
         if sum(math.prod(loops) for loops in found.loops.values()) < _LEAST_DEPTH:
             return
-        single = [
-            (path if not loops else f"{path}[{turn}]", value if not loops else value[turn])
-            for path, value in found.values.items()
-            for loops in [found.loops[path]]
-            for turn in range(loops[0] if loops else 1)
-        ]
-        sizes = [(path, _size(value, what)) for path, value in single]
-        sizes = [(path, size) for path, size in sizes if size is not None and math.isfinite(size)]
+        sizes = _sizes(found, what)
+        if any(size == 0 for _, size in sizes) and "params" in variables:  # such as branches with a last scale of zero
+            noisy = {**variables, "params": _noisy(variables["params"], 0)}
+            later = dict(_sizes(run(noisy, *inputs, rngs=rngs, mutable=mutable, method=method, **kwargs), what))
+            sizes = [(path, size) for path, size in sizes if size != 0 or later.get(path) == 0]
+        if not sizes:
+            continue
         if what == "gradients":
             sizes.reverse()
         groups: dict[str, list[tuple[str, float]]] = {}
@@ -432,6 +431,18 @@ def _depth(
             groups.setdefault(re.sub(r"\d+", "#", path), []).append((path, size))
         longest: list[tuple[str, float]] = max(groups.values(), key=len)
         yield from list(_trend(longest, words)) or _trend(sizes[:-1], words)  # the head's values are often small
+
+
+def _sizes(found: Any, what: str) -> list[tuple[str, float]]:
+    """Return the size of each value that was captured, and of each turn of a loop; none that is not finite."""
+    single = [
+        (path if not loops else f"{path}[{turn}]", value if not loops else value[turn])
+        for path, value in found.values.items()
+        for loops in [found.loops[path]]
+        for turn in range(loops[0] if loops else 1)
+    ]
+    sizes = [(path, _size(value, what)) for path, value in single]
+    return [(path, size) for path, size in sizes if size is not None and math.isfinite(size)]
 
 
 def _patterns(chain: Sequence[str]) -> Iterator[str]:
