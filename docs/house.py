@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "concepts" / "house.svg"
 WIDTH, FLOOR, ROOM, GAP, LEFT, WALL = 760, 46, 34, 10, 40, 8
 ROOF = 44
+STYLE = 'fill="none" stroke="#6b7280" font-family="sans-serif" font-size="14"'
 
 
 def floors() -> list[list[str]]:
@@ -29,15 +30,16 @@ def drawn() -> str:
     layers = floors()
     height = ROOF + FLOOR * len(layers) + 2 * WALL
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" fill="none" '
-        'stroke="#6b7280" font-family="sans-serif" font-size="14">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" {STYLE}>',
         "<title>The floors of batiste: a room imports only from floors below it, and from rooms to its left</title>",
         f'<path d="M{LEFT - 24} {ROOF} L{WIDTH / 2:.0f} 6 L{WIDTH - LEFT + 24} {ROOF} Z"/>',
         f'<rect x="{LEFT}" y="{ROOF}" width="{WIDTH - 2 * LEFT}" height="{FLOOR * len(layers) + WALL}"/>',
     ]
     for number, names in enumerate(layers):
         top = ROOF + WALL + FLOOR * (len(layers) - 1 - number)
-        parts.append(f'<text x="{LEFT - 8}" y="{top + 22}" fill="#6b7280" stroke="none" text-anchor="end">{number}</text>')
+        parts.append(
+            f'<text x="{LEFT - 8}" y="{top + 22}" fill="#6b7280" stroke="none" text-anchor="end">{number}</text>'
+        )
         width = (WIDTH - 2 * LEFT - GAP) / len(names)
         for place, name in enumerate(names):
             left = LEFT + GAP + place * width

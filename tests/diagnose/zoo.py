@@ -387,9 +387,7 @@ class MoE(nn.Module):
 class GRUScan(nn.Module):
     @nn.compact
     def __call__(self, x):
-        scan = nn.scan(
-            nn.GRUCell, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
-        )
+        scan = nn.scan(nn.GRUCell, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
         cell = scan(features=6)
         carry = cell.initialize_carry(jax.random.key(0), x[:, 0].shape)
         _, y = cell(carry, x)
@@ -449,9 +447,7 @@ class ScannedTransformer(nn.Module):
     @nn.compact
     def __call__(self, x):
         block = nn.remat(ScannedBlock, prevent_cse=False)
-        layers = nn.scan(
-            block, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=3
-        )
+        layers = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=3)
         x, _ = layers(name="layers")(nn.Dense(8)(x), None)
         return nn.Dense(3)(nn.LayerNorm()(x))
 

@@ -180,9 +180,9 @@ def watch_retraces(function: Callable[..., Any], **jit_options: Any) -> WatchedF
       **jit_options: those of ``jax.jit``: ``static_argnames``, ``donate_argnums``, ...
 
     Returns:
-      The compiled function, with ``traces``: how often it was traced, and ``report()``: why, and how long each took. From
-      the second trace on, each gives a
-      ``batiste.errors.RetraceWarning`` with what differs from the nearest earlier call.
+      The compiled function, with ``traces``: how often it was traced, and ``report()``: why, and how long each took.
+      From the second trace on, each gives a ``batiste.errors.RetraceWarning`` with what differs from the nearest
+      earlier call.
 
     Raises:
       ArgumentError: it is no function.

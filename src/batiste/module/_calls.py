@@ -44,7 +44,7 @@ from batiste.errors import (
 from batiste.module._blueprint import Blueprint, check_module
 from batiste.module._context import CURRENT, CaptureFilter, capturing
 from batiste.module._fields import value_of
-from batiste.module._mistakes import incomplete
+from batiste.module._mistakes import incomplete, no_call
 from batiste.module._union import Union
 from batiste.module._variables import where
 from batiste.typing import Rngs, Variables
@@ -107,6 +107,8 @@ def _call_named(name: str, bound: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _call(bound: Any, *args: Any, **kwargs: Any) -> Any:
+    if not callable(bound):
+        raise no_call(bound)
     output = bound(*args, **kwargs)
     if isinstance(output, Blueprint):
         text = (

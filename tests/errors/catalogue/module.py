@@ -211,6 +211,16 @@ def an_option_is_given_twice():
     nn.Dropout(0.5, deterministic=True).apply({}, x, deterministic=False)
 
 
+@raises(UnknownModuleAttributeError, "Model at / has no attribute '__call__'", "method='forward'")
+def a_method_that_is_not_called_call():
+    class Model(nn.Module):
+        @nn.compact
+        def forward(self, x):
+            return nn.Dense(2)(x)
+
+    Model().init(key, x)
+
+
 @raises(UnknownModuleAttributeError, "Model has no attribute 'widht'", "Did you mean 'width'?", "init, apply and bind")
 def a_misspelt_field():
     class Model(nn.Module):
