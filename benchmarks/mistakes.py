@@ -492,9 +492,9 @@ HEAD = """# Mistakes, and what four libraries say
 
 {count} small programs with one mistake each, run with batiste, Flax Linen, Flax NNX and Equinox. One program serves
 the first two. For each answer, two things are looked for: does it name the *path*, the name that the module has in the
-model, which is most often `inner`, and the *fix*, what has to be written? They are looked for as words that stand beside
-each program in `benchmarks/mistakes.py`, which also writes this page (`python -m benchmarks.mistakes`); read the
-messages where you doubt a mark. A dash: the library has no such thing, so that the mistake cannot be made.
+model, which is most often `inner`, and the *fix*, what has to be written? They are looked for as words that stand
+beside each program in `benchmarks/mistakes.py`, which also writes this page (`python -m benchmarks.mistakes`); read
+the messages where you doubt a mark. A dash: the library has no such thing, so that the mistake cannot be made.
 
 Whether a message is good is more than two marks, and the words were chosen here, by one party. In NNX and Equinox a
 layer does not know its name in the model, so a message of theirs has a path only where a layer stands alone and its
