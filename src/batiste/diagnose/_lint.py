@@ -172,7 +172,7 @@ class _Watch:
             is_level = getattr(run, "is_wrapped_method", False)  # what is not, such as Repeat, is no level of its own
             here, there = tuple(module.scope.path), () if child.scope is None else tuple(child.scope.path)
             if is_level and there[: len(here)] == here != there and not isinstance(child, Dropout):
-                users = methods_using(type(module), attribute)
+                users = methods_using(cast("type[Any]", type(module)), attribute)
                 self._declared.setdefault((*call.path, *there[len(here) :]), (type(child).__name__, users))
         own = dict(module.variables.get("params", {})) if module.scope is not None else {}
         arrays = {name for name, leaf in own.items() if not isinstance(leaf, Mapping)}

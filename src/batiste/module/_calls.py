@@ -107,7 +107,8 @@ def _call_named(name: str, bound: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _call(bound: Any, *args: Any, **kwargs: Any) -> Any:
-    if not callable(bound):
+    module: Any = bound
+    if not callable(module):
         raise no_call(bound)
     output = bound(*args, **kwargs)
     if isinstance(output, Blueprint):

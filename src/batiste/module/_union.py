@@ -124,7 +124,7 @@ def methods_using(kind: type, attribute: str) -> list[str]:
 
 def _code_of(value: Any) -> CodeType | None:
     while isinstance(value, functools.partial) or hasattr(value, "__wrapped__"):
-        value = cast("Any", value).func if isinstance(value, functools.partial) else cast("Any", value).__wrapped__
+        value = value.func if isinstance(value, functools.partial) else value.__wrapped__
     return getattr(value, "__code__", None)
 
 
