@@ -1,8 +1,10 @@
 """The programs inside a Markdown text: its ```python blocks, and how they are run in order as one program.
 
-A block's information string is `python`, or `python no-run` for one that is only compiled.
+A block's information string is `python`, `python no-run` for one that is only compiled, or `python needs=haiku` for one
+that is only compiled where that library is not installed.
 """
 
+import importlib.util
 import re
 import sys
 import textwrap
@@ -23,8 +25,14 @@ class Block:
     source: str
 
     @property
+    def needs(self) -> str:
+        """The library that the block is about, or ""."""
+        return next((word.removeprefix("needs=") for word in self.info.split() if word.startswith("needs=")), "")
+
+    @property
     def runs(self) -> bool:
-        return "no-run" not in self.info.split()
+        is_there = not self.needs or importlib.util.find_spec(self.needs) is not None
+        return is_there and "no-run" not in self.info.split()
 
 
 def fenced_blocks(text: str) -> Iterator[Block]:

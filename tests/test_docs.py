@@ -1,11 +1,15 @@
 """The programs in the README, the docs and the docstrings run.
 
 Every ```python block of a Markdown file is executed, in order, in one namespace per file; the files that a program
-writes go to a temporary folder. A block marked `python no-run` is only compiled, and `ONLY_COMPILED` counts each.
+writes go to a temporary folder. A block marked `python no-run` is only compiled, and `ONLY_COMPILED` counts each. One
+marked `python needs=haiku` is about that library, and only compiled where it is not installed.
+
+Pages with ```output blocks are run, in the same way, by `tests/examples/test_outputs.py`, and not here again.
 """
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import io
 import re
@@ -16,7 +20,7 @@ from types import MappingProxyType
 
 import pytest
 
-from docs import reference_pages
+from docs import house, reference_pages
 from tests.markdown import execute, program, python_blocks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +38,9 @@ def markdown_files() -> dict[str, str]:
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
-PROGRAMS = {name: text for name, text in markdown_files().items() if python_blocks(text)}
+PAGES = {name: text for name, text in markdown_files().items() if python_blocks(text)}
+PROGRAMS = {name: text for name, text in PAGES.items() if "```output" not in text or "/zh/" in name}
+NEEDED = {block.needs: name for name, text in PAGES.items() for block in python_blocks(text) if block.needs}
 
 
 @pytest.mark.usefixtures("users_rules")
@@ -47,8 +53,20 @@ def test_blocks_run(name, tmp_path, monkeypatch):
 
 
 def test_exceptions_are_counted():
-    found = Counter(name for name, text in PROGRAMS.items() for block in python_blocks(text) if not block.runs)
+    found = Counter(
+        name for name, text in PAGES.items() for block in python_blocks(text) if "no-run" in block.info.split()
+    )
     assert dict(found) == dict(ONLY_COMPILED)
+
+
+@pytest.mark.parametrize("library", NEEDED)
+def test_pages_about_another_library_name_it(library):
+    assert set(NEEDED) == {"flax", "haiku", "equinox", "torch", "keras"}
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed: its programs in {NEEDED[library]} are compiled and not run")
+    needing = [block for block in python_blocks(PAGES[NEEDED[library]]) if block.needs == library]
+    assert len(needing) >= 3
+    assert all(block.runs for block in needing)
 
 
 def test_blocks_share_a_namespace_and_errors_name_their_line():
@@ -126,3 +144,11 @@ def has_example(value):
         else [value]
     )
     return any(">>> " in (inspect.getdoc(each) or "") for each in told)
+
+
+def test_the_picture_of_the_house_is_the_one_that_the_layers_make():
+    drawn = house.drawn()
+    assert house.PICTURE.read_text(encoding="utf-8") == drawn, "run python -m docs.house"
+    assert [name for floor in house.floors() for name in floor if f">{name}</text>" not in drawn] == []
+    page = (ROOT / "docs" / "concepts" / "architecture.md").read_text(encoding="utf-8")
+    assert [name for floor in house.floors() for name in floor if f"`{name}`" not in page] == []

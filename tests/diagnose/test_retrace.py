@@ -19,7 +19,7 @@ import pytest
 
 from batiste import TrainState, nn, struct
 from batiste.diagnose import explain_retrace, watch_retraces
-from batiste.errors import RetraceWarning
+from batiste.errors import ArgumentError, RetraceWarning
 
 INPUTS = jnp.ones((2, 3))
 AUTO, EXPLICIT = jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit
@@ -209,6 +209,10 @@ def test_a_dynamic_difference_is_named(name):
     assert traced_twice(before, after) == lines
 
 
+def field(name):
+    return f"(the blueprint's field {name})"
+
+
 def scaled(by, more=None):
     return lambda x, *, times=by: x * by * times if more is None else more(x)
 
@@ -246,10 +250,14 @@ class Plain:
         (Options(1), Options(2), ["value.size: 1 -> 2"]),
         (Plain(1), Plain(2), ["value.size: 1 -> 2"]),
         (Plain(1).method, Plain(2).method, ["value.__self__.size: 1 -> 2"]),
-        (MLP((nn.Dense(3), nn.Dense(8))), MLP((nn.Dense(3), nn.Dense(16))), ["value.layers[1].features: 8 -> 16"]),
-        (MLP(name="a"), MLP(name="b"), ["value.name: 'a' -> 'b'"]),
-        (MLP(options={"a": 1}), MLP(options={"a": 2}), ["value.options/a: 1 -> 2"]),
-        (MLP().apply, MLP(features=5).apply, ["value.module.features: 4 -> 5"]),
+        (
+            MLP((nn.Dense(3), nn.Dense(8))),
+            MLP((nn.Dense(3), nn.Dense(16))),
+            [f"value.layers[1].features: 8 -> 16 {field('Dense.features')}"],
+        ),
+        (MLP(name="a"), MLP(name="b"), [f"value.name: 'a' -> 'b' {field('MLP.name')}"]),
+        (MLP(options={"a": 1}), MLP(options={"a": 2}), [f"value.options/a: 1 -> 2 {field('MLP.options')}"]),
+        (MLP().apply, MLP(features=5).apply, [f"value.module.features: 4 -> 5 {field('MLP.features')}"]),
         (MLP(activation=nn.relu), MLP(activation=nn.gelu), None),
         (MLP(options=np.zeros(2)), MLP(options=np.ones(2)), None),
         (functools.partial(jnp.sum, axis=0), functools.partial(jnp.sum, axis=1), ["value.keywords/axis: 0 -> 1"]),
@@ -267,12 +275,13 @@ def test_a_static_difference_is_named(before, after, lines):
 
 def test_another_function_is_named_with_its_place():
     assert static(MLP(activation=nn.relu), MLP(activation=relu6)) == [
-        f"args[0].activation: function relu -> function relu6 (test_retrace.py:{relu6.__code__.co_firstlineno})"
+        f"args[0].activation: function relu -> function relu6 (test_retrace.py:{relu6.__code__.co_firstlineno}) "
+        + field("MLP.activation")
     ]
     one, two = (lambda x: x + 1), (lambda x: x + 2)
     where = f"function <lambda> (test_retrace.py:{one.__code__.co_firstlineno})"
     assert static(MLP(activation=one), MLP(activation=two)) == [
-        f"args[0].activation: {where} -> another {where} {ONCE}"
+        f"args[0].activation: {where} -> another {where} {field('MLP.activation')[:-1]}; {ONCE[1:]}"
     ]
 
 
@@ -595,3 +604,65 @@ def test_what_has_no_equality_that_can_be_asked():
     other = types.SimpleNamespace(size=1)
     other.self = other
     assert static(Plain(ring), Plain(other)) != []
+
+
+# --- what kind of thing differs, and what it costs
+
+
+class Wide(nn.Module):
+    width: int = 4
+    layers: tuple[nn.Module, ...] = (nn.Dense(2),)
+
+    def __call__(self, x):
+        return x * self.width
+
+
+def test_differences_name_the_field_of_the_blueprint_and_their_kind():
+    def run(model, variables, x, mutable, rngs):
+        return model, variables, x, mutable, rngs
+
+    one = (Wide(), {}, jnp.ones((2, 3)), False, {"dropout": jax.random.key(0)}), {}
+    two = (Wide(5, (nn.Dense(3), nn.Dense(2))), {}, jnp.ones((2, 3), jnp.bfloat16), ["cache"], {}), {}
+    found = explain_retrace(one, two, static_argnames=("model", "mutable"), function=run)
+    assert [(each.kind, each.field) for each in found.differences] == [
+        ("blueprint", "Wide.width"), ("blueprint", "Dense.features"), ("blueprint", "Wide.layers"),
+        ("dtype", ""), ("mutable", ""), ("rngs", ""),
+    ]  # fmt: skip
+    assert found.kinds == {"blueprint": 3, "dtype": 1, "mutable": 1, "rngs": 1}
+    assert str(found).splitlines()[:2] == [
+        "model.width: 4 -> 5 (the blueprint's field Wide.width)",
+        "model.layers[0].features: 2 -> 3 (the blueprint's field Dense.features)",
+    ]
+
+
+def test_what_a_trace_and_a_compilation_take_is_told():
+    def double(x, times):
+        return x * times
+
+    call = (jnp.ones(3), 2), {}
+    for function in (double, jax.jit(double, static_argnames="times")):
+        found = explain_retrace(call, call, static_argnames="times", function=function, measure=True)
+        assert found.differences == ()
+        assert 0 < found.trace_seconds < found.trace_seconds + found.compile_seconds
+        assert re.search(r"The second call takes \d+\.\d\d s to trace and \d+\.\d\d s to compile\.$", str(found))
+    with pytest.raises(ArgumentError, match="the function whose compilation is measured"):
+        explain_retrace(call, call, measure=True)
+
+
+def test_a_watched_function_keeps_what_each_trace_took_and_why():
+    watched = watch_retraces(lambda x: x + 1)
+    watched(jnp.ones(3))
+    watched(jnp.ones(3))
+    with pytest.warns(RetraceWarning):
+        watched(jnp.ones(4))
+    with pytest.warns(RetraceWarning):
+        watched.lower(jnp.ones(5))
+    assert [len(record.differences) for record in watched.records] == [0, 1, 1]
+    assert [record.compile_seconds is None for record in watched.records] == [False, False, True]
+    assert all(record.trace_seconds > 0 for record in watched.records)
+    first, *lines = watched.report().splitlines()
+    assert first.startswith("<lambda> was traced 3 times: ")
+    assert lines[1].startswith("  2nd: ")
+    assert lines[1].endswith(" compiled: x: shape (3,) -> (4,)")
+    watched.clear_cache()
+    assert list(watched.records) == []

@@ -10,7 +10,7 @@ import optax
 
 from batiste import diagnose, generate, nn, plan, shard, train
 from tests.errors.arguments_files import FOLDER_OR_NONE, in_folder
-from tests.errors.arguments_models import METHOD, MODULE, RNGS_OR_NONE, TREE_OF_ARRAYS
+from tests.errors.arguments_models import CALLS, METHOD, MODULE, RNGS_OR_NONE, TREE_OF_ARRAYS
 from tests.errors.domains import (
     COUNT,
     COUNT_OR_NONE,
@@ -397,7 +397,9 @@ DIAGNOSE_ROWS = {
     ),
     "dtypes": Row(tool(diagnose.dtypes), {}, TOOL),
     "lint": Row(
-        tool(diagnose.lint), {}, {**TOOL, "loss": FUNCTION, "optimizer": Domain((3, "sgd", optax.sgd, {}, Anything()))}
+        tool(diagnose.lint),
+        {},
+        {**TOOL, "calls": CALLS, "loss": FUNCTION, "optimizer": Domain((3, "sgd", optax.sgd, {}, Anything()))},
     ),
     "capture": Row(
         lambda model=MODEL, **given: diagnose.capture(model, **given)(VARIABLES, BATCH),

@@ -30,6 +30,7 @@ NO_RNGS = ("key", 1.5, MATRIX, Anything(), {"params": "key"}, {"params": 1.5}, {
 RNGS = Domain((*NO_RNGS, {"parms": KEY}))
 RNGS_OR_NONE = Domain(NO_RNGS)
 TREE_OF_ARRAYS = Domain((3, None, "params", MATRIX, Anything(), [1], {3: {}}, {"parms": {}}, len, MODEL))
+CALLS = Domain((3, True, "", "encode", [], [3], [()], [(3,)], [("nothing",)], ("__call__", MATRIX), {}, Anything()))
 METHOD = Domain(("nothing", "", 3, True, Anything(), {}, MATRIX))
 MUTABLE = Domain((3, 1.5, None, Anything(), [3], [None], MATRIX, b"params"))
 CAPTURE = Domain((3, "yes", Anything(), MATRIX))
@@ -133,7 +134,7 @@ def part(*names):
 
 
 MODULE_ROWS = {
-    "Module.init": Row(run_by("init"), {}, RUNS),
+    "Module.init": Row(run_by("init"), {}, {**RUNS, "calls": CALLS}),
     "Module.init_with_output": Row(run_by("init_with_output"), {}, RUNS),
     "Module.lazy_init": Row(run_by("lazy_init"), {}, part("rngs", "args", "method", "mutable", "kwargs")),
     "Module.apply": Row(
@@ -645,6 +646,7 @@ DIAGNOSE_ROWS = {
             "static_argnums": STATIC,
             "static_argnames": Domain((3, 1.5, [3])),
             "function": Domain((3, "f", MATRIX)),
+            "measure": FLAG,
         },
     ),
     "watch_retraces": Row(

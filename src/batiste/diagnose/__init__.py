@@ -15,7 +15,7 @@ from batiste.diagnose._lint import lint, never_updated
 from batiste.diagnose._nan import ArrayStatistics, NonFinite, find_nan
 from batiste.diagnose._profile import Profile, ProfileRow, profile
 from batiste.diagnose._purity import check_pure
-from batiste.diagnose._retrace import Retrace, WatchedFunction, explain_retrace, watch_retraces
+from batiste.diagnose._retrace import Retrace, TraceRecord, WatchedFunction, explain_retrace, watch_retraces
 from batiste.diagnose._summary import Summary, SummaryRow, summary
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Statistics",
     "Summary",
     "SummaryRow",
+    "TraceRecord",
     "WatchedFunction",
     "WithPolicy",
     "capture",

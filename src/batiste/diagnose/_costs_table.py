@@ -17,6 +17,7 @@ from batiste.core import LayerName, nbytes, unbox
 from batiste.diagnose._flops import costed
 from batiste.diagnose._program import Call, Calls, Program, subject_of, trace
 from batiste.errors import InvalidRngError
+from batiste.module import union_of
 from batiste.tree import flatten
 
 __all__ = ["ModuleRow", "module_rows"]
@@ -58,7 +59,10 @@ def module_rows(
 ) -> tuple[ModuleRow, ...]:
     """Return a row for each module that a model calls, in the order of the calls."""
     named = dict(kwargs)
-    method, mutable = named.pop("method", None), named.pop("mutable", None)
+    method, mutable, calls = (named.pop(name, None) for name in ("method", "mutable", "calls"))
+    if calls is not None:
+        method = union = union_of(model, calls, inputs, method)
+        inputs = union.inputs
 
     def traced(rngs: Any) -> Program:
         subject = subject_of(

@@ -33,6 +33,7 @@ from batiste.module import Blueprint, blueprint_fields
 __all__ = ["Comparison", "Difference", "Path", "Shape", "shape_of"]
 
 _ABSENT = "absent"
+_OPTIONS_OF_APPLY = ("mutable", "rngs")
 _LONGEST = 80
 _PLAIN = (int, float, complex, str, bytes, type(None), type, types.ModuleType, AbstractSet, np.dtype, slice, range)
 _BUILTIN_NODES = (dict, list, tuple, type(None))
@@ -50,6 +51,7 @@ class Difference:
       before: what it was, in words.
       after: what it is.
       why: why that matters or what to do about it, where that is not plain; else "".
+      field: the field of a blueprint that it is, or is in: ``Dense.features``; "" outside of blueprints.
     """
 
     path: str
@@ -57,34 +59,53 @@ class Difference:
     before: str
     after: str
     why: str = ""
+    field: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Which kind of thing differs: ``blueprint``, ``mutable``, ``rngs``, ``static``, or what ``what`` says."""
+        root = re.split(r"[./\[:]", self.path, maxsplit=1)[0]
+        if self.field:
+            return "blueprint"
+        return root if root in _OPTIONS_OF_APPLY else self.what or "static"
 
     def __str__(self) -> str:
         what = f"{self.what} " if self.what else ""
-        why = f" ({self.why})" if self.why else ""
-        return f"{self.path}: {what}{self.before} -> {self.after}{why}"
+        field = f"the blueprint's field {self.field}" if self.field else ""
+        why = "; ".join(text for text in (field, self.why) if text)
+        return f"{self.path}: {what}{self.before} -> {self.after}{f' ({why})' if why else ''}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Path:
-    """Where a value is, as it is written."""
+    """Where a value is, as it is written.
+
+    Attributes:
+      text: how it is written.
+      field: the innermost field of a blueprint that it is in, ``Dense.features``, or "".
+    """
 
     text: str
+    field: str = ""
 
     def attribute(self, name: str) -> Path:
-        return Path(f"{self.text}.{name}")
+        return Path(f"{self.text}.{name}", self.field)
+
+    def field_of(self, module: Blueprint, name: str) -> Path:
+        return Path(f"{self.text}.{name}", f"{type(module).__name__}.{name}")
 
     def key(self, key: object) -> Path:
-        return Path(f"{self.text}/{key}" if isinstance(key, str) else f"{self.text}[{key!r}]")
+        return Path(f"{self.text}/{key}" if isinstance(key, str) else f"{self.text}[{key!r}]", self.field)
 
     def index(self, place: int) -> Path:
-        return Path(f"{self.text}[{place}]")
+        return Path(f"{self.text}[{place}]", self.field)
 
     def variable(self, name: str) -> Path:
         """Return the path of a variable that a function closes over."""
-        return self.attribute(name) if ": " in self.text else Path(f"{self.text}: closure variable {name}")
+        return self.attribute(name) if ": " in self.text else Path(f"{self.text}: closure variable {name}", self.field)
 
     def default(self, name: str) -> Path:
-        return self.attribute(name) if ": " in self.text else Path(f"{self.text}: default of {name}")
+        return self.attribute(name) if ": " in self.text else Path(f"{self.text}: default of {name}", self.field)
 
     def entry(self, key: Any) -> Path:
         """Return the path of a child of a pytree node, which JAX names by ``key``."""
@@ -157,7 +178,7 @@ class Comparison:
 
     def add(self, path: Path, what: str, before: str, after: str, why: str = "") -> None:
         """Write down a difference."""
-        self.found.append(Difference(path.text, what, before, after, why))
+        self.found.append(Difference(path.text, what, before, after, why, path.field))
 
     # What is dynamic
 
@@ -369,7 +390,7 @@ def _parts_of(value: Any, path: Path) -> dict[Path, Any]:
         case Blueprint():
             fields = cast("Any", type(value)).__dataclass_fields__
             named = {name: part for name, part in blueprint_fields(value).items() if fields[name].compare}
-            return {path.attribute(name): part for name, part in (*named.items(), ("name", value.name))}
+            return {path.field_of(value, name): part for name, part in (*named.items(), ("name", value.name))}
         case functools.partial(func=func, args=args, keywords=keywords):
             parts = {path.attribute("func"): func}
             parts |= {path.attribute("args").index(i): part for i, part in enumerate(args)}

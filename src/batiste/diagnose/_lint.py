@@ -36,7 +36,8 @@ from batiste.diagnose._program import (
     subject_of,
     trace,
 )
-from batiste.module import Blueprint
+from batiste.module import Blueprint, methods_using, setup_children, union_of
+from batiste.nn import Dropout
 from batiste.tree import flatten
 
 __all__ = ["lint", "never_updated"]
@@ -57,6 +58,7 @@ def lint(
     rngs: Any = None,
     mutable: Any = None,
     method: Any = None,
+    calls: Any = None,
     **kwargs: Any,
 ) -> Findings:
     """Return what is most likely a mistake in a model.
@@ -64,7 +66,8 @@ def lint(
     A finding has one of these kinds; its path is that of the variable or of the module:
 
     * ``dead parameter``: no gradient reaches a leaf of ``params`` from any output.
-    * ``unused variable``: a leaf is read by nobody. ``unused submodule``: it is set up, and never called.
+    * ``unused variable``: a leaf is read by nobody. ``unused submodule``: ``setup`` makes it, and it is
+      never called; the methods that would call it are named.
     * ``constant output``: an output depends on no input.
     * ``bias before norm``: a batch norm takes away the bias that the layer before adds.
     * ``vanishing activations``, ``exploding activations``, ``vanishing gradients``, ``exploding gradients``: along the
@@ -81,10 +84,11 @@ def lint(
       rngs: the random streams; those that are asked for and not given get a key.
       mutable: as for ``apply``; by default every collection given but ``params``.
       method: as for ``apply``.
-      **kwargs: keyword arguments of the call.
+      calls: in the place of inputs and ``method`` several calls, as for ``init``.
+      **kwargs: keyword arguments of the call, or of each of the calls.
 
     Raises:
-      ArgumentError: ``model`` is no module.
+      ArgumentError: ``model`` is no module, or another argument is not in its domain.
     """
     if not isinstance(model, Blueprint):
         raise refused(model, "model", "lint", "a module", "Give the module and not its apply.")
@@ -92,6 +96,9 @@ def lint(
         function(loss, "loss", "lint", what="a function of the output")
     if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise refused(optimizer, "optimizer", "lint", "an optimiser of Optax", "Make one: optax.adam(1e-3).")
+    if calls is not None:
+        method = union = union_of(model, calls, inputs, method)
+        inputs = union.inputs
     subject = subject_of(
         model, variables, inputs, rngs=rngs, mutable=mutable, method=method, kwargs=kwargs, where="lint"
     )
@@ -154,18 +161,19 @@ class _Watch:
         self._kept: list[Any] = []
         self._biases: list[Finding] = []
         self._called: set[tuple[str, ...]] = set()
-        self._declared: dict[tuple[str, ...], str] = {}
+        self._declared: dict[tuple[str, ...], tuple[str, list[str]]] = {}
         self.chain: list[str] = []
 
     def note(self, call: Call, module: Any, output: Any) -> Any:
         """Note a call that has ended."""
         self._called.add(call.path)
-        for name, child in dict(getattr(module._state, "children", {})).items():
+        for attribute, child in setup_children(module):
             run: Any = getattr(cast("Any", type(child)), "__call__", None)  # noqa: B004 - the method itself is looked at
-            if isinstance(child, Blueprint) and getattr(
-                run, "is_wrapped_method", False
-            ):  # what is not, such as Repeat, is no level of its own
-                self._declared.setdefault((*call.path, str(name)), type(child).__name__)
+            is_level = getattr(run, "is_wrapped_method", False)  # what is not, such as Repeat, is no level of its own
+            here, there = tuple(module.scope.path), () if child.scope is None else tuple(child.scope.path)
+            if is_level and there[: len(here)] == here != there and not isinstance(child, Dropout):
+                users = methods_using(cast("type[Any]", type(module)), attribute)
+                self._declared.setdefault((*call.path, *there[len(here) :]), (type(child).__name__, users))
         own = dict(module.variables.get("params", {})) if module.scope is not None else {}
         arrays = {name for name, leaf in own.items() if not isinstance(leaf, Mapping)}
         if arrays & {"kernel", "embedding", "weight"} and call.method == "__call__":
@@ -193,11 +201,13 @@ class _Watch:
 
     def unused_submodules(self, variables: Mapping[str, Any]) -> Iterator[Finding]:
         """Yield the submodules that are set up and never called, nor any of theirs, and have no variables."""
-        for path, kind in self._declared.items():
+        for path, (kind, users) in self._declared.items():
             has_variables = any(_has_path(tree, path) for tree in variables.values())
             if not has_variables and not any(other[: len(path)] == path for other in self._called):
                 text = f"is a submodule, {kind}, that is never called"
-                yield Finding("unused submodule", "/".join(path), text, "Call it, or take it out of setup.", kind)
+                methods = f" It is used by {', '.join(users)}: init(..., calls=[...])." if users else ""
+                advice = f"Call it, or take it out of setup.{methods}"
+                yield Finding("unused submodule", "/".join(path), text, advice, kind)
 
 
 def _has_path(tree: Any, path: tuple[str, ...]) -> bool:
@@ -407,14 +417,13 @@ def _depth(
         found = run(variables, *inputs, rngs=rngs, mutable=mutable, method=method, **kwargs)
         if sum(math.prod(loops) for loops in found.loops.values()) < _LEAST_DEPTH:
             return
-        single = [
-            (path if not loops else f"{path}[{turn}]", value if not loops else value[turn])
-            for path, value in found.values.items()
-            for loops in [found.loops[path]]
-            for turn in range(loops[0] if loops else 1)
-        ]
-        sizes = [(path, _size(value, what)) for path, value in single]
-        sizes = [(path, size) for path, size in sizes if size is not None and math.isfinite(size)]
+        sizes = _sizes(found, what)
+        if any(size == 0 for _, size in sizes) and "params" in variables:  # such as branches with a last scale of zero
+            noisy = {**variables, "params": _noisy(variables["params"], 0)}
+            later = dict(_sizes(run(noisy, *inputs, rngs=rngs, mutable=mutable, method=method, **kwargs), what))
+            sizes = [(path, size) for path, size in sizes if size != 0 or later.get(path) == 0]
+        if not sizes:
+            continue
         if what == "gradients":
             sizes.reverse()
         groups: dict[str, list[tuple[str, float]]] = {}
@@ -422,6 +431,18 @@ def _depth(
             groups.setdefault(re.sub(r"\d+", "#", path), []).append((path, size))
         longest: list[tuple[str, float]] = max(groups.values(), key=len)
         yield from list(_trend(longest, words)) or _trend(sizes[:-1], words)  # the head's values are often small
+
+
+def _sizes(found: Any, what: str) -> list[tuple[str, float]]:
+    """Return the size of each value that was captured, and of each turn of a loop; none that is not finite."""
+    single = [
+        (path if not loops else f"{path}[{turn}]", value if not loops else value[turn])
+        for path, value in found.values.items()
+        for loops in [found.loops[path]]
+        for turn in range(loops[0] if loops else 1)
+    ]
+    sizes = [(path, _size(value, what)) for path, value in single]
+    return [(path, size) for path, size in sizes if size is not None and math.isfinite(size)]
 
 
 def _patterns(chain: Sequence[str]) -> Iterator[str]:

@@ -5,9 +5,9 @@ may take minutes. A call that differs by mistake (a batch of another length, a P
 lambda made anew) costs that time without a word.
 
 ``explain_retrace`` compares two calls. ``watch_retraces`` is ``jax.jit`` that compares by itself: where a function is
-traced a second time, it warns and says what differs. It looks at a call from within the trace only, so that a call
-that is not traced costs nothing more, and it keeps of the arrays what JAX knows of them (``Shape``), never an array.
-What is static it keeps as it is, as ``jax.jit`` does.
+traced a second time, it warns and says what differs, and it keeps what each trace and compilation took. It looks at a
+call from within the trace only, so that a call that is not traced costs nothing more, and it keeps of the arrays what
+JAX knows of them (``Shape``), never an array. What is static it keeps as it is, as ``jax.jit`` does.
 
 How two values are compared, and how a path is written, is in ``_differences.py``.
 """
@@ -18,6 +18,7 @@ import collections
 import dataclasses
 import functools
 import inspect
+import time
 import types
 import warnings
 from collections.abc import Iterable, Mapping
@@ -34,7 +35,7 @@ from batiste.module import Blueprint
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Retrace", "WatchedFunction", "explain_retrace", "watch_retraces"]
+__all__ = ["Retrace", "TraceRecord", "WatchedFunction", "explain_retrace", "watch_retraces"]
 
 _KEPT = 16  # earlier calls that a new trace is compared with
 _LINES = 12
@@ -58,12 +59,46 @@ class Retrace:
     Attributes:
       differences: each smallest part that differs, in the order of the arguments; empty where JAX takes the calls for
         equal.
+      trace_seconds: how long the second call took to trace, in seconds, where that was asked for; else None.
+      compile_seconds: likewise, how long XLA took to compile it.
     """
 
     differences: tuple[Difference, ...]
+    trace_seconds: float | None = None
+    compile_seconds: float | None = None
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """How many differences there are of each kind: of the blueprint, of shapes, of ``mutable`` and so on."""
+        return dict(collections.Counter(difference.kind for difference in self.differences))
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.differences)) or _NOTHING
+        lines = [*map(str, self.differences)] or [_NOTHING]
+        if self.trace_seconds is not None:
+            took = f"{self.trace_seconds:.2f} s to trace and {self.compile_seconds or 0:.2f} s to compile"
+            lines.append(f"The second call takes {took}.")
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class TraceRecord:
+    """One trace of a watched function.
+
+    Attributes:
+      differences: what differs from the nearest earlier call; empty for the first trace.
+      trace_seconds: how long the function itself was traced, in seconds.
+      compile_seconds: how long the rest of the call took: lowering, compiling, and handing the work to the device. None
+        where the function was traced and not called, as by ``lower``.
+    """
+
+    differences: tuple[Difference, ...]
+    trace_seconds: float
+    compile_seconds: float | None = None
+
+    def __str__(self) -> str:
+        compiled = "" if self.compile_seconds is None else f" + {self.compile_seconds:.2f} s compiled"
+        why = "; ".join(map(str, self.differences))
+        return f"{self.trace_seconds:.2f} s traced{compiled}{f': {why}' if why else ''}"
 
 
 def explain_retrace(
@@ -73,10 +108,12 @@ def explain_retrace(
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Iterable[str] = (),
     function: Callable[..., Any] | None = None,
+    measure: bool = False,
 ) -> Retrace:
     """Return what makes ``jax.jit`` trace, or compile, the second of two calls again.
 
-    Nothing is run. Arrays count by what JAX knows of them, so shapes (``jax.ShapeDtypeStruct``) may stand for them.
+    Nothing is run, and nothing is compiled unless ``measure`` asks for it. Arrays count by what JAX knows of them, so
+    shapes (``jax.ShapeDtypeStruct``) may stand for them.
 
     Args:
       before: the arguments of the first call, ``(args, kwargs)``.
@@ -85,10 +122,12 @@ def explain_retrace(
       static_argnames: as for ``jax.jit``.
       function: what is called; by its signature, paths begin with the names of its parameters, and else with
         ``args[0]``.
+      measure: whether ``function`` is traced and compiled for the second call, to say how long that takes.
 
     Returns:
-      The differences. What JAX does not look at is none: the numbers in an array, another Python ``int`` for a dynamic
-      argument, an equal Module or an equal optimiser of a ``TrainState``.
+      The differences. One within a module names the field of the blueprint. What JAX does not look at is none: the
+      numbers in an array, another Python ``int`` for a dynamic argument, an equal Module or an equal optimiser of a
+      ``TrainState``.
 
     Raises:
       ArgumentError: a call is no pair of arguments and keyword arguments, or another argument is not in its domain.
@@ -98,7 +137,32 @@ def explain_retrace(
     if function is not None:
         checked(function, "function", "explain_retrace")
     static = _Static(function, static_argnums, static_argnames)
-    return _compare(static.arguments(*before), static.arguments(*after))
+    found = _compare(static.arguments(*before), static.arguments(*after))
+    if not measure:
+        return found
+    if function is None:
+        raise refused(None, "function", "explain_retrace", "the function whose compilation is measured")
+    return dataclasses.replace(found, **_measured(function, after, static_argnums, static_argnames))
+
+
+def _measured(function: Any, call: tuple[Any, Any], numbers: Any, names: Any) -> dict[str, float]:
+    """Return the seconds that a function takes to trace and to compile for a call, by what ``Retrace`` calls them."""
+
+    def anew(*args: Any, **kwargs: Any) -> Any:  # which JAX has never seen, so that it traces again
+        return inner(*args, **kwargs)
+
+    inner = getattr(function, "__wrapped__", function) if _is_jitted(function) else function
+    if numbers or names:
+        functools.update_wrapper(anew, inner)  # for the names of its parameters
+    start = time.perf_counter()
+    traced = jax.jit(anew, static_argnums=numbers or None, static_argnames=names or None).trace(*call[0], **call[1])
+    middle = time.perf_counter()
+    traced.lower().compile()
+    return {"trace_seconds": middle - start, "compile_seconds": time.perf_counter() - middle}
+
+
+def _is_jitted(function: Any) -> bool:
+    return hasattr(function, "lower") and hasattr(function, "__wrapped__")
 
 
 def _check_call(call: Any, argument: str) -> None:
@@ -116,8 +180,9 @@ def watch_retraces(function: Callable[..., Any], **jit_options: Any) -> WatchedF
       **jit_options: those of ``jax.jit``: ``static_argnames``, ``donate_argnums``, ...
 
     Returns:
-      The compiled function, with ``traces``: how often it was traced. From the second trace on, each gives a
-      ``batiste.errors.RetraceWarning`` with what differs from the nearest earlier call.
+      The compiled function, with ``traces``: how often it was traced, and ``report()``: why, and how long each took.
+      From the second trace on, each gives a ``batiste.errors.RetraceWarning`` with what differs from the nearest
+      earlier call.
 
     Raises:
       ArgumentError: it is no function.
@@ -131,24 +196,46 @@ class WatchedFunction:
 
     Attributes:
       traces: how often the function was traced so far.
+      records: the last traces, each with what caused it and how long it took.
     """
 
     def __init__(self, function: Callable[..., Any], jit_options: dict[str, Any]) -> None:
         functools.update_wrapper(self, function)
         self.traces = 0
+        self.records: collections.deque[TraceRecord] = collections.deque(maxlen=_KEPT)
         self._static = _Static(
             function, jit_options.get("static_argnums") or (), jit_options.get("static_argnames") or ()
         )
         self._calls: collections.deque[dict[str, _Argument]] = collections.deque(maxlen=_KEPT)
 
         def traced(*args: Any, **kwargs: Any) -> Any:
-            self._note(args, kwargs)
-            return function(*args, **kwargs)
+            differences = self._note(args, kwargs)
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.records.append(TraceRecord(differences, time.perf_counter() - start))
 
         self._jitted: Any = jax.jit(functools.update_wrapper(traced, function), **jit_options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._jitted(*args, **kwargs)
+        traces, start = self.traces, time.perf_counter()
+        output = self._jitted(*args, **kwargs)
+        if self.traces != traces and self.records:
+            last = self.records[-1]
+            rest = time.perf_counter() - start - last.trace_seconds
+            self.records[-1] = dataclasses.replace(last, compile_seconds=rest)
+        return output
+
+    def report(self) -> str:
+        """Return how often the function was traced, and for each trace what caused it and how long it took."""
+        times = "once" if self.traces == 1 else f"{self.traces} times"
+        traced = sum(record.trace_seconds for record in self.records)
+        compiled = sum(record.compile_seconds or 0 for record in self.records)
+        total = f"{traced:.2f} s traced, {compiled:.2f} s compiled"
+        first = self.traces - len(self.records)
+        lines = [f"  {_ordinal(first + n)}: {record}" for n, record in enumerate(self.records, start=1)]
+        return "\n".join([f"{self._static.name} was traced {times}: {total}", *lines])
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Return the function as a method, as a plain function in a class body is one."""
@@ -166,13 +253,15 @@ class WatchedFunction:
         """Forget every compiled program, and every earlier call."""
         self._jitted.clear_cache()
         self._calls.clear()
+        self.records.clear()
         self.traces = 0
 
-    def _note(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keep a call that is being traced, and warn where it is not the first."""
+    def _note(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Difference, ...]:
+        """Keep a call that is being traced, and warn where it is not the first; return what differs."""
         self.traces += 1
         arguments = self._static.arguments(args, kwargs)
         call = {name: argument.without_arrays() for name, argument in arguments.items()} | _surroundings()
+        nearest: tuple[Difference, ...] = ()
         if self.traces > 1:
             found = [_compare(earlier, call).differences for earlier in self._calls]
             nearest = min(found, key=len, default=())
@@ -181,6 +270,7 @@ class WatchedFunction:
             warnings.warn(text, RetraceWarning, stacklevel=_frames_above(WatchedFunction))
         else:
             self._calls.append(call)
+        return nearest
 
 
 # Calls

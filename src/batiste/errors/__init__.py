@@ -168,6 +168,7 @@ from batiste.errors._module import (
     SetAttributeInModuleSetupError,
     UnknownFieldError,
     UnknownModuleAttributeError,
+    UnreachedWarning,
     VariableOutsideSetupError,
 )
 from batiste.errors._nn import (
@@ -551,6 +552,7 @@ __all__ = [
     "UnmatchedPatternError",
     "UnmatchedPolicyError",
     "UnmatchedRuleError",
+    "UnreachedWarning",
     "UnsavableLeafError",
     "UnsavableTreeError",
     "UnsavedStepWarning",

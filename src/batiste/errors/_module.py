@@ -32,6 +32,7 @@ __all__ = [
     "SetAttributeInModuleSetupError",
     "UnknownFieldError",
     "UnknownModuleAttributeError",
+    "UnreachedWarning",
     "VariableOutsideSetupError",
 ]
 
@@ -260,6 +261,10 @@ class AdoptedNameWarning(BatisteWarning):
 
 class CollectionNameWarning(BatisteWarning):
     """A collection in ``mutable=`` is most likely misspelt: nothing made it."""
+
+
+class UnreachedWarning(BatisteWarning):
+    """A submodule of ``setup`` is reached by none of the ``calls`` of ``init``, and so has no variables."""
 
 
 class ModuleResultWarning(BatisteWarning):

@@ -2,7 +2,7 @@
 
 from batiste.module._adopt import map_modules
 from batiste.module._blueprint import UNSPECIFIED, Blueprint, ModuleState
-from batiste.module._calls import INIT_MUTABLE, Applier, bound_copy
+from batiste.module._calls import INIT_MUTABLE, Applier, bound_copy, union_of
 from batiste.module._context import (
     InterceptorContext,
     current_module,
@@ -18,6 +18,7 @@ from batiste.module._module import Module
 from batiste.module._rebind import seen_as
 from batiste.module._region import Group, Groups, KeyGroups, Place, Region, Written
 from batiste.module._tabulate import table_of, tabulate
+from batiste.module._union import methods_using, setup_children
 from batiste.module._wrap import compact, compact_name_scope, nowrap, run_noted, wrap_method_once
 
 __all__ = [
@@ -45,15 +46,18 @@ __all__ = [
     "intercept_methods",
     "map_modules",
     "merge_param",
+    "methods_using",
     "nowrap",
     "run_noted",
     "seen_as",
     "set_current_module",
+    "setup_children",
     "share_scope",
     "table_of",
     "tabulate",
     "tag",
     "tag_watch",
     "unbound_call",
+    "union_of",
     "wrap_method_once",
 ]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from batiste._arguments import function as checked_function
+from batiste._arguments import refused
 from batiste.core import (
     CollectionFilter,
     DenyList,
@@ -38,15 +39,17 @@ from batiste.errors import (
     ApplyModuleInvalidMethodError,
     CollectionNameWarning,
     ModuleResultWarning,
+    UnreachedWarning,
 )
 from batiste.module._blueprint import Blueprint, check_module
 from batiste.module._context import CURRENT, CaptureFilter, capturing
 from batiste.module._fields import value_of
-from batiste.module._mistakes import incomplete
+from batiste.module._mistakes import incomplete, no_call
+from batiste.module._union import Union
 from batiste.module._variables import where
 from batiste.typing import Rngs, Variables
 
-__all__ = ["INIT_MUTABLE", "Applier", "bound_copy", "init_with", "only_call"]
+__all__ = ["INIT_MUTABLE", "Applier", "bound_copy", "init_with", "only_call", "resolve_method", "union_of"]
 
 INIT_MUTABLE = DenyList("intermediates")
 """What ``init`` makes unless told otherwise: every collection but ``intermediates``."""
@@ -104,6 +107,9 @@ def _call_named(name: str, bound: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _call(bound: Any, *args: Any, **kwargs: Any) -> Any:
+    module: Any = bound
+    if not callable(module):
+        raise no_call(bound)
     output = bound(*args, **kwargs)
     if isinstance(output, Blueprint):
         text = (
@@ -259,11 +265,16 @@ def init_with(
     capture_intermediates: bool | CaptureFilter,
     key_scheme: KeyScheme,
     want_output: bool,
+    calls: Any = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Initialise a module; return what the method returns (None unless it is wanted) and the variables."""
     check_module(module, "init")
     check_key_scheme(key_scheme)
     where = type(module).__name__
+    union = None
+    if calls is not None:
+        method = union = union_of(module, calls, args, method)
+        args = union.inputs
     function = resolve_method(module, method)
     capture, mutable = _captures(capture_intermediates, mutable, where)
 
@@ -285,7 +296,25 @@ def init_with(
         where=where,
         want_output=want_output,
     )
+    if union is not None and (text := union.report(variables, module)):
+        warnings.warn(text, UnreachedWarning, stacklevel=depth_in_library())
     return output, _as_wanted(variables)
+
+
+def union_of(module: Blueprint, calls: Any, args: tuple[Any, ...] = (), method: Any = None) -> Union:
+    """Return several calls as one method, with the arguments that it takes.
+
+    Raises:
+      ArgumentError: ``calls`` is no list of methods with their arguments, or arguments or a method are given beside it.
+      ApplyModuleInvalidMethodError: one of the methods is none.
+    """
+    where = type(module).__name__
+    if args or method is not None:
+        other = "arguments" if args else "method="
+        expected = f"all that is called, without {other} beside it"
+        advice = "Put each call into the list: calls=[('__call__', x), ('decode', z)]."
+        raise refused(calls, "calls", f"{where}.init", expected, advice)
+    return Union(calls, functools.partial(resolve_method, module), where)
 
 
 def _as_wanted(variables: Any) -> Any:

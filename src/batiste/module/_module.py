@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, cast, overload
-
-import jax
 
 from batiste._arguments import text
 from batiste.core import ChangingFilter, CollectionFilter, KeyScheme, Scope, open_scope
@@ -30,7 +28,7 @@ from batiste.errors import (
 from batiste.module._adopt import adopt, map_modules, wants_a_look
 from batiste.module._blueprint import UNSPECIFIED, Blueprint, ModuleState, Unspecified
 from batiste.module._calls import INIT_MUTABLE, Applier, bound_copy, init_with
-from batiste.module._context import CURRENT, CaptureFilter, InterceptorContext, intercept_methods
+from batiste.module._context import CURRENT, CaptureFilter
 from batiste.module._fields import (
     are_equal,
     blueprint_fields,
@@ -41,7 +39,7 @@ from batiste.module._fields import (
     value_of,
 )
 from batiste.module._mistakes import missing_attribute
-from batiste.module._tabulate import tabulate
+from batiste.module._tabulate import module_paths, tabulate
 from batiste.module._variables import VariableAccess, holder_text, where
 from batiste.module._wrap import compact, wrap_class
 from batiste.typing import MutableVariables, Rngs, Variables
@@ -447,6 +445,7 @@ class Module(VariableAccess):
         rngs: Rngs | None,
         *args: Any,
         method: Callable[..., Any] | str | None = None,
+        calls: Sequence[Sequence[Any]] | None = None,
         mutable: CollectionFilter = INIT_MUTABLE,
         capture_intermediates: bool | CaptureFilter = False,
         key_scheme: KeyScheme = "linen",
@@ -461,15 +460,18 @@ class Module(VariableAccess):
           rngs: one random key, which every stream falls back to, or keys by stream.
           *args: arguments of the method; arrays may be given as ``jax.ShapeDtypeStruct``.
           method: the method that is traced; by default ``__call__``.
+          calls: in the place of ``*args`` and ``method`` several calls, ``[("encode", x), ("decode", z)]``: the
+            variables that any of them needs, as of one method that makes the calls in this order.
           mutable: which collections are made; by default all but ``intermediates``.
           capture_intermediates: as for ``apply``.
           key_scheme: ``"linen"`` gives Flax Linen's keys; with ``"separated"`` distinct paths never share a key.
-          **kwargs: keyword arguments of the method.
+          **kwargs: keyword arguments of the method, or of each of the calls.
 
         Returns:
           A nested dict: collection, module names, variable name, array.
 
         Raises:
+          ArgumentError: if ``calls`` is no list of methods with their arguments.
           LazyInitError: if values are needed of inputs that were given as shapes.
         """
         return init_with(
@@ -478,6 +480,7 @@ class Module(VariableAccess):
             args,
             kwargs,
             method=method,
+            calls=calls,
             mutable=mutable,
             capture_intermediates=capture_intermediates,
             key_scheme=key_scheme,
@@ -538,17 +541,7 @@ class Module(VariableAccess):
           mutable: as for ``init``.
           **kwargs: as for ``init``.
         """
-        found: dict[str, Module] = {}
-
-        def note(next_method: Any, inner: Any, keywords: Any, context: InterceptorContext) -> Any:
-            path = "/".join(context.module.path) if context.module.scope is not None else ""
-            if context.module.scope is not None and path not in found and context.method_name != "setup":
-                found[path] = context.module.clone(_deep_clone=True, _reset_names=True, name=None)
-            return next_method(*inner, **keywords)
-
-        with intercept_methods(note):
-            jax.eval_shape(lambda: self.init(rngs, *args, mutable=mutable, **kwargs))
-        return found
+        return module_paths(lambda: self.init(rngs, *args, mutable=mutable, **kwargs))
 
     def tabulate(
         self,

@@ -23,7 +23,7 @@ from batiste.module._calls import INIT_MUTABLE
 from batiste.module._context import InterceptorContext, intercept_methods
 from batiste.typing import Rngs
 
-__all__ = ["Row", "table_of", "tabulate"]
+__all__ = ["Row", "module_paths", "table_of", "tabulate"]
 
 
 class Row(NamedTuple):
@@ -312,3 +312,18 @@ def _flops(row: Row, variables: Mapping[str, Any], rngs: Rngs | None, *, gradien
     lowered: Any = jax.jit(with_gradient if gradient else run).lower(dict(variables), arrays)
     analysis: dict[str, float] = lowered.cost_analysis() or {}
     return int(analysis.get("flops", 0))
+
+
+def module_paths(run: Callable[[], Any]) -> dict[str, Any]:
+    """Return the unbound blueprint of every module that is called while ``run`` is traced, by path."""
+    found: dict[str, Any] = {}
+
+    def note(next_method: Any, inner: Any, keywords: Any, context: InterceptorContext) -> Any:
+        path = "/".join(context.module.path) if context.module.scope is not None else ""
+        if context.module.scope is not None and path not in found and context.method_name != "setup":
+            found[path] = context.module.clone(_deep_clone=True, _reset_names=True, name=None)
+        return next_method(*inner, **keywords)
+
+    with intercept_methods(note):
+        jax.eval_shape(run)
+    return found

@@ -35,6 +35,7 @@ from batiste.errors import (
     TracedFlagError,
     UnknownFieldError,
     UnknownModuleAttributeError,
+    UnreachedWarning,
     VariableOutsideSetupError,
 )
 from tests.errors.rows import key, raises, x
@@ -208,6 +209,16 @@ def an_option_is_given_nowhere():
 @raises(MergeParamError, "the option 'deterministic' must be given once", "given in both", "Leave deterministic= out")
 def an_option_is_given_twice():
     nn.Dropout(0.5, deterministic=True).apply({}, x, deterministic=False)
+
+
+@raises(UnknownModuleAttributeError, "Model at / has no attribute '__call__'", "method='forward'")
+def a_method_that_is_not_called_call():
+    class Model(nn.Module):
+        @nn.compact
+        def forward(self, x):
+            return nn.Dense(2)(x)
+
+    Model().init(key, x)
 
 
 @raises(UnknownModuleAttributeError, "Model has no attribute 'widht'", "Did you mean 'width'?", "init, apply and bind")
@@ -388,6 +399,21 @@ def a_layer_is_not_called():
             return nn.Dense(x.shape[-1])
 
     Model().init(key, x)
+
+
+@raises(UnreachedWarning, "no variables for 'decoder' (Dense)", "used by decode: add ('decode', ...) to calls")
+def a_method_that_no_call_reaches():
+    class Model(nn.Module):
+        def setup(self):
+            self.encoder, self.decoder = nn.Dense(2), nn.Dense(3)
+
+        def encode(self, x):
+            return self.encoder(x)
+
+        def decode(self, z):
+            return self.decoder(z)
+
+    Model().init(key, calls=[("encode", x)])
 
 
 @raises(CollectionNameWarning, "'intermediate'", "Did you mean 'intermediates'?")
