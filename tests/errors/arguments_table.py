@@ -660,6 +660,7 @@ ELSEWHERE = {
             "generation.Generated",
             "plan.Chip",
             "plan.Collective",
+            "plan.Compiled",
             "plan.Cost",
             "plan.Costs",
             "plan.Lint",

@@ -196,7 +196,10 @@ def _einsum(
     options: dict[str, Any] = {} if dot_general is None else {"_dot_general": dot_general}
 
     def with_options(equation: str, *operands: Array) -> Array:
-        return jnp.einsum(equation, *operands, precision=precision, **options)
+        def einsum(*operands: Array) -> Array:
+            return jnp.einsum(equation, *operands, precision=precision, **options)
+
+        return settled(einsum, operands)
 
     return with_options
 

@@ -90,7 +90,7 @@ class Embed(Module):
         return jnp.dot(query, embedding.T)
 
 
-@jitted(arrays=2)
+@jitted(arrays=2, lead=1)
 def _look_up(embedding: Array, ids: Array, dtype: np.dtype[Any] | None) -> Array:
     table = embedding if dtype is None else cast(embedding, dtype)
     count, features = table.shape
