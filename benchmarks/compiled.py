@@ -1,6 +1,6 @@
 """What a plan says of memory and traffic, beside what XLA makes of the same training step.
 
-``python -m benchmarks.compiled`` plans a Llama of 8 layers on ten meshes under three tables of rules, compiles each step
+``python -m benchmarks.compiled`` plans a Llama of 8 layers on ten meshes by three tables of rules, compiles each step
 for eight simulated devices, and prints for each the bytes on a device and what a device sends, planned over compiled.
 """
 
@@ -21,9 +21,7 @@ from batiste import errors, plan
 from benchmarks import results
 from examples import llama
 
-MODEL = llama.Llama(
-    dataclasses.replace(llama.TOY, vocab=1024, layers=8, features=256, hidden=768, heads=8, kv_heads=8)
-)
+MODEL = llama.Llama(dataclasses.replace(llama.TOY, vocab=1024, layers=8, features=256, hidden=768, heads=8, kv_heads=8))
 TOKENS = "int32[32,64]"
 MESHES = (
     "data=8", "fsdp=8", "data=2,fsdp=4", "data=4,fsdp=2", "data=4,tensor=2", "data=2,tensor=4", "fsdp=4,tensor=2",
@@ -70,7 +68,8 @@ def report(rows: list[dict[str, Any]]) -> None:
         )
     ratios = [row["planned"] / row["compiled"] for row in rows]
     near = sum(abs(ratio - 1) <= 0.05 for ratio in ratios)
-    print(f"{near} of {len(rows)} within 5%; median {statistics.median(ratios):.3f}, {min(ratios):.3f}-{max(ratios):.3f}")
+    spread = f"median {statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}"
+    print(f"{near} of {len(rows)} within 5%; {spread}")
 
 
 def main() -> None:

@@ -57,7 +57,8 @@ def run(
         else:
             typer.echo(ranking(found))
         return Exit.OK
-    planned: Plan | None = plan(made, *inputs, mesh=mesh, rules=_rules(rules), compile=compiles, target=target, **options)
+    given = {"mesh": mesh, "rules": _rules(rules), "compile": compiles, "target": target}
+    planned: Plan | None = plan(made, *inputs, **given, **options)
     if smallest and not planned.fits:
         planned = smallest_mesh(made, *inputs, **options)
         if planned is None:

@@ -24,6 +24,7 @@ from batiste._arguments import array, number
 from batiste.dtypes import promote_dtype
 from batiste.errors import AttentionEinsumError, AttentionShapeError, InvalidRngError
 from batiste.module import Module, tag
+from batiste.nn._jitted import settled
 from batiste.nn._masks import check_mask
 from batiste.typing import Array, DotGeneral, DTypeLike, Key, PrecisionLike
 

@@ -12,7 +12,7 @@ from batiste.dtypes import canonicalize_dtype, cast, promote_dtype
 from batiste.errors import EmbeddingIdsError, EmbeddingRangeError
 from batiste.module import Module
 from batiste.nn._initializers import variance_scaling
-from batiste.nn._jitted import jitted
+from batiste.nn._jitted import jitted, settled
 from batiste.nn._linear import PromoteDtype
 from batiste.typing import Array, DTypeLike, Initializer
 
@@ -87,7 +87,11 @@ class Embed(Module):
         """
         query = array(query, "query", self)
         query, embedding = self.promote_dtype(query, self.embedding, dtype=self.dtype, inexact=False)
-        return jnp.dot(query, embedding.T)
+        return settled(_product, (query, embedding))
+
+
+def _product(query: Array, table: Array) -> Array:
+    return jnp.dot(query, table.T)
 
 
 @jitted(arrays=2, lead=1)

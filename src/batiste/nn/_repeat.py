@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from batiste._arguments import mapping, whole_number
-from batiste.core import LayerName, Scope, stack
+from batiste.core import LayerName, Scope, lies_as, stack
 from batiste.errors import (
     NameInUseError,
     RepeatBlockError,
@@ -258,7 +258,7 @@ class _Call:
             result, outputs = cast("tuple[Any, Any]", result)
         if jax.tree.structure(result) != jax.tree.structure(carry) or _avals(result) != _avals(carry):
             raise RepeatCarryError(path=path, given=_shapes(result), expected=f"{_shapes(carry)}, which it was given")
-        return result, outputs
+        return lies_as(result, carry), outputs
 
     def _region(self, number: int) -> Region:
         return Region.take(_Layer(parent=self.scope.push(self.names[number], reuse=True)), transform="Repeat")

@@ -1,8 +1,8 @@
 """What XLA makes of the training step: the memory that it sets aside, and what devices send each other.
 
-The exported step (``_program.py``) is compiled for as many simulated devices of the CPU as the mesh has, or by ``libtpu``
-for a slice of TPUs that is not there. How many devices a CPU has is settled when a process starts, so where this one has
-too few, or for TPUs, another is started; it is given the program and no model.
+The exported step (``_program.py``) is compiled for as many simulated devices of the CPU as the mesh has, or by
+``libtpu`` for a slice of TPUs that is not there. How many devices a CPU has is settled when a process starts, so where
+this one has too few, or for TPUs, another is started; it is given the program and no model.
 """
 
 from __future__ import annotations
