@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import jax
@@ -34,9 +35,11 @@ from batiste.plan._placement import Collective
 __all__ = ["Compiled", "compiled", "platform_of"]
 
 _TARGET = re.compile(r"tpu-(v\w+):(\d+(?:x\d+)*)")
-_NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+_NO_TPU = MappingProxyType(
+    {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+)
 """What libtpu would else look for on a machine with TPUs; without one it is only a compiler."""
-_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+_QUICK = MappingProxyType({"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
 """For a program that is never run: no pains over machine code, which is half of the time; memory is the same."""
 
 
@@ -163,7 +166,7 @@ def _compile(program: Any, order: Mapping[str, Any]) -> dict[str, Any]:
     out = list(program.out_shardings_jax(mesh))
     jitted: Any = jax.jit(step, out_shardings=out, donate_argnums=donated, keep_unused=True)
     begun = time.perf_counter()
-    options = _QUICK if order["target"] is None else None
+    options = dict(_QUICK) if order["target"] is None else None
     made = jitted.lower(*arguments).compile(compiler_options=options)
     took = time.perf_counter() - begun
     used = made.memory_analysis()

@@ -15,6 +15,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,12 +24,12 @@ from batiste.plan._names import Path
 
 __all__ = ["Sent", "collectives_of"]
 
-_KINDS = {
+_KINDS = MappingProxyType({
     "all-reduce": "all-reduce", "all-gather": "all-gather", "reduce-scatter": "reduce-scatter",
     "all-to-all": "all-to-all", "ragged-all-to-all": "all-to-all", "collective-permute": "permute",
     "collective-broadcast": "broadcast",
-}  # fmt: skip
-_BITS = {"pred": 8, "token": 0, "bf16": 16}
+})  # fmt: skip
+_BITS = MappingProxyType({"pred": 8, "token": 0, "bf16": 16})
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\(")
 _ARRAY = re.compile(r"\b(pred|token|bf16|[suf]\d+|f8\w+|c\d+)\[([\d,]*)\]")
