@@ -69,12 +69,14 @@ def test_one_is_told_to_stop(tmp_path, whole, count, rank, name):
     assert params(run(count, PROGRAM, tmp_path, "{}")[0]) == whole[count]
 
 
-def test_one_dies_in_the_middle_of_a_save(tmp_path):
-    with started(2, "tests.processes.saving", tmp_path, "die") as running:
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_one_dies_in_the_middle_of_a_save(tmp_path, count):
+    with started(count, "tests.processes.saving", tmp_path, "die") as running:
         said = [process.communicate(timeout=SECONDS)[0] for process in running]
     assert running[1].returncode == KILLED
-    assert running[0].returncode not in (0, None), said[0]
-    assert "died" in said[0] or "heartbeat" in said[0] or "did not come" in said[0]
+    for process, text in zip((running[0], *running[2:]), (said[0], *said[2:]), strict=True):
+        assert process.returncode not in (0, None), text
+        assert any(words in text for words in ("died", "heartbeat", "did not come", "unhealthy")), text
     assert checkpoint.verify(tmp_path / "dies").digests  # what was there before
     checkpoint.cleanup(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["dies"]

@@ -517,6 +517,8 @@ PLAN = {
     "chip": Domain((3, None, "", "H1000", True, Anything())),
     "loss": FUNCTION,
     "remat": FLAG,
+    "compile": FLAG,
+    "target": Domain((3, "", "v5e", "tpu-v5e", "tpu-v5e:4*4", True, Anything())),
     "options": MODEL_INPUTS,
 }
 PLAN_ROWS = {

@@ -665,6 +665,7 @@ ELSEWHERE = {
             "generation.Generated",
             "plan.Chip",
             "plan.Collective",
+            "plan.Compiled",
             "plan.Cost",
             "plan.Costs",
             "plan.Lint",

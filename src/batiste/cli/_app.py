@@ -401,6 +401,10 @@ def plan(
     smallest: Annotated[bool, typer.Option("--smallest", help="If it does not fit, find the fewest.")] = False,
     depth: Annotated[int, typer.Option("--depth", "-d", min=1, help="Show so many levels of modules.")] = 3,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with a map of the bytes.")] = None,
+    compiles: Annotated[bool, typer.Option("--compile", help="Compile the step too, for simulated devices.")] = False,
+    target: Annotated[
+        str | None, typer.Option(metavar="TPUS", help="With --compile: tpu-v5e:4x4, which needs libtpu.")
+    ] = None,
     as_json: AsJson = False,
 ) -> Exit:
     """Say what a training step needs and takes on a mesh: bytes, FLOPs, traffic, time. No array is made."""
@@ -416,6 +420,8 @@ def plan(
         smallest=smallest,
         depth=depth,
         html=html,
+        compiles=compiles,
+        target=target,
         as_json_too=as_json,
     )
 

@@ -34,11 +34,19 @@ def run(
     smallest: bool,
     depth: int,
     html: Path | None,
+    compiles: bool,
+    target: str | None,
     as_json_too: bool,
 ) -> Exit:
     """Plan, and print what came of it."""
     made = _model(model)
     options: dict[str, Any] = {"optimizer": optimizer, "hbm": hbm, "chip": chip}
+    if target is not None and not compiles:
+        message = "--target says what --compile compiles for; give both"
+        raise typer.BadParameter(message)
+    if compiles and devices is not None:
+        message = "--search ranks by plans alone; compile the one that you choose"
+        raise typer.BadParameter(message)
     if devices is not None:
         found = search(made, *inputs, devices=devices, **options)
         if not found:
@@ -49,7 +57,8 @@ def run(
         else:
             typer.echo(ranking(found))
         return Exit.OK
-    planned: Plan | None = plan(made, *inputs, mesh=mesh, rules=_rules(rules), **options)
+    given = {"mesh": mesh, "rules": _rules(rules), "compile": compiles, "target": target}
+    planned: Plan | None = plan(made, *inputs, **given, **options)
     if smallest and not planned.fits:
         planned = smallest_mesh(made, *inputs, **options)
         if planned is None:

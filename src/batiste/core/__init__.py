@@ -11,6 +11,7 @@ from batiste.core._boxes import (
     unbox,
 )
 from batiste.core._equations import flops, nbytes
+from batiste.core._explicit import lies_as, lies_whole
 from batiste.core._filters import (
     ChangingFilter,
     CollectionFilter,
@@ -94,6 +95,8 @@ __all__ = [
     "is_tracer",
     "is_tracer_class",
     "kept",
+    "lies_as",
+    "lies_whole",
     "map_axis_meta",
     "nbytes",
     "open_scope",

@@ -199,6 +199,7 @@ from batiste.errors._nn import (
     SpatialArgumentError,
     UnsupportedOptionError,
 )
+from batiste.errors._plan import PlanCompileError
 from batiste.errors._processes import (
     LaunchError,
     ProcessesDifferError,
@@ -481,6 +482,7 @@ __all__ = [
     "PathNotFoundError",
     "PatternSyntaxError",
     "PerturbationError",
+    "PlanCompileError",
     "PolicyError",
     "PoolingWindowError",
     "ProcessFailedError",

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from batiste._arguments import whole_number
-from batiste.core import CollectionFilter, call_jaxpr, intersect_filters, is_filter_empty
+from batiste.core import CollectionFilter, call_jaxpr, intersect_filters, is_filter_empty, lies_as
 from batiste.errors import ScanBodyError, ScanCarryError, SharedVariableError
 from batiste.lift._axes import (
     In,
@@ -186,7 +186,9 @@ class _Loop:
 
         def step(state: Any, inputs: Any) -> Any:
             self.end = None
+            before = state
             state, outputs, written = self._step(shared, made, self.own, state, inputs)
+            state = lies_as(state, before)
             self.carried_places.update(written[1])
             self.end = jax.tree.map(_kind, state[1])
             return state, (_choose(outputs, options.out_axes, shared=False), written[2:])

@@ -24,6 +24,7 @@ from batiste._arguments import array, number
 from batiste.dtypes import promote_dtype
 from batiste.errors import AttentionEinsumError, AttentionShapeError, InvalidRngError
 from batiste.module import Module, tag
+from batiste.nn._jitted import settled
 from batiste.nn._masks import check_mask
 from batiste.typing import Array, DotGeneral, DTypeLike, Key, PrecisionLike
 
@@ -196,7 +197,10 @@ def _einsum(
     options: dict[str, Any] = {} if dot_general is None else {"_dot_general": dot_general}
 
     def with_options(equation: str, *operands: Array) -> Array:
-        return jnp.einsum(equation, *operands, precision=precision, **options)
+        def einsum(*operands: Array) -> Array:
+            return jnp.einsum(equation, *operands, precision=precision, **options)
+
+        return settled(einsum, operands)
 
     return with_options
 

@@ -12,7 +12,7 @@ from batiste.dtypes import canonicalize_dtype, cast, promote_dtype
 from batiste.errors import EmbeddingIdsError, EmbeddingRangeError
 from batiste.module import Module
 from batiste.nn._initializers import variance_scaling
-from batiste.nn._jitted import jitted
+from batiste.nn._jitted import jitted, settled
 from batiste.nn._linear import PromoteDtype
 from batiste.typing import Array, DTypeLike, Initializer
 
@@ -87,10 +87,14 @@ class Embed(Module):
         """
         query = array(query, "query", self)
         query, embedding = self.promote_dtype(query, self.embedding, dtype=self.dtype, inexact=False)
-        return jnp.dot(query, embedding.T)
+        return settled(_product, (query, embedding))
 
 
-@jitted(arrays=2)
+def _product(query: Array, table: Array) -> Array:
+    return jnp.dot(query, table.T)
+
+
+@jitted(arrays=2, lead=1)
 def _look_up(embedding: Array, ids: Array, dtype: np.dtype[Any] | None) -> Array:
     table = embedding if dtype is None else cast(embedding, dtype)
     count, features = table.shape

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from batiste._arguments import array, function, number, whole_number
+from batiste.core import lies_as, lies_whole
 from batiste.dtypes import cast
 from batiste.errors import InputRankError
 from batiste.module import Module, compact
@@ -59,7 +60,7 @@ class _Experts(Module):
                 return lax.dot_general(rows, kernel, (((2,), (1,)), ((0,), (0,))))
             return lax.ragged_dot(rows, kernel, sizes)
 
-        gate, up, down = kernels
+        gate, up, down = map(lies_whole, kernels)
         return product(self.activation(product(inputs, gate)) * product(inputs, up), down)
 
 
@@ -70,6 +71,9 @@ class MoE(Module):
     which is 1 where all experts get as many tokens (Switch Transformer, https://arxiv.org/abs/2101.03961, equation 4),
     and ``router_z``, the mean square of the router's log-sum-exp (ST-MoE, https://arxiv.org/abs/2202.08906, equation
     5).
+
+    On a mesh with Explicit axes tokens and experts are gathered, and every device serves all of them: for experts in
+    parallel the axes are Auto ones.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -122,13 +126,13 @@ class MoE(Module):
         experts = whole_number(self.num_experts, "num_experts", self, low=1)
         top_k = whole_number(self.top_k, "top_k", self, low=1, high=experts)
         function(self.activation, "activation", self)
-        rows = inputs.reshape(-1, inputs.shape[-1])
+        rows = lies_whole(inputs).reshape(-1, inputs.shape[-1])
         rows = rows if self.dtype is None else cast(rows, self.dtype)
         router = Dense(
             experts, use_bias=False, dtype=jnp.float32, param_dtype=self.param_dtype, kernel_init=self.router_init,
             name="router",
         )  # fmt: skip
-        logits = router(rows)
+        logits = lies_whole(router(rows))
         weights, chosen = lax.top_k(jax.nn.softmax(logits, axis=-1), top_k)
         if self.normalize:
             weights = weights / weights.sum(-1, keepdims=True)
@@ -149,7 +153,7 @@ class MoE(Module):
             room = max(1, math.ceil(factor * len(rows) * top_k / experts))
             outputs = _with_capacity(blocks, rows, chosen, experts, min(room, len(rows)))
         mixed = jnp.einsum("tkf,tk->tf", outputs, weights.astype(outputs.dtype))
-        return mixed.astype(rows.dtype).reshape(inputs.shape)
+        return lies_as(mixed.astype(rows.dtype).reshape(inputs.shape), inputs)
 
     def _sow_losses(self, logits: Array, chosen: Array) -> None:
         if self.is_initializing():

@@ -135,7 +135,7 @@ class RNN(Module):
         if initial_carry is None:
             step_shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :]
             initial_carry = self.cell.initialize_carry(jax.random.key(0) if init_key is None else init_key, step_shape)
-        initial_carry = _settled(self.cell, initial_carry, inputs)
+        initial_carry = _placed(_settled(self.cell, initial_carry, inputs), inputs, time_axis, len(batch))
         keep_carries = return_carry and seq_lengths is not None
         made: list[Any] = []
         run: Any = scan(
@@ -327,6 +327,19 @@ def _settled(cell: RNNCellBase, carry: Any, inputs: Array) -> Any:
     else:
         return carry
     return jax.tree.map(functools.partial(cast, dtype=settled), carry)
+
+
+def _placed(carry: Any, inputs: Array, time_axis: int, batch: int) -> Any:
+    """Return the carry, its batch axes lying as those of the inputs on a mesh with Explicit axes."""
+    if not jax.sharding.get_abstract_mesh().explicit_axes:
+        return carry
+    entries = list(jax.typeof(inputs).sharding.spec)
+    spec = jax.P(*(entries[:time_axis] + entries[time_axis + 1 :])[:batch])
+
+    def one(leaf: Any) -> Any:
+        return jax.sharding.reshard(leaf, spec) if jnp.ndim(leaf) >= batch else leaf
+
+    return jax.tree.map(one, carry)
 
 
 def _stepper(made: list[Any], *, keep_carries: bool) -> Callable[..., tuple[Any, Any]]:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from batiste._arguments import mapping, whole_number
-from batiste.core import LayerName, Scope, stack
+from batiste.core import LayerName, Scope, lies_as, stack
 from batiste.errors import (
     NameInUseError,
     RepeatBlockError,
@@ -252,7 +252,7 @@ class _Call:
             result, outputs = cast("tuple[Any, Any]", result)
         if jax.tree.structure(result) != jax.tree.structure(carry) or _shapes(result) != _shapes(carry):
             raise RepeatCarryError(path=path, given=_shapes(result), expected=f"{_shapes(carry)}, which it was given")
-        return result, outputs
+        return lies_as(result, carry), outputs
 
     def _in_place(self, number: int, carry: Any) -> Result:
         """Run one layer over the variables as they are: ``init`` notes each variable where it is made."""

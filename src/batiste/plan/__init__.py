@@ -6,6 +6,7 @@ traced program.
 """
 
 from batiste.plan._chips import CHIPS, Chip, chip
+from batiste.plan._compile import Compiled
 from batiste.plan._costs import Cost, Costs, costs
 from batiste.plan._html import as_html
 from batiste.plan._lints import Lint
@@ -19,6 +20,7 @@ __all__ = [
     "CHIPS",
     "Chip",
     "Collective",
+    "Compiled",
     "Cost",
     "Costs",
     "Lint",

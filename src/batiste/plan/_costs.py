@@ -151,6 +151,7 @@ class _Walk:
         times: float,
         *,
         with_results: bool = False,
+        turns: tuple[int, int] | None = None,
     ) -> tuple[list[Spec], int]:
         """Return how the results lie, and the most bytes between arguments and results.
 
@@ -162,6 +163,7 @@ class _Walk:
           around: the module and pass that the program runs in.
           times: how often it runs.
           with_results: whether memory for the results counts.
+          turns: for the body of a loop, its first argument and its first result that are entries of stacked arrays.
         """
         state = self.world.body(body, specs, wanted, weights)
         peaks = [0] * len(body.steps)
@@ -170,12 +172,22 @@ class _Walk:
             self.world.at = (place[0], times)
             nested = _NESTED.get(step.name)
             if nested is None:
+                self.world.held = 0
                 state.place(step, propagated(state, step))
+                peaks[index] = int(self.world.held)
                 self._add(state, step, place, times)
             else:
                 peaks[index] = nested(self, state, step, place, times)
         results = [state.result(value) for value in body.outs]
-        return results, peak_of(body, state.bytes_of, peaks, with_results=with_results)
+        peak = peak_of(body, state.bytes_of, peaks, with_results=with_results, turns=turns)
+        if turns is not None:  # what is summed at the end of a turn, before and after
+            peak = max(peak, 2 * state.waiting(body.outs[turns[1] :])[0])
+        elif with_results:
+            waiting, held = state.waiting(body.outs)
+            own = {value for value in body.outs if value is not None}.difference(body.ins)
+            made = sum(map(state.bytes_of, own))
+            peak = max(peak, made - held + 2 * waiting)
+        return results, peak
 
     def _add(self, state: Any, step: Step, place: Place, times: float) -> None:
         done = flops(step.eqn)
@@ -240,7 +252,8 @@ def _scan(walk: _Walk, state: Any, step: Step, place: Place, times: float) -> in
         if results[:carries] == inside[consts:last]:
             break
         inside[consts:last] = results[:carries]
-    results, peak = walk.run(body, inside, wanted, weights, place, times * length)
+    turns = last, carries
+    results, peak = walk.run(body, inside, wanted, weights, place, times * length, turns=turns)
     state.place(step, [*results[:carries], *(((), *spec) for spec in results[carries:])])
     return peak
 

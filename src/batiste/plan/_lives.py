@@ -20,7 +20,14 @@ _SAME_MEMORY = frozenset({
 })  # fmt: skip
 
 
-def peak_of(body: Body, bytes_of: Callable[[int], int], peaks: Sequence[int], *, with_results: bool = False) -> int:
+def peak_of(
+    body: Body,
+    bytes_of: Callable[[int], int],
+    peaks: Sequence[int],
+    *,
+    with_results: bool = False,
+    turns: tuple[int, int] | None = None,
+) -> int:
     """Return the most bytes that the values between arguments and results take at one time.
 
     Args:
@@ -28,43 +35,81 @@ def peak_of(body: Body, bytes_of: Callable[[int], int], peaks: Sequence[int], *,
       bytes_of: the bytes of a value by its number.
       peaks: for each step the bytes that it needs while it runs, besides operands and results.
       with_results: whether results take memory; else they belong to the caller.
+      turns: for the body of a loop over stacked arrays, the first argument that is an entry of one, and the first
+        result that becomes one. What is no part of a fusion, such as a product, reads and writes a copy of an entry.
     """
     steps, last = body.steps, len(body.steps)
-    results = {value for value in body.outs if value is not None}
-    constant: set[int | None] = {None}  # made of numbers in the program alone: masks, zeros
-    for step in steps:
-        if is_fused(step.name) and constant.issuperset(step.ins):
-            constant.update(step.outs)
-    ends: dict[int, int] = dict.fromkeys(results, last)
-    in_memory = set(results)
-    for index in range(last - 1, -1, -1):
-        step = steps[index]
-        free = is_fused(step.name) and not any(value in in_memory for value in step.outs)
-        passes = free or step.name in _SAME_MEMORY
-        end = max([index, *(ends.get(value, index) for value in step.outs)]) if passes else index
-        for value in step.ins:
-            if value is not None:
-                ends[value] = max(ends.get(value, -1), end)
-                if not free and (not step.name.startswith(("reduce_", "arg", "cum"))):
-                    in_memory.add(value)
-                if step.name in _SAME_MEMORY and step.outs[0] in results:
-                    results.add(value)
+    first, then = turns if turns is not None else (len(body.ins), len(body.outs))
+    entries = set(body.ins[first:])
+    entering = {value for value in body.outs[then:] if value is not None} - {*body.outs[:then], *body.ins}
+    lives = _Lives(body, entering)
     arguments = set(body.ins)
     dying: list[list[int]] = [[] for _ in range(last + 1)]
     taken: dict[int, int] = {}
+    same: dict[int, int] = {}  # an entry in another shape
     live = peak = 0
     for index, step in enumerate(steps):
-        if is_fused(step.name):  # in the memory of an operand that is not read again
+        fused = is_fused(step.name)
+        if fused:  # in the memory of an operand that is not read again
             live -= _freed(dying[index], taken)
+        if step.name in _SAME_MEMORY and step.ins[0] is not None:
+            same[step.outs[0]] = same.get(step.ins[0], step.ins[0])
         for value in step.outs:
-            owned = value not in constant and (with_results or value not in results)
-            if value in in_memory and owned and value not in arguments and step.name not in _SAME_MEMORY:
+            owned = value not in lives.constant and (with_results or value not in lives.results)
+            owned = owned or (value in entering and not fused)
+            if value in lives.in_memory and owned and value not in arguments and step.name not in _SAME_MEMORY:
                 taken[value] = bytes_of(value)
                 live += taken[value]
-                dying[min(ends.get(value, index), last)].append(value)
+                dying[min((lives.reads if value in entering else lives.ends).get(value, index), last)].append(value)
+        for value in () if fused else step.ins:
+            entry = None if value is None else same.get(value, value)
+            if entry is not None and entry in entries and entry in lives.in_memory and entry not in taken:
+                taken[entry] = bytes_of(entry)
+                live += taken[entry]
+                dying[max(index, lives.ends[entry])].append(entry)
         peak = max(peak, live + peaks[index])
         live -= _freed(dying[index], taken)
     return max(peak, live)
+
+
+class _Lives:
+    """How long the values of a program live.
+
+    Attributes:
+      constant: values made of numbers in the program alone.
+      results: results, and values whose memory they are.
+      in_memory: values that are not computed where they are read.
+      ends: the last step that a value lives in; for a result the end of the program.
+      reads: the last step that reads a value.
+    """
+
+    def __init__(self, body: Body, entering: set[int]) -> None:
+        last = len(body.steps)
+        self.results = {value for value in body.outs if value is not None}
+        self.constant: set[int | None] = {None}  # masks, zeros
+        for step in body.steps:
+            if is_fused(step.name) and self.constant.issuperset(step.ins):
+                self.constant.update(step.outs)
+        self.ends: dict[int, int] = dict.fromkeys(self.results, last)
+        self.reads: dict[int, int] = {}
+        self.in_memory = set(self.results)
+        for index in range(last - 1, -1, -1):
+            step = body.steps[index]
+            free = is_fused(step.name) and not any(value in self.in_memory for value in step.outs)
+            passes = free or step.name in _SAME_MEMORY
+            end = max([index, *(self.ends.get(value, index) for value in step.outs)]) if passes else index
+            read = max([index, *(self.reads.get(value, index) for value in step.outs)]) if passes else index
+            for value in step.ins:
+                if value is None:
+                    continue
+                self.ends[value] = max(self.ends.get(value, -1), end)
+                self.reads[value] = max(self.reads.get(value, -1), read)
+                if not free and (not step.name.startswith(("reduce_", "arg", "cum"))):
+                    self.in_memory.add(value)
+                if step.name in _SAME_MEMORY and step.outs[0] in self.results:
+                    self.results.add(value)
+                    if step.outs[0] in entering:
+                        entering.add(value)
 
 
 def _freed(values: list[int], taken: dict[int, int]) -> int:

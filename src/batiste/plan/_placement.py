@@ -56,12 +56,14 @@ class World:
       mesh: the size of each axis.
       manual: the size of each axis along which the program itself sends (``jax.shard_map``).
       at: the module that is being looked at, and how often it runs.
+      held: the bytes of what the step at hand has gathered, and of what it has before a sum.
     """
 
     def __init__(self, mesh: Mapping[str, int], manual: Mapping[str, int] | None = None) -> None:
         self.mesh = dict(mesh)
         self.manual = dict(manual or {})
         self.at: tuple[tuple[str, ...], float] = ((), 1)
+        self.held: float = 0
         self._sent: dict[tuple[tuple[str, ...], str, tuple[str, ...]], tuple[float, float]] = {}
 
     def parts(self, axes: Sequence[str]) -> int:
@@ -118,6 +120,7 @@ class Placement:
       world: the mesh.
       body: the program.
       sums: for a value that has been summed over mesh axes, which these were.
+      summed: for such a value, its bytes on one device before the sum.
     """
 
     def __init__(
@@ -129,6 +132,7 @@ class Placement:
         self._wanted: dict[int, Spec] = {}
         self._work: dict[int, float] = {}
         self.sums: dict[int, Sum] = {}
+        self.summed: dict[int, float] = {}
         if world.mesh:
             self._want(body, wanted)
 
@@ -185,6 +189,19 @@ class Placement:
         cut = (-(-length // self.world.parts(axes)) for length, axes in zip(shape, spec, strict=True))
         return math.prod(cut) * one
 
+    def waiting(self, values: Sequence[int | None]) -> tuple[int, int]:
+        """Return the bytes of what a compiler sums together, before the sum, and of what comes of it after.
+
+        It is one collective up to a size, or else the largest value.
+        """
+        found = {value: self.summed[value] for value in values if value is not None and value in self.summed}
+        if not found:
+            return 0, 0
+        if sum(found.values()) > _TOGETHER:
+            largest = max(found, key=lambda value: found[value])
+            return int(max(_TOGETHER, found[largest])), self.bytes_of(largest)
+        return int(sum(found.values())), sum(map(self.bytes_of, found))
+
     def does(self, step: Step, axes: Sequence[str]) -> None:
         """Note the mesh axes that share the work of a step out."""
         self._work[step.outs[0]] = 1 / self.world.parts(axes)
@@ -194,6 +211,8 @@ class Placement:
         return self._work.get(step.outs[0], 1.0)
 
 
+_TOGETHER = 30 << 20
+"""Bytes of collectives that XLA puts together by default."""
 _KEEPS_WEIGHT = frozenset({
     "broadcast_in_dim", "concatenate", "convert_element_type", "dynamic_slice", "expand_dims", "reshape",
     "sharding_constraint", "slice", "squeeze", "stack", "transpose", "unstack",
@@ -208,6 +227,8 @@ def moved(world: World, before: Spec, after: Spec, aval: Any) -> None:
     gathered = [axis for axis in old if axis not in new]
     turned = [axis for axis in old if axis in new and new[axis] != old[axis]]
     part = nbytes(aval) / world.parts(kept)
+    if world.parts([*gathered, *turned]) > 1:
+        world.held += part / world.parts(turned)
     if gathered:
         world.send("all-gather", gathered, part / world.parts(turned))
     if turned:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
@@ -19,10 +19,12 @@ from batiste._arguments import function
 from batiste.core import unbox
 from batiste.errors import InvalidInstanceModuleError
 from batiste.plan._chips import Chip, chip
+from batiste.plan._compile import Compiled, compiled, platform_of
 from batiste.plan._costs import Cost, Costs, costs
 from batiste.plan._lints import Lint, lints
 from batiste.plan._names import Pass
 from batiste.plan._placement import Spec
+from batiste.plan._program import exported
 from batiste.plan._sizes import as_bytes, as_inputs, as_optimizer
 from batiste.plan._trace import State, Traced, other_remat, trace
 from batiste.shard import Explanation, MeshSizes, PathRules, Rules, explain, logical_axis_rules, mesh_sizes, preset
@@ -79,6 +81,7 @@ class Plan:
       costs: the gradients: FLOPs, bytes, collectives by module.
       update: the optimiser's part.
       lints: what could be better.
+      compiled: what XLA makes of the step, where it was asked for.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Plan:
     costs: Costs
     update: Costs | None
     lints: tuple[Lint, ...]
+    compiled: Compiled | None = None
 
     @property
     def devices(self) -> int:
@@ -166,6 +170,8 @@ def plan(
     chip: str = "h100",
     loss: Callable[..., Any] | None = None,
     remat: bool = True,
+    compile: bool = False,  # noqa: A002 - what it is called on the command line
+    target: str | None = None,
     **options: Any,
 ) -> Plan:
     """Return what a training step of a model needs and takes; no array is made.
@@ -180,10 +186,14 @@ def plan(
       chip: a name of ``plan.CHIPS``.
       loss: from outputs and inputs to a number; None for one that fits the outputs.
       remat: whether to work activations out under other decisions about remat as well, which takes twice as long more.
+      compile: whether to compile the step as well, for as many simulated devices: ``Plan.compiled``.
+      target: a slice of TPUs to compile for, such as ``"tpu-v5e:4x4"``; None for the CPU.
       **options: keyword arguments of the model's call: ``train=True``.
 
     Raises:
       ArgumentError: an argument is none of these.
+      MissingPackageError: ``libtpu``, which compiles for a ``target``, is not installed.
+      PlanCompileError: XLA does not compile the step.
       ShardError: the rules do not fit the model or the mesh.
     """
     if isinstance(model, type) or not hasattr(model, "init"):
@@ -193,9 +203,13 @@ def plan(
     named = _mesh(mesh)
     table = _rules(rules)
     chosen = _chip(chip, hbm)
+    platform_of(target)  # before what takes long
     shapes = as_inputs(inputs)
     made = _entered(named, table, lambda: trace(model, shapes, as_optimizer(optimizer), loss=loss, options=options))
-    return planned(type(model).__name__, made, named, table, chosen, remat=remat)
+    found = planned(type(model).__name__, made, named, table, chosen, remat=remat)
+    if not compile:
+        return found
+    return dataclasses.replace(found, compiled=_compiled(found, made, named, table, target))
 
 
 def planned(name: str, traced: Traced, mesh: AbstractMesh, rules: Any, chosen: Chip, *, remat: bool = True) -> Plan:
@@ -204,11 +218,7 @@ def planned(name: str, traced: Traced, mesh: AbstractMesh, rules: Any, chosen: C
     state = State(params=traced.params, opt_state=traced.opt_state, collections=traced.collections)
     leaves = explain(state, rules, mesh, default=PartitionSpec(), unmatched="ignore")
     specs = {leaf.path: entries_of(leaf.spec, len(leaf.shape)) for leaf in leaves.leaves}
-    of_state = list(specs.values())
-    of_params = [spec for path, spec in specs.items() if path.startswith("params")]
-    of_optimizer = [spec for path, spec in specs.items() if path.startswith("opt_state")]
-    of_rest = of_state[len(of_params) + len(of_optimizer) :]
-    of_batch = [_batch_spec(each, rules, sizes) for each in traced.batch]
+    of_params, of_optimizer, of_rest, of_batch = _placed(leaves, traced, rules)
     given = [*of_params, *of_rest, *of_batch]
     scattered = _gradient_specs(specs, of_params)
 
@@ -239,6 +249,28 @@ def planned(name: str, traced: Traced, mesh: AbstractMesh, rules: Any, chosen: C
     memory = Memory(parts["params"], gradients, parts["opt_state"], parts["collections"], batch, *alive)
     words = rules.name if isinstance(rules, Rules) else "rules"
     return Plan(name, sizes, words, chosen, memory, leaves, found, update, tuple(lints(leaves, rules, found)))
+
+
+class _Placed(NamedTuple):
+    """How what goes into a step lies, leaf by leaf."""
+
+    params: list[Spec]
+    opt_state: list[Spec]
+    collections: list[Spec]
+    batch: list[Spec]
+
+
+def _placed(leaves: Explanation, traced: Traced, rules: Any) -> _Placed:
+    found: dict[str, list[Spec]] = {"params": [], "opt_state": [], "collections": []}
+    for leaf in leaves.leaves:
+        found[leaf.path.partition("/")[0]].append(entries_of(leaf.spec, len(leaf.shape)))
+    return _Placed(**found, batch=[_batch_spec(each, rules, leaves.mesh) for each in traced.batch])
+
+
+def _compiled(plan: Plan, traced: Traced, mesh: AbstractMesh, rules: Any, target: str | None) -> Compiled:
+    placed = _placed(plan.leaves, traced, rules)
+    program, donated = exported(traced, mesh, *placed, platform=platform_of(target))
+    return compiled(program, plan.mesh, donated, plan.costs.by_path(), target)
 
 
 def _mesh(given: Any) -> AbstractMesh:

@@ -118,6 +118,9 @@ def _reduced(state: Placement, step: Step, spec: Spec, summed: Sequence[str]) ->
     asked = state.wanted(value)
     scattered = [axis for axis in summed if asked and any(axis in axes for axes in asked)]
     part = nbytes(aval) / state.world.parts([axis for axes in spec for axis in axes])
+    if state.world.parts(summed) > 1:
+        state.summed[value] = part
+        state.world.held += part
     if scattered and asked is not None:
         state.world.send("reduce-scatter", scattered, part)
         part /= state.world.parts(scattered)
@@ -135,6 +138,8 @@ def _reduced(state: Placement, step: Step, spec: Spec, summed: Sequence[str]) ->
 def _sum_once(state: Placement, step: Step) -> None:
     """Take one of two sums back where their results are added: a compiler adds first."""
     found = [state.sums.get(value) for value in step.ins if value is not None]
+    if step.name in _PASSES_SUM and step.ins[0] in state.summed:
+        state.summed[step.outs[0]] = state.summed[step.ins[0]]
     first = found[0] if found else None
     if first is None:
         return

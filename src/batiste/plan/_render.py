@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from batiste.plan._compile import Compiled
 from batiste.plan._plan import Plan, entries_of
 
 __all__ = ["as_json", "as_text", "human", "ranking"]
@@ -53,9 +54,46 @@ def as_text(plan: Plan, depth: int = 3) -> str:
         + ", ".join(f"{name} {value:.3g} s" for name, value in plan.seconds().items()),
         f"MFU at most {plan.mfu:.1%}",
     ]
+    lines += _compiled(plan)
     if plan.lints:
         lines += ["", "could be better", *(f"  {each.path}: {each.problem}; {each.fix}" for each in plan.lints)]
     return "\n".join(lines)
+
+
+def _compiled(plan: Plan) -> list[str]:
+    """Return what XLA makes of it, beside what is planned."""
+    made = plan.compiled
+    if made is None:
+        return []
+    planned: dict[tuple[str, str], float] = {}
+    for part in (plan.costs, plan.update):
+        for each in part.collectives if part is not None else ():
+            key = each.kind, "+".join(each.axes)
+            planned[key] = planned.get(key, 0) + each.bytes
+    sent: dict[tuple[str, str], float] = {}
+    for each in made.collectives:
+        key = each.kind, "+".join(each.axes)
+        sent[key] = sent.get(key, 0) + each.bytes
+    counts = {(kind, "+".join(axes)): count for (kind, axes), count in made.counts().items()}
+    lines = [
+        "",
+        f"compiled for {made.target} in {made.seconds:.3g} s",
+        f"  {'arguments':32} {human(made.argument_bytes, 'B'):>10}",
+        f"  {'in between':32} {human(made.temp_bytes, 'B'):>10}",
+        f"  {'total':32} {human(made.total_bytes, 'B'):>10}   planned {human(plan.memory.total, 'B')}",
+        "",
+        f"{'sent by one device in a step':40} {'times':>6} {'bytes':>10} {'planned':>10}",
+    ]
+    for key in sorted({*planned, *sent}):
+        kind, axes = key
+        row = f"  {kind + ' along ' + axes:38} {counts.get(key, 0):>6.0f}"
+        lines.append(f"{row} {human(sent.get(key, 0), 'B'):>10} {human(planned.get(key, 0), 'B'):>10}")
+    lines += ["", "the most of it"]
+    for each in made.collectives[:8]:
+        place = "/".join(each.path) or "outside of modules"
+        words = f"{each.kind} along {'+'.join(each.axes)}"
+        lines.append(f"  {place:40} {words:32} {each.count:>5.0f} {human(each.bytes, 'B'):>10}")
+    return lines
 
 
 def _memory(plan: Plan) -> list[tuple[str, int]]:
@@ -96,6 +134,15 @@ def ranking(plans: Sequence[Plan]) -> str:
         for each in plans
     ]
     return "\n".join([head, *rows])
+
+
+def _compiled_json(made: Compiled | None) -> dict[str, Any] | None:
+    if made is None:
+        return None
+    rows = [
+        {**dataclasses.asdict(each), "path": "/".join(each.path), "axes": list(each.axes)} for each in made.collectives
+    ]
+    return {**dataclasses.asdict(made), "total_bytes": made.total_bytes, "collectives": rows}
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -141,5 +188,6 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "limit": plan.limit,
         "mfu": plan.mfu,
         "unknown_loops": ["/".join(path) for path in plan.costs.unknown_loops],
+        "compiled": _compiled_json(plan.compiled),
         "lints": [dataclasses.asdict(each) for each in plan.lints],
     }

@@ -1,0 +1,91 @@
+"""What a plan says of memory and traffic, beside what XLA makes of the same training step.
+
+``python -m benchmarks.compiled`` plans a Llama of 8 layers on ten meshes by three tables of rules, compiles each step
+for eight simulated devices, and prints for each the bytes on a device and what a device sends, planned over compiled.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from batiste import errors, plan
+from benchmarks import results
+from examples import llama
+
+MODEL = llama.Llama(dataclasses.replace(llama.TOY, vocab=1024, layers=8, features=256, hidden=768, heads=8, kv_heads=8))
+TOKENS = "int32[32,64]"
+MESHES = (
+    "data=8", "fsdp=8", "data=2,fsdp=4", "data=4,fsdp=2", "data=4,tensor=2", "data=2,tensor=4", "fsdp=4,tensor=2",
+    "fsdp=2,tensor=4", "data=2,fsdp=2,tensor=2", "tensor=8",
+)  # fmt: skip
+RULES = ("zero1+tensor", "fsdp", "fsdp+tensor")
+
+
+def sent(collectives: Any) -> dict[str, float]:
+    """Return what one device sends along each mesh axis."""
+    found: dict[str, float] = {}
+    for each in collectives:
+        name = "+".join(each.axes)
+        found[name] = found.get(name, 0) + each.bytes
+    return found
+
+
+def measure(mesh: str, rules: str) -> dict[str, Any]:
+    """Return the planned and the compiled figures of a step."""
+    made = plan.plan(MODEL, TOKENS, mesh=mesh, rules=rules, remat=False, compile=True)
+    compiled = made.compiled
+    assert compiled is not None  # noqa: S101 - it was asked for
+    return {
+        "mesh": mesh,
+        "rules": rules,
+        "state": made.memory.state,
+        "argument": compiled.argument_bytes,
+        "planned": made.memory.total,
+        "compiled": compiled.total_bytes,
+        "planned_sent": made.collective_bytes(),
+        "compiled_sent": sent(compiled.collectives),
+        "counts": [[kind, "+".join(axes), count] for (kind, axes), count in compiled.counts().items()],
+    }
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    """Print the table."""
+    print(f"{'mesh':24}{'rules':14}{'planned MB':>11}{'compiled':>10}{'ratio':>7}{'sent MB':>10}{'compiled':>10}")
+    for row in rows:
+        planned, compiled = sum(row["planned_sent"].values()), sum(row["compiled_sent"].values())
+        print(
+            f"{row['mesh']:24}{row['rules']:14}{row['planned'] / 1e6:11.2f}{row['compiled'] / 1e6:10.2f}"
+            f"{row['planned'] / row['compiled']:7.3f}{planned / 1e6:10.2f}{compiled / 1e6:10.2f}"
+        )
+    ratios = [row["planned"] / row["compiled"] for row in rows]
+    near = sum(abs(ratio - 1) <= 0.05 for ratio in ratios)
+    spread = f"median {statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}"
+    print(f"{near} of {len(rows)} within 5%; {spread}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, help="a folder for compiled.json")
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for mesh in MESHES:
+        for rules in RULES:
+            with contextlib.suppress(errors.IndivisibleAxisError):
+                rows.append(measure(mesh, rules))
+                sys.stderr.write(json.dumps(rows[-1]) + "\n")
+    report(rows)
+    if options.results:
+        results.write(options.results, "compiled", {"machine": results.machine(), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
