@@ -37,6 +37,13 @@ class ModuleRow:
       flops: the operations of matrix products and convolutions of it and all below, in all its calls.
       share: which share of the model's ``flops`` that is.
       activation_bytes: the size of what it and all below return, each module's output once for each call.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> rows = diagnose.summary(nn.Dense(4), jnp.ones((2, 3))).modules
+      >>> rows[0].path, rows[0].flops, rows[0].output
+      ('Dense', 48, 'float32[2, 4]')
     """
 
     path: str

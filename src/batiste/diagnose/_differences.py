@@ -50,6 +50,14 @@ class Difference:
       before: what it was, in words.
       after: what it is.
       why: why that matters or what to do about it, where that is not plain; else "".
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import diagnose
+      >>> before, after = ((np.ones(2),), {}), ((np.ones(3),), {})
+      >>> (found,) = diagnose.explain_retrace(before, after).differences
+      >>> found.path, found.what, found.before, found.after
+      ('args[0]', 'shape', '(2,)', '(3,)')
     """
 
     path: str

@@ -43,6 +43,13 @@ class Memory:
       activations: the most that lives beside these at one time, as the model is.
       activations_saved: the same where all that is computed is kept for the gradients.
       activations_remat: the same where each turn of a loop is computed again.
+
+    Example:
+      >>> from batiste import nn
+      >>> from batiste.plan import plan
+      >>> found = plan(nn.Dense(4), "float32[2,3]", optimizer="sgd", remat=False)
+      >>> found.memory.params, found.memory.gradients, found.memory.batch
+      (64, 64, 24)
     """
 
     params: int
@@ -79,6 +86,13 @@ class Plan:
       costs: the gradients: FLOPs, bytes, collectives by module.
       update: the optimiser's part.
       lints: what could be better.
+
+    Example:
+      >>> from batiste import nn
+      >>> from batiste.plan import plan
+      >>> found = plan(nn.Dense(4), "float32[2,3]", hbm="1GB", remat=False)
+      >>> found.name, found.devices, found.fits
+      ('Dense', 1, True)
     """
 
     name: str
@@ -185,6 +199,14 @@ def plan(
     Raises:
       ArgumentError: an argument is none of these.
       ShardError: the rules do not fit the model or the mesh.
+
+    Example:
+      >>> from batiste import nn
+      >>> from batiste.plan import plan
+      >>> layer, x = nn.Dense(64), "float32[32,64]"
+      >>> found = plan(layer, x, mesh="fsdp=4", rules="fsdp", hbm="80GB")
+      >>> found.fits, found.memory.params, found.flops
+      (True, 4352, 524288)
     """
     if isinstance(model, type) or not hasattr(model, "init"):
         raise InvalidInstanceModuleError(call="init", given=repr(model))
