@@ -101,7 +101,7 @@ def docstring_examples():
 
 EXAMPLES = tuple(docstring_examples())
 NOT_RUN = frozenset({"Aim", "Mlflow", "Wandb", "compile_cache", "from_datasets", "from_tf", "from_torch", "launch"})
-"""Whose example is not run: it needs a package that tests do not have, sets JAX for the whole process, or starts more."""
+"""Whose example is not run: it needs a package that tests lack, sets JAX for the whole process, or starts others."""
 
 
 @pytest.mark.usefixtures("users_rules")

@@ -117,6 +117,11 @@ class Blueprint:
             """Run the module."""
             ...
 
+    def __dir__(self) -> list[str]:
+        """Leave out what is the library's own, so that completion offers what users call."""
+        own = {"fingerprint_by_place", "fingerprint_skips", *Blueprint.fingerprint_skips, "lifted_from_"}
+        return [name for name in super().__dir__() if name not in own]
+
     def _attach(self) -> None:
         """Bind this module to the scope that its parent gives."""
         raise TypeError(type(self).__name__)
