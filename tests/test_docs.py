@@ -79,6 +79,49 @@ def test_a_block_marked_no_run_is_compiled_only():
             execute(broken, "page.md", module)
 
 
+def prose(text):
+    """Return a page without its blocks and spans of code."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^ *(```+).*?^ *\1", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def anchors(text):
+    """Return the names of a page's headings as links have them, by GitHub's rule and by that of Sphinx."""
+    outside = re.sub(r"^ *(```+).*?^ *\1", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = [heading.strip().lower() for heading in re.findall(r"^#+ +(.*)", outside, re.MULTILINE)]
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in headings} | {
+        re.sub(r"\W+", "-", heading).strip("-") for heading in headings
+    }
+
+
+def broken_links(root):
+    """Yield the links within the project's pages that lead nowhere."""
+    generated = {f"{name}.md" for name in reference_pages.public_modules(SOURCE)}
+    for path in [
+        *root.glob("*.md"),
+        *(page for top in ("docs", "benchmarks", "examples") for page in (root / top).rglob("*.md")),
+    ]:
+        if path.is_relative_to(root / "docs" / "reference" / "api"):
+            continue
+        for link in re.findall(r"\]\(([^)\s]+)\)", prose(path.read_text(encoding="utf-8"))):
+            aim, _, fragment = link.partition("#")
+            target = (path.parent / aim).resolve() if aim else path
+            if ":" in aim or (target.parent.name == "api" and target.name in generated):
+                continue
+            text = target.read_text(encoding="utf-8") if target.suffix == ".md" and target.exists() else ""
+            if not target.exists() or (fragment and text and fragment not in anchors(text)):
+                yield f"{path.relative_to(root)}: {link}"
+
+
+def test_links_lead_somewhere():
+    assert list(broken_links(ROOT)) == []
+
+
+def test_a_broken_link_is_found(tmp_path):
+    page = "# One *two*\n\n[a](#one-two) [b](other.md) [c](#three) `[d](none)` [e](https://example.org)\n"
+    (tmp_path / "page.md").write_text(page, encoding="utf-8")
+    assert list(broken_links(tmp_path)) == ["page.md: other.md", "page.md: #three"]
+
+
 @pytest.mark.parametrize("name", tuple(reference_pages.public_modules(SOURCE)))
 def test_reference_has_every_public_name(name):
     page = reference_pages.page(SOURCE, name)
