@@ -50,9 +50,14 @@ class Broadcast:
     """The type of ``broadcast``.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from batiste import nn
-      >>> type(nn.broadcast).__name__
-      'Broadcast'
+      >>> class Sum(nn.Module):
+      ...     def __call__(self, carry, x, scale):
+      ...         return carry + scale * x, None
+      >>> scanned = nn.scan(Sum, in_axes=(0, nn.broadcast))
+      >>> scanned().apply({}, 0.0, jnp.arange(3.0), 10.0)[0].item()
+      30.0
     """
 
     def __repr__(self) -> str:
