@@ -131,7 +131,7 @@ def _describe(value: Any) -> str:
         return ", ".join(f"{name} {_number(entry)}" for name, entry in value._asdict().items())
     if isinstance(value, tuple):
         counts = cast("Any", value)[0]
-        return f"histogram of {int(np.sum(counts)):,} elements"
+        return f"histogram of {int(counts.sum()):,} elements"
     return f"{value.dtype}{list(value.shape)}"
 
 

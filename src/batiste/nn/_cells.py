@@ -596,4 +596,5 @@ def _single(cell: Any, carry: Any) -> Array:
 
 
 def _describe(carry: Any) -> str:
-    return str(jax.tree.map(np.shape, carry)) if isinstance(carry, tuple | list) else f"shape {np.shape(carry)}"
+    shapes = jax.tree.map(cast("Any", np.shape), carry)
+    return str(shapes) if isinstance(carry, tuple | list) else f"shape {np.shape(carry)}"

@@ -195,7 +195,7 @@ def quantize_dequantize_update(
 # Fake quantisation, of values on the way in and of gradients on the way back.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(cast("Any", jax.custom_vjp), nondiff_argnums=(0, 1))
 def in_qdq(compute_dtype: DTypeLike, q_dtype: DTypeLike, inp: Array, scale: Array, amax_history: Array) -> Array:
     """Return ``inp`` fake-quantised; its gradient passes, and scale and history get their next values as gradients.
 
@@ -227,7 +227,7 @@ def _in_qdq_backward(
 in_qdq.defvjp(_in_qdq_forward, _in_qdq_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(cast("Any", jax.custom_vjp), nondiff_argnums=(0, 1))
 def out_qdq(compute_dtype: DTypeLike, q_dtype: DTypeLike, out: Array, scale: Array, amax_history: Array) -> Array:
     """Return ``out`` as it is; its gradient is fake-quantised, and scale and history follow the gradient.
 
@@ -302,7 +302,7 @@ def _dot_general_tangent(
 # Products of the 8-bit values themselves.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(cast("Any", jax.custom_vjp), nondiff_argnums=(0, 1))
 def in_q(
     compute_dtype: DTypeLike, q_dtype: DTypeLike, inp: Array, scale: Array, amax_history: Array
 ) -> tuple[Array, Array]:
@@ -339,7 +339,7 @@ def _in_q_backward(
 in_q.defvjp(_in_q_forward, _in_q_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(cast("Any", jax.custom_vjp), nondiff_argnums=(0,))
 def out_dq(dq_type: DTypeLike, lhs_scale: Array, rhs_scale: Array, out: Array) -> Array:
     """Return the product of 8-bit values scaled back, in ``dq_type``; the gradient passes as it is.
 
@@ -365,7 +365,7 @@ def _out_dq_backward(dq_type: DTypeLike, _: None, gradient: Array) -> tuple[None
 out_dq.defvjp(_out_dq_forward, _out_dq_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(8, 9))
+@functools.partial(cast("Any", jax.custom_vjp), nondiff_argnums=(8, 9))
 def quantized_dot(
     lhs: Array,
     q_lhs: Array,
