@@ -12,7 +12,7 @@ class Model(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.relu(nn.Conv(4, (3, 3))(x))
-        x = nn.LayerNorm()(nn.avg_pool(x, (2, 2), strides=(2, 2)))
+        x = nn.LayerNorm()(nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2)))
         return nn.Dense(3)(x.reshape(x.shape[0], -1))
 
 
