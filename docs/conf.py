@@ -4,6 +4,7 @@
 to, stops the build.
 """
 
+import re
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -31,6 +32,7 @@ extensions = [
 exclude_patterns: list[str] = []
 html_theme = "furo"
 html_title = f"batiste {release}"
+html_search_scorer = "scorer.js"
 
 add_module_names = False
 autodoc_member_order = "bysource"
@@ -48,6 +50,20 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 
+def without_dead_links(app: Sphinx, error: Exception | None) -> None:
+    """Take links out of the pages of sources that lead nowhere.
+
+    Sphinx names a link back after whichever page has documented a file last, and lists ``builtins``, which has no page.
+    """
+    for path in () if error else (app.outdir / "_modules").rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        kept = re.sub(r'<a class="viewcode-back"[^>]*>.*?</a>', "", text)
+        kept = re.sub(r'<li><a href="builtins.html">.*?</li>', "", kept)
+        if kept != text:
+            path.write_text(kept, encoding="utf-8")
+
+
 def setup(app: Sphinx) -> None:
     """Write the pages of the reference before Sphinx reads the sources."""
+    app.connect("build-finished", without_dead_links)
     app.connect("config-inited", lambda *_: reference_pages.write(HERE.parent / "src", HERE / "reference" / "api"))

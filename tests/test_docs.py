@@ -7,6 +7,7 @@ marked `python needs=haiku` is about that library, and only compiled where it is
 Pages with ```output blocks are run, in the same way, by `tests/examples/test_outputs.py`, and not here again.
 """
 
+import ast
 import doctest
 import importlib
 import importlib.util
@@ -96,6 +97,49 @@ def test_a_block_marked_no_run_is_compiled_only():
             execute(broken, "page.md", module)
 
 
+def prose(text):
+    """Return a page without its blocks and spans of code."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^ *(```+).*?^ *\1", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def anchors(text):
+    """Return the names of a page's headings as links have them, by GitHub's rule and by that of Sphinx."""
+    outside = re.sub(r"^ *(```+).*?^ *\1", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = [heading.strip().lower() for heading in re.findall(r"^#+ +(.*)", outside, re.MULTILINE)]
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in headings} | {
+        re.sub(r"\W+", "-", heading).strip("-") for heading in headings
+    }
+
+
+def broken_links(root):
+    """Yield the links within the project's pages that lead nowhere."""
+    generated = {f"{name}.md" for name in reference_pages.public_modules(SOURCE)}
+    for path in [
+        *root.glob("*.md"),
+        *(page for top in ("docs", "benchmarks", "examples") for page in (root / top).rglob("*.md")),
+    ]:
+        if path.is_relative_to(root / "docs" / "reference" / "api"):
+            continue
+        for link in re.findall(r"\]\(([^)\s]+)\)", prose(path.read_text(encoding="utf-8"))):
+            aim, _, fragment = link.partition("#")
+            target = (path.parent / aim).resolve() if aim else path
+            if ":" in aim or (target.parent.name == "api" and target.name in generated):
+                continue
+            text = target.read_text(encoding="utf-8") if target.suffix == ".md" and target.exists() else ""
+            if not target.exists() or (fragment and text and fragment not in anchors(text)):
+                yield f"{path.relative_to(root)}: {link}"
+
+
+def test_links_lead_somewhere():
+    assert list(broken_links(ROOT)) == []
+
+
+def test_a_broken_link_is_found(tmp_path):
+    page = "# One *two*\n\n[a](#one-two) [b](other.md) [c](#three) `[d](none)` [e](https://example.org)\n"
+    (tmp_path / "page.md").write_text(page, encoding="utf-8")
+    assert list(broken_links(tmp_path)) == ["page.md: other.md", "page.md: #three"]
+
+
 @pytest.mark.parametrize("name", tuple(reference_pages.public_modules(SOURCE)))
 def test_reference_has_every_public_name(name):
     page = reference_pages.page(SOURCE, name)
@@ -103,33 +147,63 @@ def test_reference_has_every_public_name(name):
     assert missing == []
 
 
+def docstring_examples():
+    """Yield the examples of each docstring as a test of its own, with no more names than it imports."""
+    parser = doctest.DocTestParser()
+    for path in sorted((SOURCE / "batiste").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)) if ">>> " in text else ():
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                said = ast.get_docstring(node) or ""
+                name = f"{path.relative_to(SOURCE)}:{getattr(node, 'name', '')}"
+                if ">>> " in said:
+                    yield parser.get_doctest(said, {"__name__": "__main__"}, name, str(path), None)
+
+
+EXAMPLES = tuple(docstring_examples())
+NOT_RUN = frozenset({"Aim", "Mlflow", "Wandb", "compile_cache", "from_datasets", "from_tf", "from_torch", "launch"})
+"""Whose example is not run: it needs a package that tests lack, sets JAX for the whole process, or starts others."""
+
+
 @pytest.mark.usefixtures("users_rules")
-def test_docstring_examples_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("file", sorted({example.name.partition(":")[0] for example in EXAMPLES}))
+def test_docstring_examples_run(file, tmp_path, monkeypatch):
     report = io.StringIO()
     failed = 0
-    for path in sorted((SOURCE / "batiste").rglob("*.py")):
-        if ">>> " not in path.read_text(encoding="utf-8"):
-            continue
-        parts = path.relative_to(SOURCE).with_suffix("").parts
-        module = importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    for number, example in enumerate(each for each in EXAMPLES if each.name.partition(":")[0] == file):
+        (tmp_path / str(number)).mkdir()
+        monkeypatch.chdir(tmp_path / str(number))
         runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-        for example in doctest.DocTestFinder(exclude_empty=True).find(module):
-            failed += runner.run(example, out=report.write).failed
+        failed += runner.run(example, out=report.write).failed
     assert failed == 0, report.getvalue()
 
 
-WITHOUT_EXAMPLE = MappingProxyType({"nn": 90, "tree": 35, "shard": 27, "checkpoint": 20, "train": 49})
+def test_examples_that_do_not_run_are_counted():
+    skipped = {
+        example.name.partition(":")[2]
+        for example in EXAMPLES
+        if any(doctest.SKIP in line.options for line in example.examples)
+    }
+    assert skipped == NOT_RUN
+
+
+WITHOUT_EXAMPLE = MappingProxyType({"batiste.core": 36, "batiste.module": 13})
 """How many functions and classes of a package have no example in their docstring: a number that only goes down."""
 
+OTHERWISE = ("batiste.cli", "batiste.compat", "batiste.errors")
+"""Packages whose examples are elsewhere: pages of the docs, Flax's own documentation, the catalogue of errors."""
 
-@pytest.mark.parametrize("name", WITHOUT_EXAMPLE)
+
+@pytest.mark.parametrize(
+    "name", [each for each in reference_pages.public_modules(SOURCE) if not each.startswith(OTHERWISE)]
+)
 def test_public_names_have_examples(name):
-    module = importlib.import_module(f"batiste.{name}")
+    module = importlib.import_module(name)
     values = {public: getattr(module, public) for public in module.__all__}
     missing = [public for public, value in values.items() if is_ours(value) and not has_example(value)]
-    assert len(missing) <= WITHOUT_EXAMPLE[name], f"a new name has no example in its docstring; without one: {missing}"
-    assert len(missing) == WITHOUT_EXAMPLE[name], f"write {len(missing)} for {name!r} into WITHOUT_EXAMPLE"
+    allowed = WITHOUT_EXAMPLE.get(name, 0)
+    assert len(missing) <= allowed, f"a new name has no example in its docstring; without one: {missing}"
+    assert len(missing) == allowed, f"write {len(missing)} for {name!r} into WITHOUT_EXAMPLE"
 
 
 def is_ours(value):

@@ -142,6 +142,16 @@ def test_a_bare_install_works_and_says_what_is_missing(fresh_python, tmp_path):
     assert answer.stdout == "bare\n", answer.stderr
 
 
+def test_the_source_archive_has_what_tests_read():
+    archive = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    brought = {name.lstrip("/") for name in archive} | {"LICENSE", "README.md", "pyproject.toml"}
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
+    read = {name for text in texts for name in re.findall(r'ROOT / "([^"/]+)', text)}
+    read = {name for name in read if (ROOT / name).exists()} - {"build"}
+    assert {".github", "src"} <= read
+    assert read <= brought, f"add these to the source archive in pyproject.toml: {sorted(read - brought)}"
+
+
 def test_the_version_is_said_once():
     assert PROJECT["project"]["dynamic"] == ["version"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", batiste.__version__)

@@ -61,6 +61,14 @@ def canonicalize_dtype(*args: ArrayLike | None, dtype: DTypeLike | None = None, 
     Raises:
       ArgumentError: ``dtype`` is none.
       InexactDtypeError: ``dtype`` is an integer or Boolean type, and ``inexact`` is true.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import dtypes
+      >>> dtypes.canonicalize_dtype(jnp.ones(2, jnp.bfloat16), jnp.ones(2))
+      dtype('float32')
+      >>> dtypes.canonicalize_dtype(jnp.arange(2))
+      dtype('float32')
     """
     if dtype is None:
         found = _shared(args)
@@ -93,6 +101,13 @@ def promote_dtype(*args: Any, dtype: DTypeLike | None = None, inexact: bool = Tr
 
     Raises:
       InexactDtypeError: ``dtype`` is an integer or Boolean type, and ``inexact`` is true.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import dtypes
+      >>> x, y = dtypes.promote_dtype(jnp.arange(2), jnp.ones(2, jnp.bfloat16))
+      >>> x.dtype == y.dtype == jnp.bfloat16
+      True
     """
     target = np.dtype(canonicalize_dtype(*args, dtype=dtype, inexact=inexact))
     return [None if arg is None else cast(arg, target) for arg in args]
@@ -103,6 +118,13 @@ def cast(array: ArrayLike, dtype: DTypeLike) -> Array:
 
     Raises:
       ArgumentError: ``dtype`` is none.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import dtypes
+      >>> x = jnp.ones(2)
+      >>> dtypes.cast(x, "float32") is x, dtypes.cast(x, "float16").dtype
+      (True, dtype('float16'))
     """
     try:
         if isinstance(array, jax.Array) and array.dtype == dtype and not array.weak_type:
@@ -118,6 +140,11 @@ def reduction_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 
     Raises:
       ArgumentError: ``dtype`` is none.
+
+    Example:
+      >>> from batiste import dtypes
+      >>> dtypes.reduction_dtype("bfloat16"), dtypes.reduction_dtype("float64")
+      (dtype('float32'), dtype('float64'))
     """
     try:
         kind = np.dtype(dtype)
@@ -127,7 +154,14 @@ def reduction_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 
 
 def square_dtype(dtype: DTypeLike) -> DTypeLike:
-    """Return float32 for float16, and any other dtype as it is: a dtype in which squares are finite, and 1e-8 not 0."""
+    """Return float32 for float16, and any other dtype as it is: a dtype in which squares are finite, and 1e-8 not 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import dtypes
+      >>> dtypes.square_dtype(jnp.dtype("float16"))
+      dtype('float32')
+    """
     return _FLOAT32 if dtype == np.float16 else dtype
 
 
@@ -135,6 +169,13 @@ def matched(first: Array, second: Array) -> tuple[Array, Array]:
     """Return both arrays in the dtype that they promote to, under strict promotion too.
 
     For formulas that mix dtypes on purpose, such as a normalisation in half precision with statistics in float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import dtypes
+      >>> x, y = dtypes.matched(jnp.ones(2, jnp.bfloat16), jnp.ones(2))
+      >>> x.dtype, y.dtype
+      (dtype('float32'), dtype('float32'))
     """
     if first.dtype == second.dtype:
         return first, second
@@ -161,5 +202,13 @@ def _shared(args: tuple[ArrayLike | None, ...]) -> np.dtype[Any] | None:
 
 @functools.cache
 def is_array_class(kind: type) -> bool:
-    """Return whether objects of a class are JAX's arrays; asking JAX for each object takes five times longer."""
+    """Return whether objects of a class are JAX's arrays; asking JAX for each object takes five times longer.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from batiste import dtypes
+      >>> dtypes.is_array_class(type(jnp.ones(2))), dtypes.is_array_class(np.ndarray)
+      (True, False)
+    """
     return issubclass(kind, jax.Array)

@@ -58,6 +58,16 @@ def field(pytree_node: bool = True, *, metadata: Mapping[str, Any] | None = None
       pytree_node: True for data that JAX walks into, False for a static value: hashable, compared with ``==``.
       metadata: anything to keep beside the field, as in ``dataclasses.field``.
       **options: every other argument of ``dataclasses.field``: ``default``, ``default_factory``, ``kw_only``, ...
+
+    Example:
+      >>> import jax
+      >>> from batiste import struct
+      >>> @struct.dataclass
+      ... class Point:
+      ...     x: float
+      ...     name: str = struct.field(pytree_node=False, default="here")
+      >>> jax.tree.leaves(Point(1.0))
+      [1.0]
     """
     if metadata is not None:
         mapping(metadata, "metadata", "struct.field", what="a dict")
@@ -84,6 +94,16 @@ def dataclass(cls: type[T] | None = None, /, **options: Any) -> type[T] | Callab
 
     Returns:
       The class; a class that is a pytree dataclass already is returned as it is.
+
+    Example:
+      >>> import jax
+      >>> from batiste import struct
+      >>> @struct.dataclass
+      ... class Point:
+      ...     x: float
+      ...     y: float
+      >>> jax.tree.map(lambda x: 2 * x, Point(1.0, 2.0))
+      Point(x=2.0, y=4.0)
     """
     if cls is None:
         return lambda decorated: dataclass(decorated, **options)
@@ -97,6 +117,16 @@ class PyTreeNode:
     """A base that makes every subclass a frozen dataclass and a pytree node, as ``dataclass`` does.
 
     Options are given where the class is declared: ``class State(PyTreeNode, kw_only=True)``.
+
+    Example:
+      >>> import jax
+      >>> from batiste import struct
+      >>> class Point(struct.PyTreeNode):
+      ...     x: float
+      ...     name: str = struct.field(pytree_node=False, default="here")
+      >>> doubled = jax.tree.map(lambda x: 2 * x, Point(x=1.5))
+      >>> doubled, doubled.replace(x=0.0).x
+      (Point(x=3.0, name='here'), 0.0)
     """
 
     def __init_subclass__(cls, **options: Any) -> None:

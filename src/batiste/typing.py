@@ -72,7 +72,18 @@ DotGeneral: TypeAlias = Callable[..., jax.Array]
 
 
 class Initializer(Protocol):
-    """A function that draws an initial value, with the signature of those in ``jax.nn.initializers``."""
+    """A function that draws an initial value, with the signature of those in ``jax.nn.initializers``.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> def halves(key, shape, dtype=jnp.float32):
+      ...     return jnp.full(shape, 0.5, dtype)
+      >>> layer = nn.Dense(2, kernel_init=halves)
+      >>> layer.init(jax.random.key(0), jnp.ones(1))["params"]["kernel"].tolist()
+      [[0.5, 0.5]]
+    """
 
     def __call__(self, key: Key, shape: Shape, dtype: DTypeLike = ..., /) -> Array:
         """Return an array of ``shape`` and ``dtype``, drawn with ``key``."""

@@ -306,6 +306,10 @@ def test_oversized():
     long_function = f"def f():\n{lines}"
     assert len(rules.oversized(file(long_function))) == 1
     assert rules.oversized(file(long_function[: long_function.rindex("\n")])) == []
+    example = '    """Do it.\n\n    Example:\n      >>> f()\n      >>> f()\n    """\n'
+    shown = f"def f():\n{example}" + lines.partition("\n")[2]
+    assert rules.oversized(file(shown[: shown.rindex("\n    x76")])) == []
+    assert len(rules.oversized(file(shown.replace("Example:", "Or else:")))) == 1
     assert len(rules.oversized(file("x = 3\n" * 601))) == 1
     assert rules.oversized(file("x = 3\n" * 600)) == []
 

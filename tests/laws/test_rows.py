@@ -28,6 +28,26 @@ NO_LAW = {
     "SelfAttention": "MultiHeadDotProductAttention with one input",
 }
 """Layers that no law runs over, with the reason."""
+NO_NUMBERS = {
+    **{name: "products in eight bits; tests/nn/test_fp8.py" for name in NO_LAW if "Fp8" in name},
+    "ConvLSTMCell": "convolutions and gates that have rows",
+    "ConvLocal": "a product that has rows, over patches",
+    "Dropout": "kept values are divided by one number",
+    "Einsum": "a product that has rows",
+    "MoE": "products and a softmax that have rows; tests/nn/test_moe.py",
+    "PReLU": "one product a number",
+    "RNNCellBase": "a base without a call",
+    "Repeat": "runs other layers",
+    "SelfAttention": "MultiHeadDotProductAttention with one input",
+    "Sequential": "runs other layers",
+}
+"""Layers whose numbers are compared with no wider ones in tests/numerics, with the reason."""
+
+
+def named(name, *folders):
+    """Return whether a word stands in a Python file of these folders of the tests."""
+    texts = (path.read_text(encoding="utf-8") for folder in folders for path in (TESTS / folder).glob("*.py"))
+    return any(re.search(rf"\b{name}\b", text) for text in texts)
 
 
 def test_every_layer_has_a_row_in_the_laws():
@@ -57,11 +77,23 @@ def test_every_layer_is_in_a_group_of_the_reference(name):
 
 @pytest.mark.parametrize("name", [name for name in LAYERS if "base" not in NO_LAW.get(name, "")])
 def test_every_layer_is_compared_or_tested_by_name(name):
-    files = [*(TESTS / "nn").glob("test_*.py"), *(TESTS / "module").glob("test_*.py")]
-    found = any(re.search(rf"\b{name}\b", path.read_text(encoding="utf-8")) for path in files)
-    assert found, (
+    assert named(name, "nn", "module"), (
         f"{name} is in no file of tests/nn: add a test, against Linen where it has the layer (tests/nn/oracle.py)"
     )
+
+
+def test_every_layer_has_a_row_in_numerics():
+    missing = [name for name in LAYERS if name not in NO_NUMBERS and not named(name, "numerics")]
+    assert not missing, (
+        f"{missing}: add a row to ROWS in tests/numerics/test_table.py, then `make test ARGS=tests/numerics`; "
+        "or, where the layer computes nothing of its own, a reason to NO_NUMBERS in tests/laws/test_rows.py"
+    )
+    assert [name for name in NO_NUMBERS if name not in LAYERS or named(name, "numerics")] == []
+
+
+def test_every_layer_has_a_type():
+    missing = [name for name in LAYERS if "base" not in NO_LAW.get(name, "") and not named(f"nn.{name}", "typing")]
+    assert not missing, f"{missing}: add a row to tests/typing/layers.py, then `make test ARGS=tests/test_typing.py`"
 
 
 def test_the_reference_shows_calls_and_what_private_bases_have():

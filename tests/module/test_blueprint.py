@@ -356,3 +356,12 @@ def fields_that_are_set_by_other_means(nn):
 
 def test_linen_sets_fields_so():
     same(fields_that_are_set_by_other_means)
+
+
+def test_completion_offers_what_users_call():
+    class Model(Module):
+        features: int = 3
+
+    public = [name for name in dir(Model()) if not name.startswith("_")]
+    assert [name for name in public if name.endswith("_") or "fingerprint" in name] == []
+    assert {"apply", "features", "init", "name", "scope", "tabulate"} <= set(public)

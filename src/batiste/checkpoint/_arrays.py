@@ -150,7 +150,7 @@ def wrap_key(data: Any, implementation: str) -> jax.Array:
     import jax
 
     try:
-        return cast("jax.Array", jax.random.wrap_key_data(jax.numpy.asarray(data), impl=implementation))
+        return cast("Any", jax.random).wrap_key_data(jax.numpy.asarray(data), impl=implementation)
     except (ValueError, TypeError) as error:
         reason = f"random keys {data.dtype}{list(data.shape)} cannot be of {implementation!r} in this JAX"
         cure = "Register that implementation first, or read their data: `checkpoint.open(path).lazy(leaf)`."

@@ -61,6 +61,13 @@ class SaveHandle:
 
     Attributes:
       path: where the checkpoint will be.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import checkpoint
+      >>> handle = checkpoint.save_async("run", {"w": np.ones(3)})
+      >>> handle.wait(), handle.done
+      (True, True)
     """
 
     def __init__(self, path: Path, write: Callable[[], None]) -> None:

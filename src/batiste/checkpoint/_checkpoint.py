@@ -42,6 +42,17 @@ class Checkpoint:
 
     Args:
       source: the format's reader.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import checkpoint
+      >>> variables = {"params": {"kernel": np.ones((2, 3))}}
+      >>> checkpoint.save("run.safetensors", variables, step=7)
+      >>> opened = checkpoint.open("run.safetensors")
+      >>> opened.paths(), opened.step
+      (['params/kernel'], 7)
+      >>> float(opened["params/kernel"]["params"]["kernel"].read().sum())
+      6.0
     """
 
     def __init__(self, source: Source) -> None:
@@ -204,6 +215,17 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:  # noqa: A001 - `checkpoin
       CheckpointFormatError: if it is none of the formats.
       DamagedCheckpointError: if the manifest is not as it was written.
       RefusedCheckpointError: if the file says what no honest checkpoint says.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import checkpoint
+      >>> params = {"kernel": np.ones((2, 3)), "bias": np.ones(3)}
+      >>> checkpoint.save("run", params, step=7)
+      >>> opened = checkpoint.open("run")
+      >>> opened.manifest.records["kernel"].shape, opened.step
+      ((2, 3), 7)
+      >>> opened.lazy("bias").read().tolist()
+      [1.0, 1.0, 1.0]
     """
     return Checkpoint(open_source(path))
 

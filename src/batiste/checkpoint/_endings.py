@@ -54,6 +54,11 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     Raises:
       ArgumentError: if it is no path.
       CheckpointArgumentError: if the ending is that of a file, or nearly so, and no such file is written.
+
+    Example:
+      >>> from batiste import checkpoint
+      >>> checkpoint.format_of("run.safetensors"), checkpoint.format_of("run")
+      ('safetensors', 'orbax')
     """
     name = Path(checked_path(path, "path", "checkpoint.format_of")).name
     ending = Path(name).suffix

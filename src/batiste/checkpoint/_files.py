@@ -134,7 +134,15 @@ def remove(path: Path) -> None:
 
 
 def leftovers(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return what interrupted saves and removals have left in a folder."""
+    """Return what interrupted saves and removals have left in a folder.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import checkpoint
+      >>> checkpoint.save("folder/run", {"w": np.ones(3)})
+      >>> checkpoint.leftovers("folder")
+      []
+    """
     found = resolve(folder, "checkpoint.leftovers", "folder")
     return sorted(entry for entry in found.iterdir() if _LEFTOVER.fullmatch(entry.name)) if found.is_dir() else []
 
@@ -149,6 +157,13 @@ def cleanup(folder: str | os.PathLike[str]) -> list[Path]:
 
     Raises:
       CheckpointWriteError: if the operating system refuses.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import checkpoint
+      >>> checkpoint.save("folder/run", {"w": np.ones(3)})
+      >>> checkpoint.cleanup("folder")  # no save was interrupted
+      []
     """
     gone = leftovers(folder)
     for entry in gone:

@@ -42,6 +42,17 @@ class Manager:
 
     Raises:
       ArgumentError: if the folder is no path, ``keep`` are no rules, or the clock cannot be called.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import checkpoint
+      >>> manager = checkpoint.Manager("run", keep=[checkpoint.KeepLast(2)])
+      >>> for step in (10, 20, 30):
+      ...     manager.save(step, {"w": np.full(2, step)}, metrics={"loss": 1 / step})
+      >>> manager.steps(), manager.latest()
+      ([20, 30], 30)
+      >>> manager.restore()["w"].tolist()
+      [30, 30]
     """
 
     def __init__(

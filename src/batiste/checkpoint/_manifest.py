@@ -80,6 +80,15 @@ class Manifest:
       opaque: what is there and is neither an array nor plain, in words by path; only in files of other programs.
       files: size and digest of each file beside the manifest, by relative path; no digest ("") for a large file of
         arrays, of which each has its own.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import checkpoint
+      >>> params = {"w": np.ones((2, 3), np.float32)}
+      >>> checkpoint.save("run", params, metadata={"note": "first"})
+      >>> manifest = checkpoint.open("run").manifest
+      >>> manifest.bytes, manifest.metadata, list(manifest.records)
+      (24, {'note': 'first'}, ['w'])
     """
 
     records: dict[str, Record]

@@ -113,6 +113,17 @@ def restore(
       RefusedCheckpointError: if there are opaque entries, and no target says what is wanted.
       CheckpointNotFoundError: if there is nothing.
       CheckpointFormatError: if it is none of the formats.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import checkpoint
+      >>> checkpoint.save("run", {"kernel": np.ones((2, 3)), "bias": np.ones(3)})
+      >>> checkpoint.restore("run")["kernel"].shape
+      (2, 3)
+      >>> target = {"kernel": np.zeros((2, 3)), "scale": np.full(3, 2.0)}
+      >>> restored = checkpoint.restore("run", target, missing="init", extra="drop")
+      >>> restored["kernel"].tolist(), restored["scale"].tolist()
+      ([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], [2.0, 2.0, 2.0])
     """
     if spans_processes(target, shardings):
         where = path.path if isinstance(path, Checkpoint) else path

@@ -41,6 +41,12 @@ class Saved:
       step: the training step.
       saved_at: seconds since 1970, by the clock of the save.
       metadata: what the user saved with it; ``metrics`` are in ``metadata["metrics"]``.
+
+    Example:
+      >>> from batiste import checkpoint
+      >>> saved = checkpoint.Saved(100, 0.0, {"metrics": {"loss": 0.5}})
+      >>> saved.metadata["metrics"]["loss"]
+      0.5
     """
 
     step: int
@@ -49,7 +55,20 @@ class Saved:
 
 
 class KeepRule(Protocol):
-    """A rule of retention."""
+    """A rule of retention.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import checkpoint
+      >>> class KeepFirst:
+      ...     def keep(self, saved, now):
+      ...         return {saved[0].step}
+      >>> manager = checkpoint.Manager("run", keep=[KeepFirst()])
+      >>> for step in (1, 2, 3):
+      ...     manager.save(step, {"w": np.ones(2)})
+      >>> manager.steps()
+      [1, 3]
+    """
 
     def keep(self, saved: Sequence[Saved], now: float) -> Iterable[int]:
         """Return the steps to keep, of those saved, which come in order of their steps."""
@@ -62,6 +81,15 @@ class KeepLast:
 
     Raises:
       ArgumentError: if ``count`` is no such integer.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import checkpoint
+      >>> manager = checkpoint.Manager("run", keep=[checkpoint.KeepLast(2)])
+      >>> for step in (1, 2, 3):
+      ...     manager.save(step, {"w": np.ones(2)})
+      >>> manager.steps()
+      [2, 3]
     """
 
     count: int
@@ -81,6 +109,12 @@ class KeepEvery:
 
     Raises:
       ArgumentError: if ``steps`` is no such integer.
+
+    Example:
+      >>> from batiste import checkpoint
+      >>> saved = [checkpoint.Saved(step, 0.0, {}) for step in (50, 100, 150, 200)]
+      >>> sorted(checkpoint.KeepEvery(100).keep(saved, now=0.0))
+      [100, 200]
     """
 
     steps: int
@@ -100,6 +134,12 @@ class KeepRecent:
 
     Raises:
       ArgumentError: if ``seconds`` is no such number.
+
+    Example:
+      >>> from batiste import checkpoint
+      >>> saved = [checkpoint.Saved(step, 60.0 * step, {}) for step in (1, 2, 3)]
+      >>> sorted(checkpoint.KeepRecent(seconds=90).keep(saved, now=200.0))
+      [2, 3]
     """
 
     seconds: float
@@ -121,6 +161,14 @@ class KeepBest:
 
     Raises:
       ArgumentError: if the metric is no name, the count is below 1, or the mode is unknown.
+
+    Example:
+      >>> from batiste import checkpoint
+      >>> losses = {1: 0.9, 2: 0.3, 3: 0.5}
+      >>> metadata = lambda loss: {"metrics": {"loss": loss}}
+      >>> saved = [checkpoint.Saved(step, 0.0, metadata(losses[step])) for step in losses]
+      >>> sorted(checkpoint.KeepBest("loss", count=2).keep(saved, now=0.0))
+      [2, 3]
     """
 
     metric: str

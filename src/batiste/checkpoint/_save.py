@@ -111,6 +111,15 @@ def save(
       UnsavableTreeError: if a container cannot be written down.
       FormatLossError: if the format has no place for something and ``lossy`` is not set.
       CheckpointWriteError: if the operating system refuses; what was there before is untouched.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import checkpoint
+      >>> state = {"w": np.ones((2, 3)), "step": 7}
+      >>> for name in ("run", "run.npz", "run.safetensors"):
+      ...     checkpoint.save(name, state, step=7)
+      >>> checkpoint.restore("run.npz")["step"]
+      7
     """
     job = _prepare(path, tree, step, metadata, axes, stacked, overwrite, compress, lossy, clock)
     if job.share is None:
@@ -139,6 +148,15 @@ def save_async(
 
     Returns:
       A handle; its ``wait`` returns when the checkpoint is complete and raises what went wrong.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import checkpoint
+      >>> handle = checkpoint.save_async("run", {"w": np.ones(3)}, step=7)
+      >>> handle.wait()  # the arrays may be changed or donated before
+      True
+      >>> checkpoint.open("run").step
+      7
     """
     job = _prepare(path, tree, step, metadata, axes, stacked, overwrite, compress, lossy, clock)
     share = job.share

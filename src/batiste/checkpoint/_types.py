@@ -41,6 +41,14 @@ class Record:
       form: what NumPy had in its place, where that was no array in the machine's byte order.
       chunk: the shape of the parts that several processes have saved it in, each with a digest; None for the whole.
       parts: the digest of each part; the digest of the whole is then that of these.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import checkpoint
+      >>> checkpoint.save("run", {"w": np.ones((2, 3), np.float32)})
+      >>> record = checkpoint.open("run").manifest.records["w"]
+      >>> record.shape, record.dtype, record.bytes
+      ((2, 3), 'float32', 24)
     """
 
     shape: tuple[int, ...]

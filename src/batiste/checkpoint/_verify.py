@@ -23,6 +23,14 @@ class Verification:
       bytes: the size of all arrays.
       digests: whether every array was compared with a digest. False for formats that keep none: there, all that is
         known is that everything can be read.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import checkpoint
+      >>> checkpoint.save("run", {"w": np.ones((2, 3), np.float32)})
+      >>> found = checkpoint.verify("run")
+      >>> found.leaves, found.bytes, found.digests
+      (1, 24, True)
     """
 
     path: Path
@@ -44,6 +52,13 @@ def verify(path: str | os.PathLike[str] | Checkpoint) -> Verification:
       DamagedCheckpointError: if anything is not as it was saved; the error names every leaf and every file.
       CheckpointNotFoundError: if there is nothing.
       CheckpointFormatError: if it is none of the formats.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import checkpoint
+      >>> checkpoint.save("run.npz", {"w": np.ones((2, 3), np.float32)})
+      >>> checkpoint.verify("run.npz").leaves
+      1
     """
     checkpoint = path if isinstance(path, Checkpoint) else open(path)
     found = damages(checkpoint)

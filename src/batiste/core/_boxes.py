@@ -33,6 +33,13 @@ class AxisMetadata(Generic[T], metaclass=abc.ABCMeta):
     """The interface of a box: an array and something said of its axes.
 
     A subclass is registered as a pytree node whose only child is the array.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> box = nn.Partitioned(jnp.ones((2, 3)), names=(None, "model"))
+      >>> isinstance(box, nn.AxisMetadata), box.unbox().shape
+      (True, (2, 3))
     """
 
     @abc.abstractmethod
@@ -58,12 +65,27 @@ def stored_in(box: Any) -> Any:
 
 
 def is_axis_metadata(value: Any) -> bool:
-    """Return whether ``value`` is a box."""
+    """Return whether ``value`` is a box.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import core, nn
+      >>> core.is_axis_metadata(nn.Partitioned(jnp.ones(3), names=("model",)))
+      True
+    """
     return isinstance(value, AxisMetadata)
 
 
 def map_axis_meta(function: Callable[[AxisMetadata[Any]], Any], tree: Any) -> Any:
-    """Apply ``function`` to every box of ``tree`` and leave other leaves alone."""
+    """Apply ``function`` to every box of ``tree`` and leave other leaves alone.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import core, nn
+      >>> boxes = {"w": nn.Partitioned(jnp.ones(3), names=("model",)), "b": 0}
+      >>> core.map_axis_meta(lambda box: box.names, boxes)
+      {'b': 0, 'w': ('model',)}
+    """
 
     def visit(leaf: Any) -> Any:
         return function(cast("AxisMetadata[Any]", leaf)) if isinstance(leaf, AxisMetadata) else leaf
@@ -72,22 +94,54 @@ def map_axis_meta(function: Callable[[AxisMetadata[Any]], Any], tree: Any) -> An
 
 
 def add_axis(tree: Any, index: int, params: dict[Any, Any]) -> Any:
-    """Tell every box of ``tree`` that an axis has come at ``index``."""
+    """Tell every box of ``tree`` that an axis has come at ``index``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import core, nn
+      >>> box = nn.Partitioned(jnp.ones((2, 3)), names=(None, "model"))
+      >>> core.add_axis(box, 0, {nn.PARTITION_NAME: "layers"}).names
+      ('layers', None, 'model')
+    """
     return map_axis_meta(lambda box: box.add_axis(index, params), tree)
 
 
 def remove_axis(tree: Any, index: int, params: dict[Any, Any]) -> Any:
-    """Tell every box of ``tree`` that the axis at ``index`` has gone."""
+    """Tell every box of ``tree`` that the axis at ``index`` has gone.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import core, nn
+      >>> box = nn.Partitioned(jnp.ones((2, 3)), names=("layers", "model"))
+      >>> core.remove_axis(box, 0, {nn.PARTITION_NAME: "layers"}).names
+      ('model',)
+    """
     return map_axis_meta(lambda box: box.remove_axis(index, params), tree)
 
 
 def unbox(tree: Any) -> Any:
-    """Return ``tree`` with every box replaced by the array in it."""
+    """Return ``tree`` with every box replaced by the array in it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> boxes = {"w": nn.Partitioned(jnp.ones(3), names=("model",))}
+      >>> nn.unbox(boxes)["w"].shape
+      (3,)
+    """
     return map_axis_meta(lambda box: unbox(box.unbox()), tree)
 
 
 def replace_boxed(tree: Any, updates: Any) -> Any:
-    """Put the values of ``updates`` into the boxes of ``tree``; where there is no box the value stands as it is."""
+    """Put the values of ``updates`` into the boxes of ``tree``; where there is no box the value stands as it is.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import core, nn
+      >>> boxes = {"w": nn.Partitioned(jnp.ones(3), names=("model",))}
+      >>> core.replace_boxed(boxes, {"w": 2.0})["w"].value
+      2.0
+    """
 
     def put(box: Any, value: Any) -> Any:
         if not isinstance(box, AxisMetadata):

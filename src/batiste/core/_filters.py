@@ -42,6 +42,17 @@ class DenyList:
 
     Attributes:
       deny: a filter of the collections to leave out.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x = jnp.ones((2, 3))
+      >>> layer = nn.BatchNorm(use_running_average=False)
+      >>> variables = layer.init(jax.random.key(0), x)
+      >>> y, changed = layer.apply(variables, x, mutable=nn.DenyList("params"))
+      >>> list(changed)
+      ['batch_stats']
     """
 
     deny: CollectionFilter
@@ -72,7 +83,13 @@ def check_filter(collection_filter: Any) -> None:
 
 
 def in_filter(collection_filter: CollectionFilter, name: str) -> bool:
-    """Return whether ``collection_filter`` accepts the collection ``name``."""
+    """Return whether ``collection_filter`` accepts the collection ``name``.
+
+    Example:
+      >>> from batiste import core
+      >>> core.in_filter(["params", "cache"], "cache"), core.in_filter(False, "cache")
+      (True, False)
+    """
     if isinstance(collection_filter, bool):
         return collection_filter
     if isinstance(collection_filter, str):
@@ -85,19 +102,37 @@ def in_filter(collection_filter: CollectionFilter, name: str) -> bool:
 
 
 def filter_to_set(collection_filter: CollectionFilter) -> frozenset[str]:
-    """Return the names that a filter without ``True`` or ``DenyList`` accepts."""
+    """Return the names that a filter without ``True`` or ``DenyList`` accepts.
+
+    Example:
+      >>> from batiste import core
+      >>> sorted(core.filter_to_set(["params", "cache"]))
+      ['cache', 'params']
+    """
     allowed, names = _normal(collection_filter)
     return names if allowed else frozenset()
 
 
 def is_filter_empty(collection_filter: CollectionFilter) -> bool:
-    """Return whether the filter accepts no collection at all."""
+    """Return whether the filter accepts no collection at all.
+
+    Example:
+      >>> from batiste import core
+      >>> core.is_filter_empty([]), core.is_filter_empty("params")
+      (True, False)
+    """
     allowed, names = _normal(collection_filter)
     return allowed and not names
 
 
 def union_filters(a: CollectionFilter, b: CollectionFilter) -> CollectionFilter:
-    """Return a filter that accepts what ``a`` or ``b`` accepts."""
+    """Return a filter that accepts what ``a`` or ``b`` accepts.
+
+    Example:
+      >>> from batiste import core
+      >>> sorted(core.union_filters("params", ["cache"]))
+      ['cache', 'params']
+    """
     (a_allowed, a_names), (b_allowed, b_names) = _normal(a), _normal(b)
     if a_allowed and b_allowed:
         return _build(allowed=True, names=a_names | b_names)
@@ -109,12 +144,24 @@ def union_filters(a: CollectionFilter, b: CollectionFilter) -> CollectionFilter:
 
 
 def subtract_filters(a: CollectionFilter, b: CollectionFilter) -> CollectionFilter:
-    """Return a filter that accepts what ``a`` accepts and ``b`` does not."""
+    """Return a filter that accepts what ``a`` accepts and ``b`` does not.
+
+    Example:
+      >>> from batiste import core
+      >>> core.subtract_filters(["params", "cache"], "cache")
+      frozenset({'params'})
+    """
     return intersect_filters(a, DenyList(b))
 
 
 def intersect_filters(a: CollectionFilter, b: CollectionFilter) -> CollectionFilter:
-    """Return a filter that accepts what both ``a`` and ``b`` accept."""
+    """Return a filter that accepts what both ``a`` and ``b`` accept.
+
+    Example:
+      >>> from batiste import core
+      >>> core.intersect_filters(["params", "cache"], "cache")
+      frozenset({'cache'})
+    """
     (a_allowed, a_names), (b_allowed, b_names) = _normal(a), _normal(b)
     if a_allowed and b_allowed:
         return _build(allowed=True, names=a_names & b_names)
@@ -134,6 +181,12 @@ def group_collections(collections: Mapping[str, T], filters: Sequence[Collection
 
     Returns:
       A dict per filter; collections that no filter accepts are in none of them.
+
+    Example:
+      >>> from batiste import core
+      >>> held = {"params": 1, "cache": 2, "notes": 3}
+      >>> core.group_collections(held, ["params", True])
+      [{'params': 1}, {'cache': 2, 'notes': 3}]
     """
     rest: Iterable[tuple[str, T]] = collections.items()
     groups: list[dict[str, T]] = []

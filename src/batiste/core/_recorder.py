@@ -362,7 +362,7 @@ def _stack(
         return jax.vmap(entry, out_axes=axis)(keys)
 
     closed_jaxpr = jax.make_jaxpr(run)(*_operands(drawn))
-    shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed_jaxpr.out_avals]
+    shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in cast("Any", closed_jaxpr).out_avals]
     value = add_axis(noted.fill(shapes), axis, dict(metadata))
     leaves: list[Any] = jax.tree.leaves(value)
     treedef = cast("Any", jax.tree.structure(value))

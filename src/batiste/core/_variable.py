@@ -35,6 +35,17 @@ class Variable(Generic[T]):
       collection: the collection's name.
       name: the variable's name within the scope.
       unbox: whether ``value`` is the array inside of a box (``AxisMetadata``) rather than the box.
+
+    Example:
+      >>> from batiste import nn
+      >>> class Counter(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self):
+      ...         count = self.variable("state", "count", lambda: 0)
+      ...         count.value += 1
+      ...         return count.value
+      >>> Counter().apply({"state": {"count": 4}}, mutable="state")
+      (5, {'state': {'count': 5}})
     """
 
     __slots__ = ("collection", "name", "scope", "unbox")

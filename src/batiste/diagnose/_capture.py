@@ -61,6 +61,14 @@ class Statistics(NamedTuple):
       max: the greatest.
       zeros: which share of the elements is zero.
       bad: how many elements are not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> model, x = nn.Sequential([nn.relu]), jnp.array([[-1.0, 3.0]])
+      >>> found = diagnose.capture(model, what="statistics")({}, x).values["Sequential"]
+      >>> float(found.mean), float(found.max), float(found.zeros)
+      (1.5, 3.0, 0.5)
     """
 
     mean: Any
@@ -80,6 +88,15 @@ class Captured:
       values: by path; a module that is called several times has ``path``, ``path:1``, ``path:2``. An output of several
         arrays has ``path[0]``, ``path[1]``. What ``nn.tag`` has named is at ``path/name``.
       loops: for each path how often each of the loops around it runs: so many leading axes the value has.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> model, x = nn.Dense(4), jnp.ones((2, 3))
+      >>> found = diagnose.capture(model)(model.init(jax.random.key(0), x), x)
+      >>> found.output.shape, list(found.values)
+      ((2, 4), ['Dense'])
     """
 
     output: Any
@@ -114,7 +131,7 @@ def _describe(value: Any) -> str:
         return ", ".join(f"{name} {_number(entry)}" for name, entry in value._asdict().items())
     if isinstance(value, tuple):
         counts = cast("Any", value)[0]
-        return f"histogram of {int(np.sum(counts)):,} elements"
+        return f"histogram of {int(counts.sum()):,} elements"
     return f"{value.dtype}{list(value.shape)}"
 
 
@@ -128,6 +145,16 @@ class Capture:
 
     It is called as the model's ``apply`` is, or as the function, and returns ``Captured``. A program is traced and
     compiled for each call; keep the returned object and jit around it where it is called often.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> model, x = nn.Dense(4), jnp.ones((2, 3))
+      >>> run = diagnose.capture(model, what="gradients")
+      >>> found = run(model.init(jax.random.key(0), x), x)
+      >>> isinstance(run, diagnose.Capture), found.values["Dense"].tolist()
+      (True, [[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
     """
 
     def __init__(self, model: Any, patterns: Any, what: str, loss: Callable[..., Any] | None, bins: int) -> None:
@@ -206,6 +233,16 @@ def capture(
 
     Raises:
       ArgumentError: ``what`` is none of these, or ``bins`` is no number of bins.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> model, x = nn.Sequential([nn.Dense(4), nn.Dense(4)]), jnp.ones((2, 3))
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> found = diagnose.capture(model, "layers_*")(variables, x)
+      >>> {path: value.shape for path, value in found.values.items()}
+      {'layers_0': (2, 4), 'layers_1': (2, 4)}
     """
     choice(what, "what", "capture", ("values", "gradients", "statistics", "histograms"))
     bins = whole_number(bins, "bins", "capture", low=1)

@@ -39,6 +39,13 @@ class ModuleRow:
       share: which share of the model's ``flops`` that is.
       activation_bytes: the size of what it and all below return, each module's output once for each call.
       time_share: which share of the time of a run it and all below take, where ``Summary.timed`` was told; else None.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> rows = diagnose.summary(nn.Dense(4), jnp.ones((2, 3))).modules
+      >>> rows[0].path, rows[0].flops, rows[0].output
+      ('Dense', 48, 'float32[2, 4]')
     """
 
     path: str

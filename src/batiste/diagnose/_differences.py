@@ -52,6 +52,14 @@ class Difference:
       after: what it is.
       why: why that matters or what to do about it, where that is not plain; else "".
       field: the field of a blueprint that it is, or is in: ``Dense.features``; "" outside of blueprints.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import diagnose
+      >>> before, after = ((np.ones(2),), {}), ((np.ones(3),), {})
+      >>> (found,) = diagnose.explain_retrace(before, after).differences
+      >>> found.path, found.what, found.before, found.after
+      ('args[0]', 'shape', '(2,)', '(3,)')
     """
 
     path: str

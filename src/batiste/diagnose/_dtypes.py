@@ -45,6 +45,16 @@ class DtypeRow:
       compute: those that its matrix products and convolutions take, or, without any, its other operations.
       output: those of what it returns.
       casts: how often it converts an array from one floating-point dtype into another, loops counted.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> model, x = nn.Dense(4, dtype="bfloat16"), jnp.ones((2, 3))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), x)
+      >>> (row,) = diagnose.dtypes(model, variables, x).rows
+      >>> row.params, row.compute, row.output
+      (('float32',), ('bfloat16',), ('bfloat16',))
     """
 
     path: str
@@ -62,6 +72,15 @@ class Dtypes:
     Attributes:
       name: the class of the model.
       rows: a row for each module, in the order of the calls.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> model, x = nn.Dense(4, dtype="bfloat16"), jnp.ones((2, 3))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), x)
+      >>> diagnose.dtypes(model, variables, x).casts
+      3
     """
 
     name: str
@@ -107,6 +126,15 @@ def dtypes(
 
     Raises:
       ArgumentError: ``model`` is no module and no function.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> model, x = nn.Dense(4, dtype="bfloat16"), jnp.ones((2, 3))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), x)
+      >>> [(row.path, row.output) for row in diagnose.dtypes(model, variables, x).rows]
+      [('Dense', ('bfloat16',))]
     """
     function = model
     if isinstance(model, WithPolicy):
@@ -169,6 +197,12 @@ class WithPolicy:
 
     Attributes:
       model: the model.
+
+    Example:
+      >>> from batiste import diagnose, nn
+      >>> half = diagnose.with_policy(nn.Dense(4), {"**": ("bfloat16", None, None)})
+      >>> type(half).__name__, half.model.features
+      ('WithPolicy', 4)
     """
 
     def __init__(self, model: Any, rules: tuple[_Rule, ...]) -> None:
@@ -257,6 +291,16 @@ def with_policy(model: Any, table: Mapping[PatternLike, Iterable[Any]]) -> WithP
 
     Raises:
       ArgumentError: ``model`` is no module, or the table has something else.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> table, x = {"**": ("float32", "bfloat16", None)}, jnp.ones((2, 3))
+      >>> half = diagnose.with_policy(nn.Dense(4), table)
+      >>> variables = half.init(jax.random.key(0), x)
+      >>> variables["params"]["kernel"].dtype, half.apply(variables, x).dtype
+      (dtype('float32'), dtype(bfloat16))
     """
     if not isinstance(model, Blueprint):
         raise refused(model, "model", "with_policy", "a module", "Give the module and not its apply.")

@@ -25,26 +25,30 @@ def outputs_of(jaxpr: Any, values: Sequence[Any], atoms: Sequence[Any], equation
       atoms: variables of it, and literals.
       equations: those of its equations that are run; all by default.
     """
-    from jax.extend import core
+    from jax.extend import core as jex_core
+
+    core: Any = cast("Any", jex_core)  # JAX 0.12 does not export `ClosedJaxpr` to type checkers
 
     kept = list(jaxpr.eqns if equations is None else equations)
     effects: frozenset[Any] = frozenset[Any]().union(*(equation.effects for equation in kept))
     changed = jaxpr.replace(
         constvars=[], invars=[*jaxpr.constvars, *jaxpr.invars], outvars=list(atoms), eqns=kept, effects=effects
     )
-    run = cast("Callable[..., list[Any]]", core.jaxpr_as_fun(core.ClosedJaxpr(changed, [])))
+    run: Callable[..., list[Any]] = core.jaxpr_as_fun(core.ClosedJaxpr(changed, []))
     return run(*values)
 
 
 def run_equation(jaxpr: Any, equation: Any, values: Sequence[Any]) -> list[Any]:
     """Return the results of one equation of a program, given the values of all its inputs."""
-    from jax.extend import core
+    from jax.extend import core as jex_core
+
+    core: Any = cast("Any", jex_core)  # JAX 0.12 does not export `ClosedJaxpr` to type checkers
 
     given = {atom: value for atom, value in zip(equation.invars, values, strict=True) if not is_literal(atom)}
     alone = jaxpr.replace(
         constvars=[], invars=list(given), outvars=list(equation.outvars), eqns=[equation], effects=equation.effects
     )
-    run = cast("Callable[..., list[Any]]", core.jaxpr_as_fun(core.ClosedJaxpr(alone, [])))
+    run: Callable[..., list[Any]] = core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))
     return run(*given.values())
 
 

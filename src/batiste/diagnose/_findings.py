@@ -24,6 +24,12 @@ class Finding:
       text: what was found.
       advice: what to do about it.
       module: the module's class and options, where there is one.
+
+    Example:
+      >>> from batiste import diagnose
+      >>> found = diagnose.Finding("write", "Model", "it grows", "sow it instead")
+      >>> found.kind, found.path
+      ('write', 'Model')
     """
 
     kind: str
@@ -42,6 +48,13 @@ class Findings(list[Finding]):
 
     Attributes:
       name: what was looked at.
+
+    Example:
+      >>> from batiste import diagnose
+      >>> one = diagnose.Finding("write", "Model", "it grows", "sow it instead")
+      >>> found = diagnose.Findings("Model", [one])
+      >>> bool(found), found.paths("write"), found.paths("clock")
+      (True, ['Model'], [])
     """
 
     def __init__(self, name: str, findings: Iterable[Finding] = ()) -> None:

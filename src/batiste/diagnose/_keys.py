@@ -49,6 +49,14 @@ class Draw:
       loops: in how many loops it stands.
       maps: under how many ``vmap``.
       source: the line of the program, where it is known.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> model, x = nn.Dropout(0.5, deterministic=False), jnp.ones((2, 3))
+      >>> (draw,) = diagnose.keys(model, {}, x)
+      >>> draw.stream, draw.count, draw.shape
+      ('dropout', 1, (2, 3))
     """
 
     path: str
@@ -69,6 +77,16 @@ class Keys(tuple[Draw, ...]):  # noqa: SLOT001 - it has names of its own
       name: what was looked at.
       findings: ``key used twice``, ``equal numbers in a loop``, ``equal numbers under vmap``.
       unused: the streams that were given and that nothing draws from.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> model, x = nn.Dropout(0.5, deterministic=False), jnp.ones((2, 3))
+      >>> rngs = {name: jax.random.key(0) for name in ("dropout", "noise")}
+      >>> found = diagnose.keys(model, {}, x, rngs=rngs)
+      >>> found.unused, bool(found.findings)
+      (('noise',), False)
     """
 
     name: str
@@ -106,6 +124,14 @@ def keys(
 
     Raises:
       ArgumentError: ``model`` is no module and no function.
+
+    Example:
+      >>> import jax
+      >>> from batiste import diagnose
+      >>> def twice(key):
+      ...     return jax.random.normal(key, (2,)) + jax.random.normal(key, (2,))
+      >>> [found.kind for found in diagnose.keys(twice, jax.random.key(0)).findings]
+      ['key used twice']
     """
     subject = subject_of(
         model, variables, inputs, rngs=rngs, mutable=mutable, method=method, kwargs=kwargs, where="keys"

@@ -89,6 +89,20 @@ def lint(
 
     Raises:
       ArgumentError: ``model`` is no module, or another argument is not in its domain.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> class Model(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         self.param("scale", nn.initializers.ones, (3,))
+      ...         return nn.Dense(4)(x)
+      >>> x = jnp.arange(6.0).reshape(2, 3)
+      >>> variables = Model().init(jax.random.key(0), x)
+      >>> [(found.kind, found.path) for found in diagnose.lint(Model(), variables, x)]
+      [('unused variable', 'params/scale')]
     """
     if not isinstance(model, Blueprint):
         raise refused(model, "model", "lint", "a module", "Give the module and not its apply.")
@@ -130,6 +144,14 @@ def never_updated(before: Any, after: Any) -> Findings:
 
     Raises:
       ArgumentError: the trees have no leaf in common.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import diagnose
+      >>> before = {"head": np.zeros(2), "body": np.ones(2)}
+      >>> after = {"head": np.full(2, 0.5), "body": np.ones(2)}
+      >>> diagnose.never_updated(before, after).paths()
+      ['body']
     """
     one, two = flatten(before), flatten(after)
     shared = [path for path in one if path in two]

@@ -62,6 +62,14 @@ class ArrayStatistics:
       max: the greatest.
       nan: how many elements are not a number.
       inf: how many are infinite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose
+      >>> found = diagnose.find_nan(lambda x: jnp.log(x), jnp.array([1.0, -1.0]))
+      >>> operand = found.operands[0]
+      >>> operand.shape, operand.min, operand.nan
+      ((2,), -1.0, 0)
     """
 
     name: str
@@ -98,6 +106,13 @@ class NonFinite:
       operands: what the operation was given.
       inputs: what the module was given.
       parameters: the module's own variables.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose
+      >>> found = diagnose.find_nan(lambda x: jnp.log(x), jnp.array([1.0, -1.0]))
+      >>> found.operation, found.what, found.backward
+      ('log', 'nan', False)
     """
 
     path: str
@@ -160,6 +175,18 @@ def find_nan(
 
     Raises:
       ArgumentError: ``model`` is no module and no function.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> class Model(nn.Module):
+      ...     def __call__(self, x):
+      ...         return jnp.log(x)
+      >>> found = diagnose.find_nan(Model(), {}, jnp.array([1.0, -1.0]))
+      >>> found.path, found.operation, found.what
+      ('Model', 'log', 'nan')
+      >>> diagnose.find_nan(Model(), {}, jnp.array([1.0, 2.0])) is None
+      True
     """
     if loss is not None:
         checked(loss, "loss", "find_nan", what="a function of the output")

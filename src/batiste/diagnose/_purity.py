@@ -82,6 +82,16 @@ def check_pure(
 
     Raises:
       ArgumentError: ``model`` is no module and no function, or ``captured_bytes`` is no size.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose
+      >>> seen = []
+      >>> def model(params, x):
+      ...     seen.append(1)
+      ...     return params * x
+      >>> [found.kind for found in diagnose.check_pure(model, jnp.ones(2), jnp.ones(2))]
+      ['write']
     """
     captured_bytes = whole_number(captured_bytes, "captured_bytes", "check_pure")
     subject = subject_of(

@@ -61,6 +61,13 @@ class Retrace:
         equal.
       trace_seconds: how long the second call took to trace, in seconds, where that was asked for; else None.
       compile_seconds: likewise, how long XLA took to compile it.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import diagnose
+      >>> found = diagnose.explain_retrace(((np.ones(2),), {}), ((np.ones(2),), {}))
+      >>> found.differences
+      ()
     """
 
     differences: tuple[Difference, ...]
@@ -131,6 +138,14 @@ def explain_retrace(
 
     Raises:
       ArgumentError: a call is no pair of arguments and keyword arguments, or another argument is not in its domain.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import diagnose
+      >>> before, after = ((np.ones((8, 3)),), {}), ((np.ones((5, 3)),), {})
+      >>> found = diagnose.explain_retrace(before, after, function=lambda batch: batch)
+      >>> [(each.path, each.what) for each in found.differences]
+      [('batch', 'shape')]
     """
     for argument, call in (("before", before), ("after", after)):
         _check_call(call, argument)
@@ -186,6 +201,15 @@ def watch_retraces(function: Callable[..., Any], **jit_options: Any) -> WatchedF
 
     Raises:
       ArgumentError: it is no function.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose
+      >>> double = diagnose.watch_retraces(lambda x: 2 * x)
+      >>> for x in (jnp.ones(2), jnp.zeros(2)):
+      ...     y = double(x)
+      >>> double.traces
+      1
     """
     checked(function, "function", "watch_retraces")
     return WatchedFunction(function, jit_options)
@@ -197,6 +221,15 @@ class WatchedFunction:
     Attributes:
       traces: how often the function was traced so far.
       records: the last traces, each with what caused it and how long it took.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose
+      >>> double = diagnose.watch_retraces(lambda x: 2 * x)
+      >>> isinstance(double, diagnose.WatchedFunction)
+      True
+      >>> double.eval_shape(jnp.ones(2)).shape
+      (2,)
     """
 
     def __init__(self, function: Callable[..., Any], jit_options: dict[str, Any]) -> None:

@@ -62,6 +62,13 @@ class SummaryRow:
       dtype: the name of its dtype.
       parameters: how many numbers gradients change: all of ``params``, none of other collections.
       bytes: its size in memory.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> row = diagnose.summary(nn.Dense(4), jnp.ones((2, 3))).rows[0]
+      >>> row.path, row.shape, row.parameters
+      ('params/kernel', (3, 4), 12)
     """
 
     path: str
@@ -80,6 +87,13 @@ class Summary:
       name: the class of the model.
       rows: the variables.
       modules: the modules that are called, with what they cost; empty for a model that cannot be traced.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import diagnose, nn
+      >>> table = diagnose.summary(nn.Dense(4), jnp.ones((2, 3)))
+      >>> table.parameters, table.bytes, table.flops
+      (16, 64, 48)
     """
 
     name: str
@@ -251,6 +265,14 @@ def summary(model: _Blueprint, *inputs: Any, rngs: Rngs | None = None, **kwargs:
     Raises:
       InvalidInstanceModuleError: if the model has no ``init``.
       InvalidRngError: if a stream of a Module is given something that is no key.
+
+    Example:
+      >>> import jax
+      >>> from batiste import diagnose, nn
+      >>> model = nn.Sequential([nn.Dense(4), nn.relu, nn.Dense(1)])
+      >>> table = diagnose.summary(model, jax.ShapeDtypeStruct((2, 3), "float32"))
+      >>> table.parameters, [row.path for row in table.select("layers_0").rows]
+      (21, ['params/layers_0/kernel', 'params/layers_0/bias'])
     """
     if isinstance(model, type) or not hasattr(model, "init"):
         raise InvalidInstanceModuleError(call="init", given=repr(model))

@@ -32,6 +32,19 @@ class Generated(NamedTuple):
       tokens: ``[batch, length + max_new_tokens]``: prompt, continuation, padding.
       lengths: ``[batch]``: how many tokens are not padding; an end token counts.
       scores: ``[batch]``: the log-probability of the continuation, without temperature and filters.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> from batiste.generation import generate
+      >>> class Zero(nn.Module):
+      ...     def __call__(self, tokens):
+      ...         return jax.nn.one_hot(0 * tokens, 4)
+      >>> prompt = jnp.array([[2, 3]])
+      >>> found = generate(Zero(), {}, prompt, max_new_tokens=2, cache=False)
+      >>> found.tokens.shape, found.lengths.tolist(), found.scores.shape
+      ((1, 4), [4], (1,))
     """
 
     tokens: Array
@@ -92,6 +105,19 @@ def generate(
       GenerationPromptError: prompt or lengths are not of these shapes, or no integers.
       GenerationModelError: the model keeps no cache, or does not return logits.
       GenerationResultError: logits were NaN: of the parameters, or of a cache that is too short.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> from batiste.generation import generate
+      >>> class Count(nn.Module):  # after n comes n + 1
+      ...     def __call__(self, tokens):
+      ...         return jax.nn.one_hot(tokens + 1, 10)
+      >>> prompt = jnp.array([[2, 3]])
+      >>> found = generate(Count(), {}, prompt, max_new_tokens=3, cache=False)
+      >>> found.tokens.tolist()
+      [[2, 3, 4, 5, 6]]
     """
     if isinstance(model, type) or not callable(getattr(model, "apply", None)):
         raise GenerationModelError(problem="it has no init and apply", cure="Give a blueprint: Model(...), made.")

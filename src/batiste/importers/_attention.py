@@ -34,6 +34,15 @@ class AttentionIn(Layout):
     Attributes:
       heads: how many heads; None takes what the target has.
       transposed: whether the weight is ``[inputs, outputs]`` already.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers, tree
+      >>> weights = {"q.weight": np.ones((8, 6)), "q.bias": np.ones(8)}
+      >>> rules = [("q", "params/query", importers.AttentionIn(heads=2))]
+      >>> found = importers.from_torch(weights, None, rules)
+      >>> tree.get(found, "params/query/kernel").shape
+      (6, 2, 4)
     """
 
     heads: int | None = None
@@ -65,6 +74,15 @@ class AttentionOut(Layout):
     Attributes:
       heads: how many heads; None takes what the target has.
       transposed: whether the weight is ``[inputs, outputs]`` already.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers, tree
+      >>> weights = {"o.weight": np.ones((6, 8)), "o.bias": np.ones(6)}
+      >>> rules = [("o", "params/out", importers.AttentionOut(heads=2))]
+      >>> found = importers.from_torch(weights, None, rules)
+      >>> tree.get(found, "params/out/kernel").shape
+      (2, 4, 6)
     """
 
     heads: int | None = None
@@ -88,6 +106,15 @@ class FusedAttentionIn(Layout):
     Attributes:
       heads: how many heads; None takes what the target has.
       transposed: whether the weight is ``[inputs, outputs]`` already, as ``c_attn`` of Hugging Face's GPT-2.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> weights = {"qkv.weight": np.ones((24, 6))}
+      >>> rules = [("qkv", "params", importers.FusedAttentionIn(heads=2))]
+      >>> found = importers.from_torch(weights, None, rules)
+      >>> sorted(found["params"]), found["params"]["key"]["kernel"].shape
+      (['key', 'query', 'value'], (6, 2, 4))
     """
 
     heads: int | None = None
@@ -115,6 +142,20 @@ class Attention(Layout):
 
     Attributes:
       heads: how many heads; None takes what the target has.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> weights = {
+      ...     "attn.in_proj_weight": np.ones((24, 8)),
+      ...     "attn.in_proj_bias": np.ones(24),
+      ...     "attn.out_proj.weight": np.ones((8, 8)),
+      ...     "attn.out_proj.bias": np.ones(8),
+      ... }
+      >>> rules = [("attn", "params/attn", importers.Attention(heads=2))]
+      >>> found = importers.from_torch(weights, None, rules)
+      >>> found["params"]["attn"]["query"]["kernel"].shape
+      (8, 2, 4)
     """
 
     heads: int | None = None

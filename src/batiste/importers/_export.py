@@ -48,6 +48,15 @@ def to_torch(
       MappingRuleError: if a rule cannot be read backwards.
       MissingPackageError: if PyTorch is asked for and not installed.
       UnmatchedRuleError: if a pattern of ``ignore`` matches no leaf.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> head = {"kernel": np.ones((3, 2)), "bias": np.ones(2)}
+      >>> rules = [("out", "params/head", importers.Linear())]
+      >>> weights = importers.to_torch({"params": {"head": head}}, rules)
+      >>> {name: weight.shape for name, weight in weights.items()}
+      {'out.weight': (2, 3), 'out.bias': (2,)}
     """
     torch = _torch() if choice(tensors, "tensors", "to_torch", ("numpy", "torch")) == "torch" else None
     rules = compile_mapping(mapping)

@@ -54,6 +54,19 @@ def from_torch(
       NestedStateDictError: if the source has several state dicts.
       NotAStateDictError: if it has none.
       UnmatchedRuleError: if a rule, or a pattern of ``ignore`` or ``keep``, applies to nothing.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from batiste import importers, nn
+      >>> weights = {"out.weight": np.ones((4, 3), "f"), "out.bias": np.ones(4, "f")}
+      >>> model, x = nn.Dense(4), jnp.ones((1, 3))
+      >>> target = jax.eval_shape(model.init, jax.random.key(0), x)
+      >>> rules = [("out", "params", importers.Linear())]
+      >>> variables = importers.from_torch(weights, target, rules)
+      >>> model.apply(variables, x).tolist()
+      [[4.0, 4.0, 4.0, 4.0]]
     """
     plan = think(source, target, mapping, ignore=ignore, keep=keep, dtype=dtype, nested=nested, strip=strip)
     problems = plan.report.problems

@@ -87,7 +87,13 @@ class Part:
 
 
 class Layout:
-    """The base of all layouts."""
+    """The base of all layouts.
+
+    Example:
+      >>> from batiste import importers
+      >>> isinstance(importers.Linear(), importers.Layout)
+      True
+    """
 
     __slots__ = ()
 
@@ -135,7 +141,16 @@ def turn(tensors: tuple[str, ...], leaves: tuple[str, ...], axes: Callable[[int]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Identity(Layout):
-    """One tensor as it is; the rule names the tensor and the leaf themselves."""
+    """One tensor as it is; the rule names the tensor and the leaf themselves.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> rules = [("scale", "params/scale", importers.Identity())]
+      >>> found = importers.from_torch({"scale": np.float32([1, 2])}, None, rules)
+      >>> found["params"]["scale"].tolist()
+      [1.0, 2.0]
+    """
 
     def parts(self) -> tuple[Part, ...]:
         """Return the one part."""
@@ -148,6 +163,14 @@ class Transpose(Layout):
 
     Attributes:
       axes: which axis of the tensor each axis of the leaf is; None reverses them.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> rules = [("w", "params/w", importers.Transpose())]
+      >>> found = importers.from_torch({"w": np.ones((2, 3))}, None, rules)
+      >>> found["params"]["w"].shape
+      (3, 2)
     """
 
     axes: tuple[int, ...] | None = None
@@ -179,6 +202,14 @@ class Reshape(Layout):
     Attributes:
       original: the shape of the tensor.
       shape: the shape of the leaf.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> rules = [("w", "params/w", importers.Reshape((6,), (2, 3)))]
+      >>> found = importers.from_torch({"w": np.ones(6)}, None, rules)
+      >>> found["params"]["w"].shape
+      (2, 3)
     """
 
     original: tuple[int, ...]
@@ -213,6 +244,15 @@ class Linear(Layout):
 
     Attributes:
       transposed: whether the weight is ``[inputs, outputs]`` already, as in the ``Conv1D`` of Hugging Face's GPT-2.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> weights = {"fc.weight": np.ones((4, 3)), "fc.bias": np.ones(4)}
+      >>> rules = [("fc", "params/Dense_0", importers.Linear())]
+      >>> found = importers.from_torch(weights, None, rules)
+      >>> found["params"]["Dense_0"]["kernel"].shape
+      (3, 4)
     """
 
     transposed: bool = False
@@ -239,6 +279,14 @@ class FlattenLinear(Layout):
 
     Attributes:
       shape: the image as PyTorch has it, ``(channels, height, width)``.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> rules = [("fc", "params/Dense_0", importers.FlattenLinear((2, 4, 4)))]
+      >>> found = importers.from_torch({"fc.weight": np.ones((5, 32))}, None, rules)
+      >>> found["params"]["Dense_0"]["kernel"].shape
+      (32, 5)
     """
 
     shape: tuple[int, ...]
@@ -279,6 +327,15 @@ class Conv(Layout):
     """``torch.nn.Conv1d``, ``Conv2d`` or ``Conv3d`` to ``nn.Conv``, with groups or without.
 
     ``weight`` ``[outputs, inputs, size...]`` becomes ``kernel`` ``[size..., inputs, outputs]``.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> rules = [("conv", "params/Conv_0", importers.Conv())]
+      >>> weights = {"conv.weight": np.ones((8, 3, 5, 5))}
+      >>> found = importers.from_torch(weights, None, rules)
+      >>> found["params"]["Conv_0"]["kernel"].shape
+      (5, 5, 3, 8)
     """
 
     def parts(self) -> tuple[Part, ...]:
@@ -306,6 +363,15 @@ class ConvTranspose(Layout):
     Attributes:
       transpose_kernel: as the layer here has it.
       groups: as PyTorch's layer has it.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> rules = [("up", "params/up", importers.ConvTranspose(transpose_kernel=True))]
+      >>> weights = {"up.weight": np.ones((3, 8, 2, 2))}
+      >>> found = importers.from_torch(weights, None, rules)
+      >>> found["params"]["up"]["kernel"].shape
+      (2, 2, 8, 3)
     """
 
     transpose_kernel: bool = False
@@ -370,7 +436,16 @@ def _flipped(kernel: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LayerNorm(Layout):
-    """``torch.nn.LayerNorm``, ``GroupNorm`` or ``RMSNorm`` to their namesakes: ``weight`` becomes ``scale``."""
+    """``torch.nn.LayerNorm``, ``GroupNorm`` or ``RMSNorm`` to their namesakes: ``weight`` becomes ``scale``.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> weights = {"norm.weight": np.ones(3), "norm.bias": np.zeros(3)}
+      >>> rules = [("norm", "params/LayerNorm_0", importers.LayerNorm())]
+      >>> sorted(importers.from_torch(weights, None, rules)["params"]["LayerNorm_0"])
+      ['bias', 'scale']
+    """
 
     def parts(self) -> tuple[Part, ...]:
         """Return scale and bias."""
@@ -383,6 +458,14 @@ class PReLU(Layout):
 
     PyTorch keeps one slope as ``[1]`` and one a channel as ``[channels]``; here one slope has no axes, and as many as
     there are channels stand where the target has them (``nn.PReLU(negative_slope_init=(0.25,) * channels)``).
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> rules = [("act", "params/PReLU_0", importers.PReLU())]
+      >>> found = importers.from_torch({"act.weight": np.float32([0.25])}, None, rules)
+      >>> found["params"]["PReLU_0"]["negative_slope"].tolist()
+      0.25
     """
 
     def parts(self) -> tuple[Part, ...]:
@@ -410,6 +493,16 @@ class BatchNorm(Layout):
 
     Attributes:
       collection: the collection of the running averages.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> weights = {f"bn.{name}": np.ones(3) for name in ("weight", "bias")}
+      >>> weights |= {f"bn.running_{name}": np.ones(3) for name in ("mean", "var")}
+      >>> rules = [("bn", "params/BatchNorm_0", importers.BatchNorm())]
+      >>> found = importers.from_torch(weights, None, rules)
+      >>> sorted(found["batch_stats"]["BatchNorm_0"])
+      ['mean', 'var']
     """
 
     collection: str = "batch_stats"
@@ -430,7 +523,16 @@ class BatchNorm(Layout):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Embedding(Layout):
-    """``torch.nn.Embedding`` to ``nn.Embed``: ``weight`` becomes ``embedding``."""
+    """``torch.nn.Embedding`` to ``nn.Embed``: ``weight`` becomes ``embedding``.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> rules = [("wte", "params/Embed_0", importers.Embedding())]
+      >>> found = importers.from_torch({"wte.weight": np.ones((10, 4))}, None, rules)
+      >>> found["params"]["Embed_0"]["embedding"].shape
+      (10, 4)
+    """
 
     def parts(self) -> tuple[Part, ...]:
         """Return the embedding."""

@@ -83,6 +83,15 @@ def dump_mapping(mapping: WeightMapping) -> str:
 
     Raises:
       MappingRuleError: if a rule cannot be read.
+
+    Example:
+      >>> from batiste import importers
+      >>> print(importers.dump_mapping([("fc", "params/Dense_0", importers.Linear())]))
+      {
+        "rules": [
+          {"source": "fc", "target": "params/Dense_0", "layout": "linear"}
+        ]
+      }
     """
     rules = [_rule_row(compiled.rule) for compiled in compile_mapping(mapping)]
     lines = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in rules)
@@ -96,6 +105,14 @@ def load_mapping(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
       ArgumentError: if it is no path.
       MappingFileError: if it holds none.
       MappingRuleError: if a rule cannot be read.
+
+    Example:
+      >>> from batiste import importers
+      >>> import pathlib
+      >>> rules = [("fc", "params/Dense_0", importers.Linear())]
+      >>> _ = pathlib.Path("rules.json").write_text(importers.dump_mapping(rules))
+      >>> importers.load_mapping("rules.json")[0].target
+      'params/Dense_0'
     """
     place = Path(checked_path(path, "path", "load_mapping"))
     try:

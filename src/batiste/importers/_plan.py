@@ -40,6 +40,14 @@ class Use:
       layout: the name of the layout.
       tensors: the tensors by name.
       leaves: the leaves by path; none where the layout drops the tensors.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> rules = [("fc", "params/Dense_0", importers.Linear())]
+      >>> report = importers.plan_import({"fc.weight": np.ones((4, 3))}, None, rules)
+      >>> report.uses[0].tensors, report.uses[0].leaves
+      (('fc.weight',), ('params/Dense_0/kernel',))
     """
 
     layout: str
@@ -63,6 +71,15 @@ class Report:
       nested: the dict within the source that was taken, or "".
       outside: how many leaves lie beside that dict, by their first level.
       problems: what is wrong, a line each.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> rules = [("fc", "params/Dense_0", importers.Linear())]
+      >>> weights = {"fc.weight": np.ones((4, 3)), "other": np.ones(2)}
+      >>> report = importers.plan_import(weights, None, rules)
+      >>> report.complete, len(report.problems)
+      (False, 1)
     """
 
     source: str
@@ -136,6 +153,14 @@ def plan_import(
       NestedStateDictError: if the source has several state dicts.
       NotAStateDictError: if it has none.
       UnmatchedRuleError: if a rule, or a pattern of ``ignore`` or ``keep``, applies to nothing.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> rules = [("fc", "params/Dense_0", importers.Linear())]
+      >>> report = importers.plan_import({"fc.weight": np.ones((4, 3))}, None, rules)
+      >>> report.complete, report.uses[0].layout
+      (True, 'Linear')
     """
     return think(source, target, mapping, ignore=ignore, keep=keep, dtype=dtype, nested=nested, strip=strip).report
 

@@ -38,6 +38,16 @@ class Lstm(Layout):
     Attributes:
       layer: which layer of an ``LSTM``; None for an ``LSTMCell``.
       reverse: whether it is the layer's backward direction.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> names = {"weight_ih": (16, 3), "weight_hh": (16, 4)}
+      >>> weights = {f"rnn.{name}_l0": np.ones(shape) for name, shape in names.items()}
+      >>> rules = [("rnn", "params/cell", importers.Lstm(layer=0))]
+      >>> found = importers.from_torch(weights, None, rules)["params"]["cell"]
+      >>> sorted(found), found["ii"]["kernel"].shape
+      (['hf', 'hg', 'hi', 'ho', 'if', 'ig', 'ii', 'io'], (3, 4))
     """
 
     layer: int | None = None
@@ -73,6 +83,15 @@ class Gru(Layout):
     Attributes:
       layer: which layer of a ``GRU``; None for a ``GRUCell``.
       reverse: whether it is the layer's backward direction.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> names = {"weight_ih": (12, 3), "weight_hh": (12, 4)}
+      >>> weights = {f"rnn.{name}_l0": np.ones(shape) for name, shape in names.items()}
+      >>> rules = [("rnn", "params/cell", importers.Gru(layer=0))]
+      >>> sorted(importers.from_torch(weights, None, rules)["params"]["cell"])
+      ['hn', 'hr', 'hz', 'in', 'ir', 'iz']
     """
 
     layer: int | None = None
@@ -105,6 +124,15 @@ class Rnn(Layout):
     Attributes:
       layer: which layer of an ``RNN``; None for an ``RNNCell``.
       reverse: whether it is the layer's backward direction.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> names = {"weight_ih": (4, 3), "weight_hh": (4, 4)}
+      >>> weights = {f"rnn.{name}_l0": np.ones(shape) for name, shape in names.items()}
+      >>> rules = [("rnn", "params/cell", importers.Rnn(layer=0))]
+      >>> sorted(importers.from_torch(weights, None, rules)["params"]["cell"])
+      ['h', 'i']
     """
 
     layer: int | None = None

@@ -35,6 +35,14 @@ class Rule:
       tied: whether its tensors are used by other rules too: one array of PyTorch, several leaves here.
       same_as: for a rule without a path, the name of the tensor that the dropped one is another name of; that both have
         the same values is checked.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> rule = importers.Rule("h.*.fc", "params/h_{1}/fc", importers.Linear())
+      >>> weights = {f"h.{layer}.fc.weight": np.ones((4, 3)) for layer in range(2)}
+      >>> sorted(importers.from_torch(weights, None, [rule])["params"])
+      ['h_0', 'h_1']
     """
 
     source: str

@@ -64,6 +64,15 @@ class Ambiguity:
       layouts: what it may be.
       targets: the paths where it may belong, the likeliest first.
       reason: why nothing decides.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> weights = {"a.weight": np.ones((4, 4)), "b.weight": np.ones((4, 4))}
+      >>> layers = {name: {"kernel": np.ones((4, 4))} for name in ("one", "two")}
+      >>> found = importers.suggest_mapping(weights, {"params": layers})
+      >>> [(each.source, each.targets) for each in found.ambiguous]
+      [('a', ('params/one', 'params/two')), ('b', ('params/one', 'params/two'))]
     """
 
     source: str
@@ -83,6 +92,15 @@ class Suggestion:
       ambiguous: layers that nothing decides.
       unused: tensors that fit nowhere.
       unfilled: leaves that nothing fits.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> weights = {"fc.weight": np.ones((4, 3)), "fc.bias": np.ones(4)}
+      >>> layer = {"kernel": np.ones((3, 4)), "bias": np.ones(4)}
+      >>> found = importers.suggest_mapping(weights, {"params": {"Dense_0": layer}})
+      >>> found.mapping[0].target, found.reasons, found.ambiguous
+      ('params/Dense_0', {'fc': 'shape'}, ())
     """
 
     mapping: tuple[Rule, ...]
@@ -122,6 +140,16 @@ def suggest_mapping(
     Raises:
       NestedStateDictError: if the source has several state dicts.
       NotAStateDictError: if it has none.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> weights = {"fc.weight": np.ones((4, 3)), "fc.bias": np.ones(4)}
+      >>> layer = {"kernel": np.ones((3, 4)), "bias": np.ones(4)}
+      >>> found = importers.suggest_mapping(weights, {"params": {"Dense_0": layer}})
+      >>> variables = importers.from_torch(weights, None, found.mapping)
+      >>> variables["params"]["Dense_0"]["kernel"].shape
+      (3, 4)
     """
     state = open_state_dict(source, nested=nested, strip=strip)
     found = {path: bare(leaf) for path, leaf in target_leaves(target).items()}

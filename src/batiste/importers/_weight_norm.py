@@ -31,6 +31,15 @@ class WeightNorm(Layout):
       layout: that of the layer itself.
       tensor: the name of the weight, such as ``weight_hh_l0`` of an LSTM.
       dim: the axis along which each slice has a length of its own, as PyTorch's ``dim``; None for one length.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import importers
+      >>> weights = {"fc.weight_g": np.full((4, 1), 2.0), "fc.weight_v": np.eye(4)}
+      >>> rules = [("fc", "params/Dense_0", importers.WeightNorm(importers.Linear()))]
+      >>> found = importers.from_torch(weights, None, rules)
+      >>> found["params"]["Dense_0"]["kernel"].diagonal().tolist()
+      [2.0, 2.0, 2.0, 2.0]
     """
 
     layout: Layout = Linear()  # noqa: RUF009 - a frozen value

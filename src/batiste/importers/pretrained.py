@@ -78,6 +78,11 @@ def ready_mapping(name: str) -> tuple[Rule, ...]:
     Raises:
       ArgumentError: if it is no text.
       UnknownMappingError: if there is none.
+
+    Example:
+      >>> from batiste.importers import pretrained
+      >>> len(pretrained.ready_mapping("silero-vad")), sorted(pretrained.READY)
+      (5, ['minilm', 'resemblyzer', 'silero-vad', 'torchcrepe'])
     """
     if text(name, "name", "ready_mapping", what="the name of a mapping") not in READY:
         raise UnknownMappingError(name=name, near=nearest(name, READY), known=", ".join(READY))

@@ -54,6 +54,10 @@ def launch(
     Raises:
       LaunchError: if the program is not there.
       ArgumentError: if ``processes``, ``devices`` or ``grace`` are no such numbers.
+
+    Example:
+      >>> from batiste import launch  # doctest: +SKIP
+      >>> launch.launch(["train.py", "--rate", "0.1"], processes=2)  # doctest: +SKIP
     """
     count = whole_number(processes, "processes", "launch()", low=1)
     each = None if devices is None else whole_number(devices, "devices", "launch()", low=1)

@@ -98,6 +98,20 @@ def vjp(
 
     Raises:
       SeveralScopesError: if ``mdl`` holds modules from elsewhere, unless ``multi_scope`` is set.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Slopes(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         y, pull = nn.vjp(lambda layer, x: layer(x), nn.Dense(1), x)
+      ...         by_variables, by_x = pull(jnp.ones_like(y))
+      ...         return by_x
+      >>> y, variables = Slopes().init_with_output(jax.random.key(0), jnp.ones((2, 3)))
+      >>> y.shape
+      (2, 3)
     """
     del reduce_axes
     advice = None if multi_scope else "Pass multi_scope=True, and get a list with the gradients of each, in this order."
@@ -148,6 +162,19 @@ def jvp(
 
     Raises:
       SeveralScopesError: if ``mdl`` holds modules from elsewhere.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Slope(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         layer = nn.Dense(1, kernel_init=nn.initializers.ones)
+      ...         return nn.jvp(nn.Dense.__call__, layer, (x,), (jnp.ones_like(x),), {})
+      >>> (y, slope), _ = Slope().init_with_output(jax.random.key(0), jnp.zeros((1, 3)))
+      >>> y.tolist(), slope.tolist()
+      ([[0.0]], [[3.0]])
     """
     for argument, each in (("primals", primals), ("tangents", tangents)):
         if not isinstance(each, tuple | list):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -196,6 +223,20 @@ def value_and_grad(
 
     Returns:
       ``(value, gradients)``, or ``((value, aux), gradients)``; the gradients are a tuple, one for each primal.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Slope(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         layer = nn.Dense(1, kernel_init=nn.initializers.ones)
+      ...         return nn.value_and_grad(lambda layer, x: layer(x).sum(), layer, x)
+      >>> result, _ = Slope().init_with_output(jax.random.key(0), jnp.zeros((1, 3)))
+      >>> y, (slope,) = result
+      >>> y.tolist(), slope.tolist()
+      (0.0, [[1.0, 1.0, 1.0]])
     """
     del reduce_axes
     call = _call("value_and_grad", fn, (mdl, *primals), [variables], rngs)
@@ -234,6 +275,19 @@ def grad(
 
     Returns:
       The gradients, or a pair of them and what ``fn`` returned beside the scalar.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Slope(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         layer = nn.Dense(1, kernel_init=nn.initializers.ones)
+      ...         return nn.grad(lambda layer, x: layer(x).sum(), layer, x)
+      >>> (slope,), _ = Slope().init_with_output(jax.random.key(0), jnp.zeros((1, 3)))
+      >>> slope.tolist()
+      [[1.0, 1.0, 1.0]]
     """
     value, gradients = value_and_grad(
         fn, mdl, *primals, has_aux=has_aux, reduce_axes=reduce_axes, variables=variables, rngs=rngs
@@ -260,6 +314,26 @@ def custom_vjp(
 
     Returns:
       A function ``(module, *args)``; it raises ``SeveralScopesError`` if the module holds modules from elsewhere.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Clipped(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         def forward(layer, x):
+      ...             return nn.vjp(lambda layer, x: layer(x), layer, x)
+      ...
+      ...         def backward(pull, cotangent):
+      ...             return pull(jnp.clip(cotangent, -1, 1))
+      ...
+      ...         run = nn.custom_vjp(lambda layer, x: layer(x), forward, backward)
+      ...         return run(nn.Dense(1, kernel_init=nn.initializers.ones), x)
+      >>> variables = Clipped().init(jax.random.key(0), jnp.ones((1, 3)))
+      >>> loss = lambda x: 5 * Clipped().apply(variables, x).sum()
+      >>> jax.grad(loss)(jnp.ones((1, 3))).tolist()
+      [[1.0, 1.0, 1.0]]
     """
     numbers = whole_numbers(nondiff_argnums, "nondiff_argnums", "custom_vjp")
     for argument, each in (("fn", fn), ("forward_fn", forward_fn), ("backward_fn", backward_fn)):

@@ -47,7 +47,18 @@ T = TypeVar("T")
 
 
 class Broadcast:
-    """The type of ``broadcast``."""
+    """The type of ``broadcast``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Sum(nn.Module):
+      ...     def __call__(self, carry, x, scale):
+      ...         return carry + scale * x, None
+      >>> scanned = nn.scan(Sum, in_axes=(0, nn.broadcast))
+      >>> scanned().apply({}, 0.0, jnp.arange(3.0), 10.0)[0].item()
+      30.0
+    """
 
     def __repr__(self) -> str:
         return "broadcast"
@@ -63,6 +74,14 @@ class In(Generic[T]):
 
     Attributes:
       axis: the axis, or None.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> Many = nn.vmap(nn.Dense, variable_axes={"params": nn.In(0)})
+      >>> kernels = {"kernel": jnp.ones((2, 3, 1))}
+      >>> Many(1, use_bias=False).apply({"params": kernels}, jnp.ones((2, 3))).tolist()
+      [[3.0], [3.0]]
     """
 
     axis: T
@@ -74,6 +93,17 @@ class Out(Generic[T]):
 
     Attributes:
       axis: the axis, or None.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Note(nn.Module):
+      ...     def __call__(self, x):
+      ...         self.sow("notes", "x", x)
+      ...         return x
+      >>> Many = nn.vmap(Note, variable_axes={"notes": nn.Out(0)})
+      >>> Many().apply({}, jnp.ones((2, 3)), mutable="notes")[1]["notes"]["x"][0].shape
+      (2, 3)
     """
 
     axis: T

@@ -48,6 +48,20 @@ def cond(
 
     Raises:
       BranchVariablesError: if a function makes a variable that the others do not make.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Either(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x, doubled):
+      ...         layer = nn.Dense(3, use_bias=False, kernel_init=nn.initializers.ones)
+      ...         twice, once = lambda f, x: 2 * f(x), lambda f, x: f(x)
+      ...         return nn.cond(doubled, twice, once, layer, x)
+      >>> variables = Either().init(jax.random.key(0), jnp.ones((2, 3)), True)
+      >>> Either().apply(variables, jnp.ones((2, 3)), True)[0].tolist()
+      [6.0, 6.0, 6.0]
     """
     return _choose("cond", pred, [true_fun, false_fun], mdl, operands, variables, rngs)
 
@@ -72,6 +86,20 @@ def switch(
 
     Raises:
       BranchVariablesError: if a function makes a variable that the others do not make.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Times(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x, index):
+      ...         layer = nn.Dense(3, use_bias=False, kernel_init=nn.initializers.ones)
+      ...         scaled = [lambda f, x, n=n: n * f(x) for n in range(3)]
+      ...         return nn.switch(index, scaled, layer, x)
+      >>> variables = Times().init(jax.random.key(0), jnp.ones((2, 3)), 0)
+      >>> Times().apply(variables, jnp.ones((2, 3)), 2)[0].tolist()
+      [6.0, 6.0, 6.0]
     """
     if not isinstance(branches, list | tuple):
         raise refused(branches, "branches", "switch", "a list of functions of a module")
@@ -176,6 +204,19 @@ def while_loop(
 
     Raises:
       LoopVariableError: if the body makes a variable.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Doubled(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         layer = nn.Dense(1, use_bias=False)
+      ...         small, step = lambda f, x: x.sum() < 100, lambda f, x: f(x)
+      ...         return nn.while_loop(small, step, layer, x)
+      >>> variables = {"params": {"Dense_0": {"kernel": jnp.full((1, 1), 2.0)}}}
+      >>> Doubled().apply(variables, jnp.ones((1, 1))).item()
+      128.0
     """
     test = wrap_method_once(checked(cond_fn, "cond_fn", "while_loop", what="a function of a module and a state"))
     function = wrap_method_once(checked(body_fn, "body_fn", "while_loop", what="a function of a module and a state"))

@@ -71,6 +71,18 @@ def remat(
 
     Raises:
       UnsupportedOptionError: for ``concrete=True``.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Model(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         return nn.remat(nn.Dense)(4)(x)
+      >>> variables = Model().init(jax.random.key(0), jnp.ones((2, 3)))
+      >>> jax.tree.map(jnp.shape, variables)
+      {'params': {'CheckpointDense_0': {'bias': (4,), 'kernel': (3, 4)}}}
     """
     if concrete:
         raise UnsupportedOptionError(
@@ -133,6 +145,17 @@ def jit(
       backend: likewise.
       methods: the methods of a class; by default ``__call__``.
       keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Model(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         return nn.jit(nn.Dense)(4)(x)
+      >>> Model().init_with_output(jax.random.key(0), jnp.ones((2, 3)))[0].shape
+      (2, 4)
     """
     options = _Jit(variables, rngs, static_argnums, static_argnames, donate_argnums, device, backend)
     return lifted("jit", target, _run_jit, options, methods=methods, keep_name=keep_name)
@@ -226,6 +249,15 @@ def remat_scan(
 
     Raises:
       LiftAxisSizeError: if there are more or fewer metadata_params than loops.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> Deep = nn.remat_scan(nn.Dense, lengths=(2, 3))
+      >>> variables = jax.eval_shape(Deep(4).init, jax.random.key(0), jnp.ones((2, 4)))
+      >>> variables["params"]["kernel"].shape
+      (2, 3, 4, 4)
     """
     steps = () if lengths is None else whole_numbers(lengths, "lengths", "remat_scan", low=1)
     if isinstance(metadata_params, Mapping):
@@ -290,7 +322,13 @@ def _looped(
 
 
 def named_call(class_fn: Target, force: bool = True) -> Target:
-    """Return ``class_fn`` as it is: the methods of modules have their names in profiles anyway."""
+    """Return ``class_fn`` as it is: the methods of modules have their names in profiles anyway.
+
+    Example:
+      >>> from batiste import nn
+      >>> nn.named_call(nn.Dense) is nn.Dense
+      True
+    """
     del force
     if not callable(class_fn):
         raise TransformTargetError(transform="named_call", given=f"an object of type {type(class_fn).__name__}")

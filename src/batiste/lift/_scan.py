@@ -114,6 +114,16 @@ def scan(
       LoopVariableError: if the body makes a variable that is carried.
       ScanBodyError: if the body takes no carry, or does not return a pair.
       SharedVariableError: if the body writes a variable that steps share, and not the same in each of them.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Sum(nn.Module):
+      ...     def __call__(self, carry, x):
+      ...         return carry + x, carry
+      >>> total, before = nn.scan(Sum)().apply({}, 0.0, jnp.arange(4.0))
+      >>> total.item(), before.tolist()
+      (6.0, [0.0, 0.0, 1.0, 3.0])
     """
     options = _Options(
         table(variable_axes, "variable_axes", "scan"),

@@ -60,6 +60,17 @@ def map_variables(
       variables: the other collections that are seen inside.
       methods: the methods of a class; by default ``__call__``.
       keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> def transposed(variables):
+      ...     return jax.tree.map(jnp.transpose, variables)
+      >>> Tied = nn.map_variables(nn.Dense, "params", transposed, transposed, init=True)
+      >>> variables = Tied(4, use_bias=False).init(jax.random.key(0), jnp.ones((2, 3)))
+      >>> variables["params"]["kernel"].shape
+      (4, 3)
     """
     options = _Options(mapped_collections, trans_in_fn, trans_out_fn, init, mutable, rngs, variables)
     return lifted("map_variables", target, _run_map, options, methods=methods, keep_name=keep_name)
@@ -108,6 +119,18 @@ def add_metadata_axis(
       metadata_params: told to the boxes.
       methods: the methods of a class; by default ``__call__``.
       keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> init = nn.with_partitioning(nn.initializers.ones, (None, "model"))
+      >>> told = {nn.PARTITION_NAME: "layers"}
+      >>> Layer = nn.add_metadata_axis(nn.Dense, {"params": 0}, metadata_params=told)
+      >>> layer = Layer(4, kernel_init=init)
+      >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 3)))
+      >>> variables["params"]["kernel"].names
+      ('layers', None, 'model')
     """
     told = metadata(metadata_params, "add_metadata_axis")
     for collection_filter, axis in table(variable_axes, "variable_axes", "add_metadata_axis").items():
@@ -151,6 +174,17 @@ def fold_rngs(
       variables: the collections that are seen inside.
       rngs: the random streams that are seen inside.
       keep_name: whether a class keeps its name, so that automatic names are those of the class itself.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Model(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         return nn.fold_rngs(nn.Dense)(4)(x)
+      >>> Model().init_with_output(jax.random.key(0), jnp.ones((2, 3)))[0].shape
+      (2, 4)
     """
     return lifted("fold_rngs", target, _run_fold, _Fold(variables, rngs), keep_name=keep_name)
 

@@ -87,6 +87,16 @@ def vmap(
       ArgumentError: if ``axis_size`` is no whole number.
       LiftAxisSizeError: if the extent of the axis is unknown or differs.
       SharedVariableError: if entries make or write different values of a variable that they share.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> own = {"params": 0}
+      >>> Heads = nn.vmap(nn.Dense, own, {"params": True}, in_axes=None, axis_size=2)
+      >>> y, variables = Heads(4).init_with_output(jax.random.key(0), jnp.ones(3))
+      >>> y.shape, variables["params"]["kernel"].shape
+      ((2, 4), (2, 3, 4))
     """
     options = _Options(
         table(variable_axes, "variable_axes", "vmap"),

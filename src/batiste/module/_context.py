@@ -50,6 +50,16 @@ class InterceptorContext:
       module: the module, bound or not.
       method_name: the method's name.
       orig_method: the method without interceptors, bound to the module.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> def say(next_method, args, kwargs, context):
+      ...     print(type(context.module).__name__, context.method_name)
+      ...     return next_method(*args, **kwargs)
+      >>> with nn.intercept_methods(say):
+      ...     y = nn.Dropout(0.5, deterministic=True).apply({}, jnp.ones(3))
+      Dropout __call__
     """
 
     module: Any
@@ -105,6 +115,16 @@ def intercept_methods(interceptor: Interceptor) -> Generator[None]:
 
     Raises:
       ArgumentError: it is no function.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> def doubled(next_method, args, kwargs, context):
+      ...     return 2 * next_method(*args, **kwargs)
+      >>> with nn.intercept_methods(doubled):
+      ...     y = nn.Dropout(0.5, deterministic=True).apply({}, jnp.ones(3))
+      >>> y.tolist()
+      [2.0, 2.0, 2.0]
     """
     function(
         interceptor, "interceptor", "nn.intercept_methods", what="a function of a method, its arguments and a context"

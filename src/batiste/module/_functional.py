@@ -36,6 +36,15 @@ def apply(
     Raises:
       ArgumentError: if ``fn`` is no function.
       InvalidInstanceModuleError: if the module is none.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> doubled = nn.apply(lambda layer, x: 2 * layer(x), nn.Dense(4))
+      >>> variables = nn.Dense(4).init(jax.random.key(0), jnp.ones((2, 3)))
+      >>> doubled(variables, jnp.ones((2, 3))).shape
+      (2, 4)
     """
     _check(fn, module, "nn.apply")
 
@@ -70,6 +79,15 @@ def init_with_output(
     Raises:
       ArgumentError: if ``fn`` is no function.
       InvalidInstanceModuleError: if the module is none.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> run = nn.init_with_output(lambda layer, x: 2 * layer(x), nn.Dense(4))
+      >>> y, variables = run(jax.random.key(0), jnp.ones((2, 3)))
+      >>> y.shape, sorted(variables["params"])
+      ((2, 4), ['bias', 'kernel'])
     """
     _check(fn, module, "nn.init_with_output")
 
@@ -106,6 +124,14 @@ def init(
     Raises:
       ArgumentError: if ``fn`` is no function.
       InvalidInstanceModuleError: if the module is none.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> make = nn.init(lambda layer, x: 2 * layer(x), nn.Dense(4))
+      >>> jax.tree.map(jnp.shape, make(jax.random.key(0), jnp.ones((2, 3))))
+      {'params': {'bias': (4,), 'kernel': (3, 4)}}
     """
     _check(fn, module, "nn.init")
 
@@ -135,6 +161,11 @@ def merge_param(name: str, a: T | None, b: T | None) -> T:
 
     Raises:
       MergeParamError: if both or neither are given.
+
+    Example:
+      >>> from batiste import nn
+      >>> nn.merge_param("deterministic", None, True)
+      True
     """
     if (a is None) == (b is None):
         raise _merge_error(name, a)
@@ -168,6 +199,22 @@ def share_scope(module: Blueprint, other: Blueprint, /) -> None:
     Raises:
       InvalidInstanceModuleError: if one of them is no module.
       CallShareScopeOnUnboundModuleError: if one of them is not bound.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Named(nn.Module):
+      ...     inner: nn.Module
+      ...
+      ...     def setup(self):
+      ...         nn.share_scope(self, self.inner)
+      ...
+      ...     def __call__(self, x):
+      ...         return self.inner(x)
+      >>> model = Named(nn.Dense(4))
+      >>> jax.tree.map(jnp.shape, model.init(jax.random.key(0), jnp.ones((2, 3))))
+      {'params': {'bias': (4,), 'kernel': (3, 4)}}
     """
     for each in (module, other):
         check_module(each, "share_scope")

@@ -151,6 +151,14 @@ def tabulate(
       compute_flops: whether floating-point operations are counted.
       compute_vjp_flops: whether those of the gradient are counted.
       **kwargs: keyword inputs of the module.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> table = nn.tabulate(nn.Dense(4), jax.random.key(0))
+      >>> "float32[3,4]" in table(jnp.ones((2, 3)))
+      True
     """
     check_module(module, "tabulate")
     options = {"console_kwargs": console_kwargs, "table_kwargs": table_kwargs, "column_kwargs": column_kwargs}

@@ -57,6 +57,18 @@ def compact(function: F) -> F:
 
     Raises:
       ArgumentError: it is no function.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class MLP(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         return nn.Dense(4)(nn.relu(nn.Dense(4)(x)))
+      >>> variables = jax.eval_shape(MLP().init, jax.random.key(0), jnp.ones((2, 3)))
+      >>> list(variables["params"])
+      ['Dense_0', 'Dense_1']
     """
     checked(function, "function", "nn.compact", what="a method")
     function.compact = True  # pyright: ignore[reportFunctionMemberAccess]
@@ -68,6 +80,22 @@ def nowrap(function: F) -> F:
 
     Raises:
       ArgumentError: it is no function.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Model(nn.Module):
+      ...     @nn.nowrap
+      ...     def layer(self):
+      ...         return nn.Dense(4, name="made")
+      ...
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         return self.layer()(x)
+      >>> variables = jax.eval_shape(Model().init, jax.random.key(0), jnp.ones((2, 3)))
+      >>> list(variables["params"])
+      ['made']
     """
     checked(function, "function", "nn.nowrap", what="a method")
     function.nowrap = True  # pyright: ignore[reportFunctionMemberAccess]
@@ -79,6 +107,22 @@ def compact_name_scope(function: F) -> F:
 
     Raises:
       ArgumentError: it is no function.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Model(nn.Module):
+      ...     @nn.compact_name_scope
+      ...     def up(self, x):
+      ...         return nn.Dense(4)(x)
+      ...
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         return nn.Dense(3)(self.up(x))
+      >>> variables = jax.eval_shape(Model().init, jax.random.key(0), jnp.ones((2, 3)))
+      >>> {name: list(below) for name, below in variables["params"].items()}
+      {'Dense_0': ['bias', 'kernel'], 'up': ['Dense_0']}
     """
     checked(function, "function", "compact_name_scope", what="a method")
     function.compact_name_scope = True  # pyright: ignore[reportFunctionMemberAccess]
@@ -103,6 +147,14 @@ def wrap_method_once(function: Callable[..., Any], name: str | None = None) -> C
     Args:
       function: a function whose first argument is a module.
       name: the method's name, by default the function's.
+
+    Example:
+      >>> from batiste import nn
+      >>> def doubled(self, x):
+      ...     return 2 * x
+      >>> method = nn.wrap_method_once(doubled)
+      >>> nn.wrap_method_once(method) is method
+      True
     """
     if hasattr(function, "nowrap") or hasattr(function, "is_wrapped_method"):
         return function

@@ -95,6 +95,14 @@ class PReLU(Module):
     Attributes:
       param_dtype: what the slope is kept in.
       negative_slope_init: the first value of the slope, or the first values of the slopes of the last axis.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> layer = nn.PReLU()
+      >>> variables = {"params": {"negative_slope": 0.5}}
+      >>> layer.apply(variables, jnp.array([-2.0, 3.0])).tolist()
+      [-1.0, 3.0]
     """
 
     param_dtype: DTypeLike = jnp.float32

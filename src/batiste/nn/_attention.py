@@ -74,6 +74,14 @@ def dot_product_attention_weights(
       AttentionMaskError: the bias or the mask does not broadcast to the weights.
       AttentionEinsumError: ``einsum`` is given together with ``precision`` or ``einsum_dot_general``.
       InvalidRngError: dropout is on and there is no key for it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x = jnp.ones((1, 3, 2, 4))
+      >>> mask = nn.make_causal_mask(jnp.ones((1, 3)))
+      >>> nn.dot_product_attention_weights(x, x, mask=mask)[0, 0, 1].tolist()
+      [0.5, 0.5, 0.0]
     """
     path = "dot_product_attention_weights" if module is None else module.path
     query, key = array(query, "query", path), array(key, "key", path)
@@ -148,6 +156,13 @@ def dot_product_attention(
       AttentionMaskError: the bias or the mask does not broadcast to the weights.
       AttentionEinsumError: one einsum without the other, or einsums together with what they replace.
       InvalidRngError: dropout is on and there is no key for it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x = jnp.ones((1, 3, 2, 4))
+      >>> nn.dot_product_attention(x, x, value=jnp.ones((1, 3, 2, 5))).shape
+      (1, 3, 2, 5)
     """
     path = "dot_product_attention" if module is None else module.path
     query, key, value = array(query, "query", path), array(key, "key", path), array(value, "value", path)

@@ -48,6 +48,12 @@ class RNNCellBase(Module):
     A cell of your own is a subclass with ``__call__(self, carry, inputs)``, which returns the next carry and the
     output, and with the two members below. Mark ``initialize_carry`` with ``@nn.nowrap``: it is called on cells that
     are not bound to variables.
+
+    Example:
+      >>> from batiste import nn
+      >>> cell = nn.GRUCell(4)
+      >>> isinstance(cell, nn.RNNCellBase), cell.num_feature_axes
+      (True, 1)
     """
 
     @nowrap
@@ -420,6 +426,15 @@ class ConvLSTMCell(RNNCellBase):
       dtype: what to compute in; None takes what inputs, carry and parameters promote to.
       param_dtype: the element type of the parameters and of the first carry.
       carry_init: draws the first carry.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> cell, x = nn.ConvLSTMCell(4, (3, 3)), jnp.ones((1, 8, 8, 3))
+      >>> carry = cell.initialize_carry(jax.random.key(0), x.shape)
+      >>> cell.init_with_output(jax.random.key(1), carry, x)[0][1].shape
+      (1, 8, 8, 4)
     """
 
     features: int
@@ -581,4 +596,5 @@ def _single(cell: Any, carry: Any) -> Array:
 
 
 def _describe(carry: Any) -> str:
-    return str(jax.tree.map(np.shape, carry)) if isinstance(carry, tuple | list) else f"shape {np.shape(carry)}"
+    shapes = jax.tree.map(cast("Any", np.shape), carry)
+    return str(shapes) if isinstance(carry, tuple | list) else f"shape {np.shape(carry)}"

@@ -25,6 +25,15 @@ class Sequential(Module):
 
     Attributes:
       layers: Modules and functions.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> model = nn.Sequential([nn.Dense(4), nn.relu, nn.Dense(1)])
+      >>> y, variables = model.init_with_output(jax.random.key(0), jnp.ones((2, 3)))
+      >>> y.shape, sorted(variables["params"])
+      ((2, 1), ['layers_0', 'layers_2'])
     """
 
     layers: Sequence[Callable[..., Any]]
@@ -78,6 +87,13 @@ class BatchApply:
 
     Raises:
       ArgumentError: ``f`` is no function, or ``num_dims`` no such number.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import nn
+      >>> sums = nn.BatchApply(lambda x: x.sum(axis=1))
+      >>> sums(np.ones((2, 5, 3))).shape
+      (2, 5)
     """
 
     def __init__(self, f: Callable[..., Any], num_dims: int = 2) -> None:

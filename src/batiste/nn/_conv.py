@@ -187,6 +187,16 @@ class Conv(_Convolution):
       promote_dtype: brings input, kernel and bias to one dtype.
       conv_general_dilated: convolves in place of ``jax.lax.conv_general_dilated``.
       conv_general_dilated_cls: makes what convolves, for one with state of its own.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> layer = nn.Conv(4, kernel_size=(3, 3), strides=2)
+      >>> x = jnp.ones((1, 8, 8, 3))
+      >>> y, variables = layer.init_with_output(jax.random.key(0), x)
+      >>> y.shape, variables["params"]["kernel"].shape
+      ((1, 4, 4, 4), (3, 3, 3, 4))
     """
 
 
@@ -196,6 +206,15 @@ class ConvLocal(_Convolution):
     Parameters: ``kernel`` ``[positions..., product of kernel_size * channels, features]`` and ``bias``
     ``[positions..., features]``, where positions are those of the output. The attributes are those of ``Conv``;
     ``feature_group_count`` must be 1, and ``conv_general_dilated`` is not used.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> layer = nn.ConvLocal(4, kernel_size=(3,), padding="VALID")
+      >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, 8, 3)))
+      >>> y.shape, variables["params"]["kernel"].shape
+      ((1, 6, 4), (6, 9, 4))
     """
 
     is_local: ClassVar[bool] = True
@@ -228,6 +247,15 @@ class ConvTranspose(Module):
         and with its last two axes swapped.
       promote_dtype: brings input, kernel and bias to one dtype.
       preferred_element_type: what products are summed in and returned in.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> layer = nn.ConvTranspose(4, kernel_size=(3,), strides=(2,))
+      >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, 8, 3)))
+      >>> y.shape
+      (1, 16, 4)
     """
 
     features: int

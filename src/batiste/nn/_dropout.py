@@ -29,6 +29,19 @@ class Dropout(Module):
       broadcast_dims: the axes along which all values are dropped or kept together.
       deterministic: whether nothing is dropped; may be given to the call instead.
       rng_collection: the name of the random stream.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> layer = nn.Dropout(0.5)
+      >>> x = jnp.ones((2, 3))
+      >>> bool((layer.apply({}, x, deterministic=True) == x).all())
+      True
+      >>> rngs = {"dropout": jax.random.key(0)}
+      >>> y = layer.apply({}, x, deterministic=False, rngs=rngs)
+      >>> bool(((y == 0) | (y == 2)).all())
+      True
     """
 
     rate: float

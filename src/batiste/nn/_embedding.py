@@ -34,6 +34,17 @@ class Embed(Module):
       param_dtype: what the table is kept in.
       embedding_init: draws the table.
       promote_dtype: brings the table, and in ``attend`` the query, to one dtype.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> table = nn.Embed(num_embeddings=10, features=4)
+      >>> variables = table.init(jax.random.key(0), jnp.array([[1, 2, 3]]))
+      >>> table.apply(variables, jnp.array([[1, 2, 3]])).shape
+      (1, 3, 4)
+      >>> table.apply(variables, jnp.ones((2, 4)), method="attend").shape
+      (2, 10)
     """
 
     num_embeddings: int

@@ -103,6 +103,17 @@ class Fp8DotGeneralOp(Fp8DotGeneralBase):
       amax_history_length: for how many steps the largest magnitude is remembered.
       e4m3_dtype: the 8-bit type of values and weights.
       e5m2_dtype: the 8-bit type of gradients.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> import warnings
+      >>> layer, x = nn.Dense(4, dot_general_cls=nn.Fp8DotGeneralOp), jnp.ones((2, 3))
+      >>> with warnings.catch_warnings(action="ignore"):  # it is deprecated
+      ...     variables = jax.eval_shape(layer.init, jax.random.key(0), x)
+      >>> sorted(variables)
+      ['_overwrite_with_gradient', 'params']
     """
 
     def __post_init__(self) -> None:
@@ -132,6 +143,15 @@ class Fp8DirectDotGeneralOp(Fp8DotGeneralBase):
       amax_history_length: for how many steps the largest magnitude is remembered.
       e4m3_dtype: not used: values and weights are E4M3.
       e5m2_dtype: not used: gradients are E5M2.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> layer = nn.Dense(4, dot_general_cls=nn.Fp8DirectDotGeneralOp)
+      >>> variables = jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((2, 3)))
+      >>> list(variables["_overwrite_with_gradient"])
+      ['Fp8DirectDotGeneralOp_0']
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Array:
@@ -154,6 +174,15 @@ class NANOOFp8DotGeneralOp(Fp8DotGeneralOp):
       amax_history_length: for how many steps the largest magnitude is remembered.
       e4m3_dtype: the 8-bit type of values and weights.
       e5m2_dtype: the 8-bit type of gradients.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> layer = nn.Dense(4, dot_general_cls=nn.NANOOFp8DotGeneralOp)
+      >>> variables = jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((2, 3)))
+      >>> sorted(variables["_overwrite_with_gradient"])
+      ['NANOOFp8DotGeneralOp_0']
     """
 
     e4m3_dtype: Any = jnp.float8_e4m3fnuz
@@ -167,6 +196,15 @@ class Fp8Einsum(Fp8DotGeneralBase):
       amax_history_length: for how many steps the largest magnitude is remembered.
       e4m3_dtype: not used: values and weights are E4M3.
       e5m2_dtype: not used: gradients are E5M2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> product = nn.Fp8Einsum()
+      >>> x, y = jnp.ones((2, 3)), jnp.ones((3, 4))
+      >>> variables = product.init({}, "ab,bc->ac", x, y)
+      >>> product.apply(variables, "ab,bc->ac", x, y).tolist()
+      [[3.0, 3.0, 3.0, 3.0], [3.0, 3.0, 3.0, 3.0]]
     """
 
     def __call__(

@@ -59,6 +59,12 @@ def get_fp8_max(fp8_dtype: DTypeLike, out_dtype: DTypeLike) -> Any:
 
     Raises:
       Fp8DtypeError: ``fp8_dtype`` is none of the four 8-bit float types.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> nn.fp8_ops.get_fp8_max(jnp.float8_e4m3fn, jnp.float32).item()
+      448.0
     """
     known = (jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.float8_e4m3fnuz, jnp.float8_e5m2fnuz)
     if jnp.dtype(fp8_dtype) not in [jnp.dtype(kind) for kind in known]:
@@ -74,6 +80,14 @@ def quantize(x: Array, q_dtype: DTypeLike, scale: Array, compute_dtype: DTypeLik
       q_dtype: an 8-bit float type.
       scale: ``[1]``.
       compute_dtype: what the division is in.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x = jnp.array([1.0, 1000.0])
+      >>> small = nn.fp8_ops.quantize(x, jnp.float8_e4m3fn, jnp.ones(1), jnp.float32)
+      >>> small.astype(float).tolist()
+      [1.0, 448.0]
     """
     largest = get_fp8_max(q_dtype, compute_dtype)
     scaled = x / jnp.broadcast_to(scale.astype(compute_dtype), x.shape)
@@ -81,12 +95,28 @@ def quantize(x: Array, q_dtype: DTypeLike, scale: Array, compute_dtype: DTypeLik
 
 
 def dequantize(x: Array, dq_dtype: DTypeLike, scale: Array) -> Array:
-    """Return ``x * scale`` in ``dq_dtype``, for an ``x`` of any shape and a ``scale`` of shape ``[1]``."""
+    """Return ``x * scale`` in ``dq_dtype``, for an ``x`` of any shape and a ``scale`` of shape ``[1]``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x = jnp.array([0.5, 1.0], jnp.float8_e4m3fn)
+      >>> nn.fp8_ops.dequantize(x, jnp.float32, jnp.full(1, 4.0)).tolist()
+      [2.0, 4.0]
+    """
     return x.astype(dq_dtype) * jnp.broadcast_to(scale.astype(dq_dtype), x.shape)
 
 
 def qdq(x: Array, q_dtype: DTypeLike, scale: Array, compute_dtype: DTypeLike) -> Array:
-    """Return ``x``, in its own dtype, with only those digits that ``q_dtype`` has (fake quantisation)."""
+    """Return ``x``, in its own dtype, with only those digits that ``q_dtype`` has (fake quantisation).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x = jnp.array([1.0, 1.06])
+      >>> nn.fp8_ops.qdq(x, jnp.float8_e4m3fn, jnp.ones(1), jnp.float32).tolist()
+      [1.0, 1.0]
+    """
     return dequantize(quantize(x, q_dtype, scale, compute_dtype), x.dtype, scale)
 
 
@@ -98,6 +128,13 @@ def compute_scale(amax: Array, scale: Array, fp8_max: Any, margin: int = 0) -> A
       scale: the scale so far, which stays where ``amax`` is zero or not finite.
       fp8_max: the largest number of the 8-bit type.
       margin: powers of two to stay away from it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> scale = nn.fp8_ops.compute_scale(jnp.float32(896), jnp.ones(1), 448.0)
+      >>> scale.tolist()
+      [2.0]
     """
     inverse = 1.0 / scale
     new = (fp8_max / amax) / (2**margin)
@@ -106,13 +143,31 @@ def compute_scale(amax: Array, scale: Array, fp8_max: Any, margin: int = 0) -> A
 
 
 def compute_amax_history(x: Array, amax_history: Array) -> Array:
-    """Return the history, ``[steps]``, turned by one and with the largest magnitude of ``x`` in front."""
+    """Return the history, ``[steps]``, turned by one and with the largest magnitude of ``x`` in front.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> history = jnp.array([1.0, 2.0, 3.0])
+      >>> nn.fp8_ops.compute_amax_history(jnp.array([-5.0, 4.0]), history).tolist()
+      [5.0, 3.0, 1.0]
+    """
     newest = jnp.max(jnp.abs(x)).astype(amax_history.dtype)
     return jnp.concatenate([newest[None], amax_history[2:], amax_history[: min(1, len(amax_history) - 1)]])
 
 
 def update_fp8_meta(x: Array, q_dtype: DTypeLike, scale: Array, amax_history: Array) -> tuple[Array, Array]:
-    """Return the scale for ``x``, from the history before it, and the history with it."""
+    """Return the scale for ``x``, from the history before it, and the history with it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x, history = jnp.array([-5.0, 4.0]), jnp.array([896.0, 0.0])
+      >>> kind, one = jnp.float8_e4m3fn, jnp.ones(1)
+      >>> scale, history = nn.fp8_ops.update_fp8_meta(x, kind, one, history)
+      >>> scale.tolist(), history.tolist()
+      ([2.0], [5.0, 896.0])
+    """
     largest = get_fp8_max(q_dtype, jnp.float32)
     new_scale = compute_scale(jnp.max(amax_history, axis=0), scale, largest)
     return new_scale, compute_amax_history(x, amax_history)
@@ -121,7 +176,18 @@ def update_fp8_meta(x: Array, q_dtype: DTypeLike, scale: Array, amax_history: Ar
 def quantize_dequantize_update(
     x: Array, q_dtype: DTypeLike, scale: Array, amax_history: Array, compute_dtype: DTypeLike
 ) -> tuple[Array, Array, Array]:
-    """Return ``x`` fake-quantised with its new scale, that scale, and the new history."""
+    """Return ``x`` fake-quantised with its new scale, that scale, and the new history.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x, history = jnp.array([-5.0, 1.06]), jnp.array([448.0, 0.0])
+      >>> kind, one, wide = jnp.float8_e4m3fn, jnp.ones(1), jnp.float32
+      >>> update = nn.fp8_ops.quantize_dequantize_update
+      >>> x, scale, history = update(x, kind, one, history, wide)
+      >>> x.tolist(), scale.tolist(), history.tolist()
+      ([-5.0, 1.0], [1.0], [5.0, 448.0])
+    """
     new_scale, new_history = update_fp8_meta(x, q_dtype, scale, amax_history)
     return qdq(x, q_dtype, new_scale, compute_dtype), new_scale, new_history
 
@@ -129,9 +195,18 @@ def quantize_dequantize_update(
 # Fake quantisation, of values on the way in and of gradients on the way back.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(cast("Any", jax.custom_vjp), nondiff_argnums=(0, 1))
 def in_qdq(compute_dtype: DTypeLike, q_dtype: DTypeLike, inp: Array, scale: Array, amax_history: Array) -> Array:
-    """Return ``inp`` fake-quantised; its gradient passes, and scale and history get their next values as gradients."""
+    """Return ``inp`` fake-quantised; its gradient passes, and scale and history get their next values as gradients.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x, history = jnp.array([1.0, 1.06]), jnp.zeros(2)
+      >>> kind = jnp.float8_e4m3fn
+      >>> nn.fp8_ops.in_qdq(jnp.float32, kind, x, jnp.ones(1), history).tolist()
+      [1.0, 1.0]
+    """
     return quantize_dequantize_update(inp, q_dtype, scale, amax_history, compute_dtype)[0]
 
 
@@ -152,9 +227,18 @@ def _in_qdq_backward(
 in_qdq.defvjp(_in_qdq_forward, _in_qdq_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(cast("Any", jax.custom_vjp), nondiff_argnums=(0, 1))
 def out_qdq(compute_dtype: DTypeLike, q_dtype: DTypeLike, out: Array, scale: Array, amax_history: Array) -> Array:
-    """Return ``out`` as it is; its gradient is fake-quantised, and scale and history follow the gradient."""
+    """Return ``out`` as it is; its gradient is fake-quantised, and scale and history follow the gradient.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x, history = jnp.array([1.0, 0.5]), jnp.zeros(2)
+      >>> kind = jnp.float8_e5m2
+      >>> nn.fp8_ops.out_qdq(jnp.float32, kind, x, jnp.ones(1), history).tolist()
+      [1.0, 0.5]
+    """
     del compute_dtype, q_dtype, scale, amax_history
     return out
 
@@ -186,6 +270,13 @@ def dot_general_with_precision(
     """Return ``lax.dot_general`` of the two, summed fast forwards and exactly in the derivatives.
 
     ``precision`` and ``preferred_element_type`` are there for the signature only, and are not used.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x, y = jnp.ones((2, 3)), jnp.ones((3, 4))
+      >>> nn.fp8_ops.dot_general_with_precision(x, y, (((1,), (0,)), ((), ()))).tolist()
+      [[3.0, 3.0, 3.0, 3.0], [3.0, 3.0, 3.0, 3.0]]
     """
     if precision is not None or preferred_element_type is not None:
         _warn_ignored("dot_general_with_precision", "precision and preferred_element_type")
@@ -211,13 +302,21 @@ def _dot_general_tangent(
 # Products of the 8-bit values themselves.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(cast("Any", jax.custom_vjp), nondiff_argnums=(0, 1))
 def in_q(
     compute_dtype: DTypeLike, q_dtype: DTypeLike, inp: Array, scale: Array, amax_history: Array
 ) -> tuple[Array, Array]:
     """Return ``inp`` in 8 bits and its new scale; scale and history get their next values as gradients.
 
     No gradient passes to ``inp``: ``quantized_dot``, which is given ``inp`` too, computes it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x, kind, one = jnp.array([1.0, 2.0]), jnp.float8_e4m3fn, jnp.ones(1)
+      >>> small, scale = nn.fp8_ops.in_q(jnp.float32, kind, x, one, jnp.zeros(2))
+      >>> small.dtype, scale.tolist()
+      (dtype(float8_e4m3fn), [1.0])
     """
     new_scale, _ = update_fp8_meta(inp, q_dtype, scale, amax_history)
     return quantize(inp, q_dtype, new_scale, compute_dtype), new_scale
@@ -240,9 +339,17 @@ def _in_q_backward(
 in_q.defvjp(_in_q_forward, _in_q_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(cast("Any", jax.custom_vjp), nondiff_argnums=(0,))
 def out_dq(dq_type: DTypeLike, lhs_scale: Array, rhs_scale: Array, out: Array) -> Array:
-    """Return the product of 8-bit values scaled back, in ``dq_type``; the gradient passes as it is."""
+    """Return the product of 8-bit values scaled back, in ``dq_type``; the gradient passes as it is.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> two = jnp.full(1, 2.0)
+      >>> nn.fp8_ops.out_dq(jnp.float32, two, two, jnp.ones(3)).tolist()
+      [4.0, 4.0, 4.0]
+    """
     return dequantize(out, dq_type, lhs_scale * rhs_scale)
 
 
@@ -258,7 +365,7 @@ def _out_dq_backward(dq_type: DTypeLike, _: None, gradient: Array) -> tuple[None
 out_dq.defvjp(_out_dq_forward, _out_dq_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(8, 9))
+@functools.partial(cast("Any", jax.custom_vjp), nondiff_argnums=(8, 9))
 def quantized_dot(
     lhs: Array,
     q_lhs: Array,
@@ -287,6 +394,16 @@ def quantized_dot(
       out_grad_amax_history: the history of that gradient, ``[steps]``.
       dimension_numbers: contracting and batch axes, as in ``jax.lax.dot_general``.
       preferred_element_type: what to sum in.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x, y, one = jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones(1)
+      >>> small = [each.astype(jnp.float8_e4m3fn) for each in (x, y)]
+      >>> axes, wide = (((1,), (0,)), ((), ())), jnp.float32
+      >>> sides = (x, small[0], one, y, small[1], one)
+      >>> nn.fp8_ops.quantized_dot(*sides, one, jnp.zeros(2), axes, wide).tolist()
+      [[3.0, 3.0, 3.0, 3.0], [3.0, 3.0, 3.0, 3.0]]
     """
     del lhs, lhs_scale, rhs, rhs_scale, out_grad_scale, out_grad_amax_history
     return lax.dot_general(
@@ -405,6 +522,17 @@ def fp8_scaled_dot_general(
 
     Raises:
       DotArgumentsError: a scale or a history is not given.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x, y, axes = jnp.ones((2, 3)), jnp.ones((3, 4)), (((1,), (0,)), ((), ()))
+      >>> sides = ("lhs", "rhs", "grad")
+      >>> scales = {f"{side}_scale": jnp.ones(1) for side in sides}
+      >>> histories = {f"{side}_amax_history": jnp.zeros(2) for side in sides}
+      >>> product = nn.fp8_ops.fp8_scaled_dot_general
+      >>> product(x, y, axes, None, jnp.float32, **scales, **histories).tolist()
+      [[3.0, 3.0, 3.0, 3.0], [3.0, 3.0, 3.0, 3.0]]
     """
     if precision is not None:
         _warn_ignored("fp8_scaled_dot_general", "precision")

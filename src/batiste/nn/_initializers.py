@@ -74,6 +74,12 @@ class ConfiguredInitializer:
       factory: the name of the function in ``jax.nn.initializers`` that makes it.
       arguments: what that function is called with, by name.
       honours_shape: True: its result has the shape that it is called with, so that no one needs to run it to know.
+
+    Example:
+      >>> from batiste import nn
+      >>> init = nn.initializers.he_normal()
+      >>> init.factory, init.arguments["in_axis"]
+      ('he_normal', -2)
     """
 
     factory: str
@@ -192,12 +198,24 @@ ones = ConfiguredInitializer("ones", {})
 
 
 def zeros_init() -> ConfiguredInitializer:
-    """Return ``zeros``."""
+    """Return ``zeros``.
+
+    Example:
+      >>> from batiste import nn
+      >>> nn.initializers.zeros_init()(None, (2, 2)).tolist()
+      [[0.0, 0.0], [0.0, 0.0]]
+    """
     return zeros
 
 
 def ones_init() -> ConfiguredInitializer:
-    """Return ``ones``."""
+    """Return ``ones``.
+
+    Example:
+      >>> from batiste import nn
+      >>> nn.initializers.ones_init()(None, (2, 2)).tolist()
+      [[1.0, 1.0], [1.0, 1.0]]
+    """
     return ones
 
 
@@ -206,6 +224,14 @@ def constant(value: ArrayLike, dtype: DTypeLike | None = None) -> ConfiguredInit
 
     Raises:
       ArgumentError: it is no number and no array.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> nn.initializers.constant(0.5)(None, (2, 2)).tolist()
+      [[0.5, 0.5], [0.5, 0.5]]
+      >>> nn.initializers.constant(jnp.arange(2.0))(None, (2, 2)).tolist()
+      [[0.0, 1.0], [0.0, 1.0]]
     """
     if type(value) not in (float, int):
         array(value, "value", "constant")
@@ -217,6 +243,13 @@ def uniform(scale: float = 1e-2, dtype: DTypeLike | None = None) -> ConfiguredIn
 
     Raises:
       ArgumentError: ``scale`` is no number.
+
+    Example:
+      >>> import jax
+      >>> from batiste import nn
+      >>> drawn = nn.initializers.uniform(0.1)(jax.random.key(0), (3, 3))
+      >>> drawn.shape, bool(((drawn >= 0) & (drawn < 0.1)).all())
+      ((3, 3), True)
     """
     _check_factor(scale, "scale", "uniform")
     return ConfiguredInitializer("uniform", {"scale": scale, "dtype": dtype})
@@ -227,6 +260,13 @@ def normal(stddev: float = 1e-2, dtype: DTypeLike | None = None) -> ConfiguredIn
 
     Raises:
       ArgumentError: ``stddev`` is no number of at least 0.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> nn.initializers.normal(0.02)(jax.random.key(0), (2, 3), jnp.bfloat16).dtype
+      dtype(bfloat16)
     """
     _check_factor(stddev, "stddev", "normal", low=0)
     return ConfiguredInitializer("normal", {"stddev": stddev, "dtype": dtype})
@@ -241,6 +281,13 @@ def truncated_normal(
 
     Raises:
       ArgumentError: ``stddev`` is no number of at least 0, or the bounds are no numbers, the upper above the lower.
+
+    Example:
+      >>> import jax
+      >>> from batiste import nn
+      >>> drawn = nn.initializers.truncated_normal(0.02)(jax.random.key(0), (2, 3))
+      >>> bool((abs(drawn) <= 0.04).all())
+      True
     """
     _check_factor(stddev, "stddev", "truncated_normal", low=0)
     if not (hasattr(lower, "shape") or hasattr(upper, "shape")):
@@ -264,6 +311,14 @@ def variance_scaling(
     Raises:
       ArgumentError: ``scale`` is no number of at least 0, ``mode`` or ``distribution`` is not one of the above, or the
         axes are no whole numbers.
+
+    Example:
+      >>> import jax
+      >>> from batiste import nn
+      >>> init = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+      >>> drawn = init(jax.random.key(0), (3, 3))
+      >>> bool((abs(drawn) <= 1).all())  # sqrt(3 * variance), with a fan of 3
+      True
     """
     _check_factor(scale, "scale", "variance_scaling", low=0)
     choice(mode, "mode", "variance_scaling", ("fan_in", "fan_out", "fan_avg", "fan_geo_avg"))
@@ -275,42 +330,87 @@ def variance_scaling(
 def lecun_normal(
     in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None
 ) -> ConfiguredInitializer:
-    """Return the truncated normal initialiser of variance ``1 / fan_in`` (LeCun and others, 1998)."""
+    """Return the truncated normal initialiser of variance ``1 / fan_in`` (LeCun and others, 1998).
+
+    Example:
+      >>> import jax
+      >>> from batiste import nn
+      >>> nn.initializers.lecun_normal()(jax.random.key(0), (2, 3)).shape
+      (2, 3)
+    """
     return ConfiguredInitializer("lecun_normal", _fans(in_axis, out_axis, batch_axis, dtype))
 
 
 def lecun_uniform(
     in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None
 ) -> ConfiguredInitializer:
-    """Return the uniform initialiser of variance ``1 / fan_in`` (LeCun and others, 1998)."""
+    """Return the uniform initialiser of variance ``1 / fan_in`` (LeCun and others, 1998).
+
+    Example:
+      >>> import jax
+      >>> from batiste import nn
+      >>> drawn = nn.initializers.lecun_uniform()(jax.random.key(0), (3, 3))
+      >>> bool((abs(drawn) <= 1).all())  # sqrt(3 * variance), with a fan of 3
+      True
+    """
     return ConfiguredInitializer("lecun_uniform", _fans(in_axis, out_axis, batch_axis, dtype))
 
 
 def glorot_normal(
     in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None
 ) -> ConfiguredInitializer:
-    """Return the truncated normal initialiser of variance ``2 / (fan_in + fan_out)`` (Glorot and Bengio, 2010)."""
+    """Return the truncated normal initialiser of variance ``2 / (fan_in + fan_out)`` (Glorot and Bengio, 2010).
+
+    Example:
+      >>> import jax
+      >>> from batiste import nn
+      >>> nn.initializers.glorot_normal()(jax.random.key(0), (2, 3)).shape
+      (2, 3)
+    """
     return ConfiguredInitializer("glorot_normal", _fans(in_axis, out_axis, batch_axis, dtype))
 
 
 def glorot_uniform(
     in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None
 ) -> ConfiguredInitializer:
-    """Return the uniform initialiser of variance ``2 / (fan_in + fan_out)`` (Glorot and Bengio, 2010)."""
+    """Return the uniform initialiser of variance ``2 / (fan_in + fan_out)`` (Glorot and Bengio, 2010).
+
+    Example:
+      >>> import jax
+      >>> from batiste import nn
+      >>> drawn = nn.initializers.glorot_uniform()(jax.random.key(0), (3, 3))
+      >>> bool((abs(drawn) <= 1).all())  # sqrt(3 * variance), with fans of 3
+      True
+    """
     return ConfiguredInitializer("glorot_uniform", _fans(in_axis, out_axis, batch_axis, dtype))
 
 
 def he_normal(
     in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None
 ) -> ConfiguredInitializer:
-    """Return the truncated normal initialiser of variance ``2 / fan_in`` (He and others, 2015)."""
+    """Return the truncated normal initialiser of variance ``2 / fan_in`` (He and others, 2015).
+
+    Example:
+      >>> import jax
+      >>> from batiste import nn
+      >>> nn.initializers.he_normal()(jax.random.key(0), (2, 3)).shape
+      (2, 3)
+    """
     return ConfiguredInitializer("he_normal", _fans(in_axis, out_axis, batch_axis, dtype))
 
 
 def he_uniform(
     in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None
 ) -> ConfiguredInitializer:
-    """Return the uniform initialiser of variance ``2 / fan_in`` (He and others, 2015)."""
+    """Return the uniform initialiser of variance ``2 / fan_in`` (He and others, 2015).
+
+    Example:
+      >>> import jax
+      >>> from batiste import nn
+      >>> drawn = nn.initializers.he_uniform()(jax.random.key(0), (3, 3))
+      >>> bool((abs(drawn) <= 1.42).all())  # sqrt(3 * variance), with a fan of 3
+      True
+    """
     return ConfiguredInitializer("he_uniform", _fans(in_axis, out_axis, batch_axis, dtype))
 
 
@@ -328,6 +428,14 @@ def orthogonal(scale: float = 1.0, column_axis: int = -1, dtype: DTypeLike | Non
 
     Raises:
       ArgumentError: ``scale`` is no number, or ``column_axis`` no axis.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> q = nn.initializers.orthogonal()(jax.random.key(0), (2, 2))
+      >>> bool(jnp.allclose(q @ q.T, jnp.eye(2), atol=1e-5))
+      True
     """
     _check_factor(scale, "scale", "orthogonal")
     whole_number(column_axis, "column_axis", "orthogonal", low=None)
@@ -343,6 +451,13 @@ def delta_orthogonal(
 
     Raises:
       ArgumentError: ``scale`` is no number, or ``column_axis`` no axis.
+
+    Example:
+      >>> import jax
+      >>> from batiste import nn
+      >>> kernel = nn.initializers.delta_orthogonal()(jax.random.key(0), (3, 2, 2))
+      >>> kernel.shape, bool((kernel[0] == 0).all())
+      ((3, 2, 2), True)
     """
     _check_factor(scale, "scale", "delta_orthogonal")
     whole_number(column_axis, "column_axis", "delta_orthogonal", low=None)

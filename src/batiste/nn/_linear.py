@@ -57,6 +57,17 @@ class Dense(Module):
       promote_dtype: brings input, kernel and bias to one dtype.
       dot_general: computes the product in place of ``jax.lax.dot_general``.
       dot_general_cls: makes what computes the product, for one with state of its own.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> layer = nn.Dense(4)
+      >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 3)))
+      >>> jax.tree.map(jnp.shape, variables)
+      {'params': {'bias': (4,), 'kernel': (3, 4)}}
+      >>> layer.apply(variables, jnp.ones((2, 3))).shape
+      (2, 4)
     """
 
     features: int
@@ -173,6 +184,15 @@ class Einsum(Module):
       bias_init: draws the bias.
       promote_dtype: brings input, kernel and bias to one dtype.
       preferred_element_type: what products are summed in and returned in, as ``jnp.einsum`` takes it.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> layer = nn.Einsum((3, 2, 4), "...d,dhk->...hk")
+      >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((5, 3)))
+      >>> y.shape, variables["params"]["bias"].shape
+      ((5, 2, 4), (2, 4))
     """
 
     shape: Sequence[int]

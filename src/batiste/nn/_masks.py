@@ -46,6 +46,15 @@ def make_attention_mask(
 
     Raises:
       ArgumentError: an input is no array, ``pairwise_fn`` no function, or ``extra_batch_dims`` no number of axes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> tokens = jnp.array([1, 1, 0])
+      >>> nn.make_attention_mask(tokens, tokens, dtype=bool)
+      Array([[[ True,  True, False],
+              [ True,  True, False],
+              [False, False, False]]], dtype=bool)
     """
     where = "make_attention_mask"
     extra = whole_number(extra_batch_dims, "extra_batch_dims", where)
@@ -67,6 +76,14 @@ def make_causal_mask(x: ArrayLike, extra_batch_dims: int = 0, dtype: DTypeLike =
 
     Raises:
       ArgumentError: ``x`` is no array with an axis, or ``extra_batch_dims`` no number of axes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> nn.make_causal_mask(jnp.zeros((2, 3)), dtype=int)[0, 0]
+      Array([[1, 0, 0],
+             [1, 1, 0],
+             [1, 1, 1]], dtype=int32)
     """
     extra = whole_number(extra_batch_dims, "extra_batch_dims", "make_causal_mask")
     shape = np.shape(array(x, "x", "make_causal_mask"))
@@ -90,6 +107,16 @@ def combine_masks(*masks: ArrayLike | None, dtype: DTypeLike = jnp.float32) -> A
     Raises:
       ArgumentError: a mask is no array.
       MaskRankError: the masks have different numbers of axes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> causal = nn.make_causal_mask(jnp.zeros(3))
+      >>> real = nn.make_attention_mask(jnp.ones(3), jnp.array([1, 0, 1]))
+      >>> nn.combine_masks(causal, real, None, dtype=int)
+      Array([[[1, 0, 0],
+              [1, 0, 0],
+              [1, 0, 1]]], dtype=int32)
     """
     given = [array(mask, "masks", "combine_masks") for mask in masks if mask is not None]
     if not given:

@@ -65,6 +65,14 @@ def rotary_angles(positions: ArrayLike, rotary_dim: int, *, base: float = 10_000
     Raises:
       ArgumentError: ``rotary_dim`` is no whole number, ``base`` no number above 0, or the positions are no array.
       RotaryShapeError: ``rotary_dim`` is odd.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> nn.rotary_angles(jnp.arange(3), rotary_dim=2).tolist()
+      [[0.0], [1.0], [2.0]]
+      >>> nn.rotary_angles(jnp.arange(5), rotary_dim=8).shape
+      (5, 4)
     """
     positions = array(positions, "positions", "rotary_angles")
     rotary_dim = whole_number(rotary_dim, "rotary_dim", "rotary_angles")
@@ -92,6 +100,14 @@ def apply_rotary(x: Array, angles: Array, *, interleaved: bool = False) -> Array
     Raises:
       ArgumentError: an input is no array.
       RotaryShapeError: the angles do not fit ``x``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x = jnp.ones((1, 3, 2, 4))
+      >>> turned = nn.apply_rotary(x, nn.rotary_angles(jnp.arange(3), rotary_dim=4))
+      >>> turned.shape, bool((turned[0, 0] == x[0, 0]).all())
+      ((1, 3, 2, 4), True)
     """
     x, angles = array(x, "x", "apply_rotary"), array(angles, "angles", "apply_rotary")
     if x.ndim < 3 or angles.ndim < 2:
@@ -155,6 +171,16 @@ class GroupedQueryAttention(Module):
       kernel_init: draws the kernels.
       bias_init: draws the biases.
       implementation: as ``jax.nn.dot_product_attention`` takes it; None chooses what is there.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> layer = nn.GroupedQueryAttention(num_heads=4, num_kv_heads=2)
+      >>> x = jnp.ones((1, 3, 8))
+      >>> y, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), x)
+      >>> y.shape, variables["params"]["key"]["kernel"].shape
+      ((1, 3, 8), (8, 2, 2))
     """
 
     num_heads: int

@@ -73,6 +73,17 @@ class MultiHeadDotProductAttention(Module):
       out_dot_general_cls: makes the ``dot_general`` of the output projection.
       qk_attn_weights_einsum_cls: makes the einsum for the weights, for example ``Fp8Einsum``; given with the next.
       attn_weights_value_einsum_cls: makes the einsum for the sum over values.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> layer = nn.MultiHeadDotProductAttention(num_heads=2)
+      >>> x = jnp.ones((1, 3, 4))
+      >>> variables = layer.init(jax.random.key(0), x)
+      >>> y = layer.apply(variables, x, mask=nn.make_causal_mask(x[..., 0]))
+      >>> y.shape, variables["params"]["query"]["kernel"].shape
+      ((1, 3, 4), (4, 2, 2))
     """
 
     num_heads: int
@@ -182,11 +193,30 @@ class MultiHeadAttention(MultiHeadDotProductAttention):
 
     The name of a layer is part of its parameters' paths and of its random keys, so the two are not interchangeable in
     a model that has checkpoints.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> class Encoder(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         return nn.MultiHeadAttention(num_heads=2)(x)
+      >>> x = jnp.ones((1, 3, 4))
+      >>> variables = jax.eval_shape(Encoder().init, jax.random.key(0), x)
+      >>> list(variables["params"])
+      ['MultiHeadAttention_0']
     """
 
 
 class SelfAttention(MultiHeadDotProductAttention):
-    """``MultiHeadDotProductAttention`` of one input to itself, deprecated in Linen in favour of it."""
+    """``MultiHeadDotProductAttention`` of one input to itself, deprecated in Linen in favour of it.
+
+    Example:
+      >>> from batiste import nn
+      >>> issubclass(nn.SelfAttention, nn.MultiHeadDotProductAttention)
+      True
+    """
 
     @compact
     def __call__(  # type: ignore[override]

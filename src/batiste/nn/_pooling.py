@@ -59,6 +59,14 @@ def pool(
     Raises:
       ArgumentError: an extent, a step or a width is no whole number, or the input is no array.
       PoolingWindowError: window, strides or padding do not fit the input or one another.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x = jnp.array([[[1.0], [2.0], [3.0], [4.0]]])
+      >>> nn.pool(x, 0.0, jax.lax.add, (2,), (2,), "VALID").ravel().tolist()
+      [3.0, 7.0]
     """
     inputs, window_shape = array(inputs, "inputs", "pool"), _window(window_shape)
     window, steps, pads = _checked(inputs, window_shape, strides, padding)
@@ -94,6 +102,13 @@ def avg_pool(
     Raises:
       ArgumentError: an extent, a step or a width is no whole number, or the input is no array.
       PoolingWindowError: window, strides or padding do not fit the input or one another.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x = jnp.array([[[1.0], [2.0], [3.0], [4.0]]])
+      >>> nn.avg_pool(x, (2,), strides=(2,)).ravel().tolist()
+      [1.5, 3.5]
     """
     inputs, window_shape = array(inputs, "inputs", "avg_pool"), _window(window_shape)
     is_exact = not jnp.issubdtype(inputs.dtype, jnp.inexact)
@@ -127,6 +142,13 @@ def max_pool(
     Raises:
       ArgumentError: an extent, a step or a width is no whole number, or the input is no array.
       PoolingWindowError: window, strides or padding do not fit the input or one another.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x = jnp.array([[[1.0], [2.0], [3.0], [4.0]]])
+      >>> nn.max_pool(x, (2,), strides=(2,)).ravel().tolist()
+      [2.0, 4.0]
     """
     return pool(inputs, -np.inf, lax.max, window_shape, strides, padding)
 
@@ -151,6 +173,13 @@ def min_pool(
     Raises:
       ArgumentError: an extent, a step or a width is no whole number, or the input is no array.
       PoolingWindowError: window, strides or padding do not fit the input or one another.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x = jnp.array([[[1.0], [2.0], [3.0], [4.0]]])
+      >>> nn.min_pool(x, (2,), strides=(2,)).ravel().tolist()
+      [1.0, 3.0]
     """
     return pool(inputs, np.inf, lax.min, window_shape, strides, padding)
 

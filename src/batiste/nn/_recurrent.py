@@ -37,7 +37,13 @@ __all__ = ["RNN", "Bidirectional", "RNNBase", "flip_sequences"]
 
 @runtime_checkable
 class RNNBase(Protocol):
-    """What ``Bidirectional`` asks of the layers it runs: the call signature of ``RNN``."""
+    """What ``Bidirectional`` asks of the layers it runs: the call signature of ``RNN``.
+
+    Example:
+      >>> from batiste import nn
+      >>> isinstance(nn.RNN(nn.GRUCell(4)), nn.RNNBase)
+      True
+    """
 
     def __call__(
         self,
@@ -222,6 +228,16 @@ class Bidirectional(Module):
       merge_fn: merges the outputs of both for each step; the default lays their last axes side by side.
       time_major: whether the time axis is the first; else it is the last before the features.
       return_carry: whether to return the last carries too.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> layer = nn.Bidirectional(nn.RNN(nn.GRUCell(4)), nn.RNN(nn.GRUCell(4)))
+      >>> x = jnp.ones((2, 5, 3))
+      >>> y, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), x)
+      >>> y.shape, sorted(variables["params"])
+      ((2, 5, 8), ['backward_rnn', 'forward_rnn'])
     """
 
     forward_rnn: RNNBase
@@ -290,6 +306,14 @@ def flip_sequences(inputs: Array, seq_lengths: ArrayLike | None, num_batch_dims:
 
     Raises:
       ArgumentError: ``num_batch_dims`` is no number of axes that leaves one for time, or the input is no array.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> x = jnp.array([[[1], [2], [3], [0]]])
+      >>> flipped = nn.flip_sequences(x, [3], num_batch_dims=1, time_major=False)
+      >>> flipped.ravel().tolist()
+      [3, 2, 1, 0]
     """
     inputs = array(inputs, "inputs", "flip_sequences")
     num_batch_dims = whole_number(num_batch_dims, "num_batch_dims", "flip_sequences", high=max(inputs.ndim - 1, 0))

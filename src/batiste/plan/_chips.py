@@ -25,6 +25,11 @@ class Chip:
       bandwidth: of the memory, bytes a second.
       links: what it can send to chips nearby, bytes a second.
       source: where the figures stand.
+
+    Example:
+      >>> from batiste.plan import CHIPS
+      >>> CHIPS["h100"].memory, CHIPS["h100"].flops > 9e14
+      (80000000000.0, True)
     """
 
     name: str
@@ -63,6 +68,11 @@ def chip(name: str, *, memory: float | None = None) -> Chip:
 
     Raises:
       ArgumentError: there is no such chip.
+
+    Example:
+      >>> from batiste.plan import chip
+      >>> chip("TPU-v5e").name, chip("h100", memory=40e9).memory
+      ('v5e', 40000000000.0)
     """
     found: Chip = CHIPS[choice(str(name).lower().removeprefix("tpu-"), "chip", "plan", tuple(CHIPS))]
     return found if memory is None else dataclasses.replace(found, memory=number(memory, "memory", "plan", above=0))

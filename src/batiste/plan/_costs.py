@@ -38,6 +38,14 @@ class Cost:
       bytes: read and written, estimated, on all devices together.
       device_flops: the FLOPs of one device.
       device_bytes: the bytes of one device.
+
+    Example:
+      >>> import jax
+      >>> from batiste.plan import costs
+      >>> x = jax.ShapeDtypeStruct((4, 4), "float32")
+      >>> total = costs(jax.make_jaxpr(lambda x: x @ x)(x)).total
+      >>> total.flops, total.bytes
+      (128, 192)
     """
 
     flops: float = 0
@@ -73,6 +81,17 @@ class Costs:
       specs: how each result lies.
       times: how often the equations of a module run: 80 for the body of a loop over 80 layers.
       unknown_loops: modules with a loop whose length is known only when it runs; its body counts once.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> from batiste.plan import Pass, costs
+      >>> model, x = nn.Dense(4), jnp.ones((2, 3))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), x)
+      >>> found = costs(jax.make_jaxpr(model.apply)(variables, x))
+      >>> found.by_pass()[Pass.FORWARD].flops, found.unknown_loops
+      (48, ())
     """
 
     rows: Mapping[Place, Cost]
@@ -117,6 +136,14 @@ def costs(program: Any, mesh: Mapping[str, int] | None = None, specs: Sequence[S
       specs: for each argument, for each of its axes, the mesh axes that cut it; None for arguments that lie whole.
       wanted: the same for results that must lie so; None where it is left open.
       weights: which arguments are parameters: where a mesh axis cuts both operands of a product, these are gathered.
+
+    Example:
+      >>> import jax
+      >>> from batiste.plan import costs
+      >>> x = jax.ShapeDtypeStruct((4, 4), "float32")
+      >>> loop = lambda x: jax.lax.fori_loop(0, 5, lambda _, y: y @ y, x)
+      >>> costs(jax.make_jaxpr(loop)(x)).total.flops
+      640
     """
     body = flat(program)
     walk = _Walk(World(dict(mesh or {})))

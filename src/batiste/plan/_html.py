@@ -27,7 +27,15 @@ _Item = tuple[str, float]
 
 
 def as_html(plan: Plan) -> str:
-    """Return a plan as one page of HTML."""
+    """Return a plan as one page of HTML.
+
+    Example:
+      >>> from batiste import nn
+      >>> from batiste.plan import as_html, plan
+      >>> page = as_html(plan(nn.Dense(4), "float32[2,3]", remat=False))
+      >>> "<html" in page
+      True
+    """
     title = f"{plan.name} on {plan.devices:,} {plan.chip.name}"
     groups: dict[str, list[_Item]] = {}
     for path, size in plan.dominating(400):

@@ -26,6 +26,16 @@ class Lint:
       path: the leaf, the module or the pattern.
       problem: what it is, in words.
       fix: what to write instead.
+
+    Example:
+      >>> import jax
+      >>> from batiste import nn
+      >>> from batiste.plan import plan
+      >>> rules = {"**/kernel": jax.P("data"), "**/none": jax.P(), "**": jax.P()}
+      >>> layer, x = nn.Dense(8), "float32[8,8]"
+      >>> found = plan(layer, x, mesh="data=4", rules=rules, remat=False)
+      >>> [(lint.kind, lint.path) for lint in found.lints]
+      [('unused-rule', '**/none')]
     """
 
     kind: str

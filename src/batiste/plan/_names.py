@@ -20,7 +20,13 @@ _NO_NAMES = frozenset({"", "checkpoint", _RECOMPUTED})
 
 
 class Pass(enum.StrEnum):
-    """Which part of a training step an equation belongs to."""
+    """Which part of a training step an equation belongs to.
+
+    Example:
+      >>> from batiste.plan import Pass
+      >>> [each.name for each in Pass]
+      ['FORWARD', 'BACKWARD', 'RECOMPUTED']
+    """
 
     FORWARD = "forward"
     BACKWARD = "backward"

@@ -45,6 +45,13 @@ class Memory:
       activations: the most that lives beside these at one time, as the model is.
       activations_saved: the same where all that is computed is kept for the gradients.
       activations_remat: the same where each turn of a loop is computed again.
+
+    Example:
+      >>> from batiste import nn
+      >>> from batiste.plan import plan
+      >>> found = plan(nn.Dense(4), "float32[2,3]", optimizer="sgd", remat=False)
+      >>> found.memory.params, found.memory.gradients, found.memory.batch
+      (64, 64, 24)
     """
 
     params: int
@@ -82,6 +89,13 @@ class Plan:
       update: the optimiser's part.
       lints: what could be better.
       compiled: what XLA makes of the step, where it was asked for.
+
+    Example:
+      >>> from batiste import nn
+      >>> from batiste.plan import plan
+      >>> found = plan(nn.Dense(4), "float32[2,3]", hbm="1GB", remat=False)
+      >>> found.name, found.devices, found.fits
+      ('Dense', 1, True)
     """
 
     name: str
@@ -195,6 +209,14 @@ def plan(
       MissingPackageError: ``libtpu``, which compiles for a ``target``, is not installed.
       PlanCompileError: XLA does not compile the step.
       ShardError: the rules do not fit the model or the mesh.
+
+    Example:
+      >>> from batiste import nn
+      >>> from batiste.plan import plan
+      >>> layer, x = nn.Dense(64), "float32[32,64]"
+      >>> found = plan(layer, x, mesh="fsdp=4", rules="fsdp", hbm="80GB")
+      >>> found.fits, found.memory.params, found.flops
+      (True, 4352, 524288)
     """
     if isinstance(model, type) or not hasattr(model, "init"):
         raise InvalidInstanceModuleError(call="init", given=repr(model))

@@ -7,14 +7,17 @@ everything is kept has the policy exchanged; in one where loops keep nothing, ea
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend import core as jex_core
 
 from batiste.plan._flat import inner
 
 __all__ = ["saving"]
+
+_CORE: Any = cast("Any", jex_core)
+"""JAX 0.12 does not export ``ClosedJaxpr`` to type checkers."""
 
 _REMAT = ("remat2", "remat", "checkpoint")
 
@@ -26,8 +29,7 @@ def saving(program: Any, *, saves: bool) -> Callable[..., Any]:
       program: what ``jax.make_jaxpr`` returns.
       saves: whether all that it computes is kept for gradients; else bodies of loops keep nothing.
     """
-    make: Any = jaxpr_as_fun
-    return make(ClosedJaxpr(_changed(program.jaxpr, saves), program.consts))
+    return _CORE.jaxpr_as_fun(_CORE.ClosedJaxpr(_changed(program.jaxpr, saves), program.consts))
 
 
 def _changed(jaxpr: Any, saves: bool) -> Any:
@@ -39,19 +41,19 @@ def _equation(eqn: Any, saves: bool) -> Any:
     if name in _REMAT and saves:
         params["policy"] = jax.checkpoint_policies.everything_saveable
     for key, value in params.items():
-        if isinstance(value, ClosedJaxpr):
-            params[key] = ClosedJaxpr(_changed(value.jaxpr, saves), value.consts)
+        if isinstance(value, _CORE.ClosedJaxpr):
+            params[key] = _CORE.ClosedJaxpr(_changed(value.jaxpr, saves), value.consts)
         elif hasattr(value, "eqns"):
             params[key] = _changed(value, saves)
         elif key == "branches":
-            params[key] = tuple(ClosedJaxpr(_changed(each.jaxpr, saves), each.consts) for each in value)
+            params[key] = tuple(_CORE.ClosedJaxpr(_changed(each.jaxpr, saves), each.consts) for each in value)
     if name == "scan" and not saves and not any(each.primitive.name in _REMAT for each in inner(params["jaxpr"]).eqns):
         params["jaxpr"] = _checkpointed(params["jaxpr"])
     return eqn.replace(params=params)
 
 
 def _checkpointed(body: Any) -> Any:
-    closed = body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, [])
+    closed = body if isinstance(body, _CORE.ClosedJaxpr) else _CORE.ClosedJaxpr(body, [])
     avals = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed.in_avals]
-    made = jax.make_jaxpr(jax.checkpoint(jaxpr_as_fun(closed), prevent_cse=False))(*avals)
-    return made if isinstance(body, ClosedJaxpr) else made.jaxpr
+    made = jax.make_jaxpr(jax.checkpoint(_CORE.jaxpr_as_fun(closed), prevent_cse=False))(*avals)
+    return made if isinstance(body, _CORE.ClosedJaxpr) else made.jaxpr

@@ -29,6 +29,12 @@ def as_text(plan: Plan, depth: int = 3) -> str:
     Args:
       plan: the plan.
       depth: how many levels of modules are shown.
+
+    Example:
+      >>> from batiste import nn
+      >>> from batiste.plan import as_text, plan
+      >>> as_text(plan(nn.Dense(4), "float32[2,3]", remat=False)).splitlines()[0]
+      'Dense on data=1 (1 x h100), rules data'
     """
     memory = plan.memory
     verdict = "fits" if plan.fits else "does not fit"
@@ -126,7 +132,15 @@ def _modules(plan: Plan, depth: int) -> list[str]:
 
 
 def ranking(plans: Sequence[Plan]) -> str:
-    """Return a table of plans, in the order given."""
+    """Return a table of plans, in the order given.
+
+    Example:
+      >>> from batiste import nn
+      >>> from batiste.plan import ranking, search
+      >>> plans = search(nn.Dense(64), "float32[32,64]", devices=2)
+      >>> len(ranking(plans).splitlines()) > len(plans)
+      True
+    """
     head = f"{'mesh':28} {'rules':14} {'per device':>10} {'fits':>4} {'step':>9} {'limit':>8} {'MFU':>6}"
     rows = [
         f"{_mesh(each):28} {each.rules:14} {human(each.memory.total, 'B'):>10} {'yes' if each.fits else 'no':>4} "
@@ -146,7 +160,15 @@ def _compiled_json(made: Compiled | None) -> dict[str, Any] | None:
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """Return a plan as dicts, lists, texts and numbers."""
+    """Return a plan as dicts, lists, texts and numbers.
+
+    Example:
+      >>> from batiste import nn
+      >>> from batiste.plan import as_json, plan
+      >>> held = as_json(plan(nn.Dense(4), "float32[2,3]", remat=False))
+      >>> held["model"], held["devices"], held["bytes"]["params"]
+      ('Dense', 1, 64)
+    """
     memory = plan.memory
     modules: list[dict[str, Any]] = []
     for path, cost in sorted(plan.costs.by_path().items()):

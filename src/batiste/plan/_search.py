@@ -54,6 +54,13 @@ def search(model: Any, *inputs: Any, devices: int, keep: int = 10, **options: An
 
     Raises:
       ArgumentError: ``devices`` is no whole number, or an argument of ``plan`` is wrong.
+
+    Example:
+      >>> from batiste import nn
+      >>> from batiste.plan import search
+      >>> plans = search(nn.Dense(64), "float32[32,64]", devices=2, keep=3)
+      >>> len(plans), {found.devices for found in plans}
+      (3, {2})
     """
     count = whole_number(devices, "devices", "search", low=1)
     found: list[Plan] = []
@@ -77,6 +84,12 @@ def smallest_mesh(model: Any, *inputs: Any, most: int = 4096, **options: Any) ->
 
     Raises:
       ArgumentError: ``most`` is no whole number, or an argument of ``plan`` is wrong.
+
+    Example:
+      >>> from batiste import nn
+      >>> from batiste.plan import smallest_mesh
+      >>> smallest_mesh(nn.Dense(64), "float32[32,64]").devices
+      1
     """
     most = whole_number(most, "most", "smallest_mesh", low=1)
     alone = plan(model, *inputs, mesh=None, rules=None, remat=False, **options)

@@ -54,6 +54,13 @@ class Partitioned(PyTreeNode, AxisMetadata[A]):
 
     Raises:
       AxisNamesError: if the names are not a sequence.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> box = nn.Partitioned(jnp.ones((2, 3)), names=(None, "model"))
+      >>> box.get_partition_spec(), box.unbox().shape
+      (P(None, 'model'), (2, 3))
     """
 
     value: A
@@ -143,6 +150,13 @@ class LogicallyPartitioned(Partitioned[A], Generic[A]):
     Raises:
       AxisNamesError: if the names are not a sequence of names.
       LogicalRulesError: if the rules are not pairs.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> box = nn.LogicallyPartitioned(jnp.ones((2, 3)), names=("embed", "mlp"))
+      >>> box.names, box.unbox().shape
+      (('embed', 'mlp'), (2, 3))
     """
 
     rules: LogicalRules | None = field(default=None, pytree_node=False)
@@ -207,6 +221,16 @@ def with_partitioning(
     Raises:
       ArgumentError: if ``fn`` is no function.
       AxisNamesError: if the names are not a sequence of names.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> init = nn.with_partitioning(nn.initializers.ones, (None, "model"))
+      >>> layer = nn.Dense(4, kernel_init=init)
+      >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 3)))
+      >>> variables["params"]["kernel"].names
+      (None, 'model')
     """
     function(fn, "fn", "with_partitioning", what="an initialiser")
     names = _checked(Partitioned(None, names).names)
@@ -231,6 +255,16 @@ def with_logical_partitioning(
       ArgumentError: if ``fn`` is no function.
       AxisNamesError: if the names are not a sequence of names.
       LogicalRulesError: if the rules are not pairs.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> init = nn.with_logical_partitioning(nn.initializers.ones, ("embed", "mlp"))
+      >>> layer = nn.Dense(4, kernel_init=init)
+      >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 3)))
+      >>> nn.get_partition_spec(variables)["params"]["kernel"]
+      P('embed', 'mlp')
     """
     function(fn, "fn", "with_logical_partitioning", what="an initialiser")
     rules = None if rules is None else as_rules(rules)
@@ -242,6 +276,13 @@ def get_partition_spec(tree: Any) -> Any:
 
     Logical names stay logical: ``logical_to_mesh`` turns them into mesh axes. An array without a box has the empty
     spec, which says that it is whole on every device; anything that is no array has None.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn
+      >>> box = nn.Partitioned(jnp.ones((2, 3)), names=(None, "model"))
+      >>> nn.get_partition_spec({"w": box, "b": jnp.ones(3)})
+      {'b': P(), 'w': P(None, 'model')}
     """
 
     def spec(leaf: Any) -> PartitionSpec | None:

@@ -63,6 +63,16 @@ def with_logical_constraint(
       ManualAxisError: if a name leads to a mesh axis that ``jax.shard_map`` has taken.
       UnknownLogicalAxisError: if a name has no rule, and there are rules or a mesh.
       UnknownMeshAxisError: if a rule leads to an axis that the mesh does not have.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn, shard
+      >>> rules, x = [("batch", "data"), ("embed", None)], jnp.ones((8, 3))
+      >>> with jax.set_mesh(shard.mesh("data=-1")):
+      ...     x = nn.with_logical_constraint(x, ("batch", "embed"), rules)
+      >>> x.sharding.spec
+      P('data',)
     """
     check_fallback(fallback, "with_logical_constraint")
     if mesh is not None:

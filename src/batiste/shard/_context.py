@@ -39,7 +39,14 @@ _rules: Any = jax.make_user_context(default_value=())
 
 
 def get_logical_axis_rules() -> LogicalRules:
-    """Return the rules in effect; none is the empty tuple."""
+    """Return the rules in effect; none is the empty tuple.
+
+    Example:
+      >>> from batiste import nn
+      >>> with nn.logical_axis_rules([("batch", "data")]):
+      ...     print(nn.get_logical_axis_rules())
+      (('batch', 'data'),)
+    """
     return _rules.value
 
 
@@ -53,6 +60,12 @@ def logical_axis_rules(rules: LogicalRules) -> Generator[None, None, None]:
 
     Raises:
       LogicalRulesError: if they are not such pairs.
+
+    Example:
+      >>> from batiste import nn
+      >>> with nn.logical_axis_rules([("batch", "data"), ("embed", None)]):
+      ...     print(nn.logical_to_mesh_axes(("batch", "embed")))
+      P('data', None)
     """
     with _rules(as_rules(rules)):
         yield
@@ -66,6 +79,13 @@ def set_logical_axis_rules(rules: LogicalRules) -> None:
 
     Raises:
       LogicalRulesError: if they are not pairs.
+
+    Example:
+      >>> from batiste import nn
+      >>> nn.set_logical_axis_rules([("batch", "data")])
+      >>> nn.logical_to_mesh_axes(("batch",))
+      P('data',)
+      >>> nn.set_logical_axis_rules([])
     """
     _rules(as_rules(rules)).__enter__()
 

@@ -35,6 +35,16 @@ class LeafPlacement:
       parts: into how many parts it is cut.
       bytes: the bytes of the whole.
       device_bytes: the bytes on each device.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from batiste import shard
+      >>> sizes = jax.sharding.AbstractMesh((4,), ("model",))
+      >>> params = {"w": np.ones((8, 4), np.float32)}
+      >>> found = shard.explain(params, {"w": jax.P("model")}, sizes)
+      >>> found.leaves[0].parts, found.leaves[0].bytes, found.leaves[0].device_bytes
+      (4, 128, 32)
     """
 
     path: str
@@ -54,6 +64,16 @@ class Explanation:
     Attributes:
       leaves: one for each array, in the order of the tree.
       mesh: the size of each mesh axis.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from batiste import shard
+      >>> sizes = jax.sharding.AbstractMesh((4,), ("model",))
+      >>> params = {"w": np.ones((8, 4), np.float32)}
+      >>> found = shard.explain(params, {"w": jax.P("model")}, sizes)
+      >>> found.mesh, found.bytes, found.device_bytes
+      ({'model': 4}, 128, 32)
     """
 
     leaves: tuple[LeafPlacement, ...]
@@ -111,6 +131,17 @@ def explain(
       ArgumentError: ``mesh`` is no mesh, or ``default`` no spec.
       ShardError: what ``batiste.shard.specs`` raises; an axis that is not cut into equal parts is shown as not cut.
       TreeError: likewise.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from batiste import shard
+      >>> sizes = jax.sharding.AbstractMesh((4,), ("model",))
+      >>> params = {"up": {"kernel": np.ones((8, 4)), "bias": np.ones(4)}}
+      >>> rules = {"**/kernel": jax.P("model")}
+      >>> found = shard.explain(params, rules, sizes, default=jax.P())
+      >>> [(leaf.path, leaf.why) for leaf in found.leaves]
+      [('up/bias', 'default'), ('up/kernel', '**/kernel')]
     """
     choice(unmatched, "unmatched", "explain", ("error", "ignore"))
     check_mesh(mesh, "shard.explain")

@@ -29,7 +29,16 @@ __all__ = ["Initialisable", "init", "init_placed"]
 
 
 class Initialisable(Protocol):
-    """What has variables to be made: a Module, or anything with its ``init``."""
+    """What has variables to be made: a Module, or anything with its ``init``.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn, shard
+      >>> model: shard.Initialisable = nn.Dense(4)
+      >>> model.init(jax.random.key(0), jnp.ones((2, 3)))["params"]["kernel"].shape
+      (3, 4)
+    """
 
     def init(self, rngs: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Return variables."""
@@ -69,6 +78,17 @@ def init(
       InvalidRngError: if a stream of a Module is given something that is no key.
       ShardError: what ``batiste.shard.specs`` raises.
       TreeError: likewise.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn, shard
+      >>> mesh = shard.mesh("model=-1")
+      >>> rules = {"params/kernel": jax.P(None, "model"), "**": jax.P()}
+      >>> key, x = jax.random.key(0), jnp.ones((2, 3))
+      >>> variables = shard.init(nn.Dense(8), mesh, rules, key, x)
+      >>> variables["params"]["kernel"].sharding.spec
+      P(None, 'model')
     """
     if isinstance(model, type) and issubclass(model, Blueprint):
         raise InvalidInstanceModuleError(call="init", given=repr(model))
@@ -104,6 +124,17 @@ def init_placed(
 
     Raises:
       ArgumentError: ``mesh`` is no mesh of devices.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import shard
+      >>> whole = jax.sharding.NamedSharding(shard.mesh("data=-1"), jax.P())
+      >>> make = lambda key, x: 2 * x
+      >>> key, inputs = jax.random.key(0), (jnp.ones(3),)
+      >>> made = shard.init_placed(make, whole.mesh, lambda _: whole, key, inputs, {})
+      >>> made.sharding == whole
+      True
     """
     check_mesh(mesh, "shard.init", devices=True)
     leaves, treedef = cast("tuple[list[Any], Any]", jax.tree.flatten((inputs, options)))

@@ -44,7 +44,13 @@ _UNDECIDED = object()
 
 
 class RulesFallback(enum.Enum):
-    """What becomes of a name that no rule applies to, be it that it has none or that all are taken."""
+    """What becomes of a name that no rule applies to, be it that it has none or that all are taken.
+
+    Example:
+      >>> from batiste import shard
+      >>> [each.name for each in shard.RulesFallback]
+      ['AXIS_IS_UNSHARDED', 'RAISE_ERROR', 'NO_CONSTRAINT']
+    """
 
     AXIS_IS_UNSHARDED = "axis_is_unsharded"
     """The axis is not split."""
@@ -75,6 +81,12 @@ def logical_to_mesh_axes(
       AxisNamesError: if these are no names.
       DuplicateAxisNameError: if two axes have one name.
       UnknownLogicalAxisError: if a name has no rule.
+
+    Example:
+      >>> from batiste import nn
+      >>> rules = [("batch", "data"), ("embed", None), ("mlp", "model")]
+      >>> nn.logical_to_mesh_axes(("batch", None, "mlp"), rules)
+      P('data', None, 'model')
     """
     check_fallback(fallback, "logical_to_mesh_axes")
     if array_dim_names is None:
@@ -94,6 +106,13 @@ def logical_to_mesh(tree: Any, rules: LogicalRules | None = None, *, fallback: R
     Raises:
       AxisNamesError: if a leaf is no ``PartitionSpec``.
       UnknownLogicalAxisError: if a name has no rule.
+
+    Example:
+      >>> import jax
+      >>> from batiste import nn
+      >>> specs = {"kernel": jax.P("embed", "mlp"), "bias": jax.P("mlp")}
+      >>> nn.logical_to_mesh(specs, [("embed", None), ("mlp", "model")])
+      {'bias': P('model',), 'kernel': P(None, 'model')}
     """
     check_fallback(fallback, "logical_to_mesh")
 

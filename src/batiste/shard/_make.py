@@ -39,6 +39,13 @@ def mesh(sizes: MeshSizes, *, devices: Sequence[Any] | None = None, types: AxisT
       ArgumentError: ``types`` is neither of them.
       MeshAxesError: ``sizes`` cannot be read, or do not fit the devices.
       UnknownMeshAxisError: ``types`` names an axis that there is not.
+
+    Example:
+      >>> import jax
+      >>> from batiste import shard
+      >>> mesh = shard.mesh("data=-1,model=1")
+      >>> mesh.axis_names, mesh.size == jax.device_count()
+      (('data', 'model'), True)
     """
     if devices is not None and not all(isinstance(one, jax.Device) for one in _listed(devices)):
         raise refused(devices, "devices", "shard.mesh", "a list of devices", "Give jax.devices(), or some of them.")
@@ -62,6 +69,11 @@ def mesh_sizes(sizes: MeshSizes, count: int | None = None) -> dict[str, int]:
 
     Raises:
       MeshAxesError: they cannot be read, or do not fit the devices.
+
+    Example:
+      >>> from batiste import shard
+      >>> shard.mesh_sizes("data=-1,model=4", count=8)
+      {'data': 2, 'model': 4}
     """
     if count is not None:
         count = whole_number(count, "count", "mesh_sizes", low=1)

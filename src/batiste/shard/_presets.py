@@ -60,6 +60,12 @@ def preset(name: str) -> Rules:
 
     Raises:
       ArgumentError: there is no such table.
+
+    Example:
+      >>> from batiste import shard
+      >>> rules = shard.preset("fsdp+tensor")
+      >>> rules.name, rules.batch
+      ('fsdp+tensor', P(('data', 'fsdp'),))
     """
     words = [word.strip() for word in text(name, "name", "preset").split("+")]
     for word in words:

@@ -43,6 +43,12 @@ class Cut:
       entries: the entries.
       largest: see above; None where nothing is left to the shape.
       at_least: see above.
+
+    Example:
+      >>> from batiste import shard
+      >>> cut = shard.Cut(None, "tensor", largest="fsdp")
+      >>> cut.spec((6, 16, 8), {"fsdp": 2, "tensor": 4})
+      P(None, 'fsdp', 'tensor')
     """
 
     entries: tuple[_Entry, ...]
@@ -97,6 +103,16 @@ class Rules(Mapping[Any, Rule]):
       name: what it is called.
       batch: how the first axes of every array of a batch lie.
       activations: pairs of a logical name and mesh axes, for ``logical_axis_rules``.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from batiste import shard
+      >>> own = shard.preset("tensor").first({"**/wide/kernel": jax.P(None, "tensor")})
+      >>> sizes = jax.sharding.AbstractMesh((4,), ("tensor",))
+      >>> params = {"wide": {"kernel": np.ones((2, 8)), "bias": np.ones(8)}}
+      >>> shard.specs(params, own, sizes)
+      {'wide': {'bias': P(), 'kernel': P(None, 'tensor')}}
     """
 
     table: Mapping[Any, Rule]

@@ -75,6 +75,14 @@ def specs(
       UnknownMeshAxisError: if the mesh does not have an axis.
       UnmatchedPathsError: if no rule matches a leaf and there is no default.
       UnmatchedPatternError: if a pattern matches no path.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from batiste import shard
+      >>> params = {"up": {"kernel": np.ones((8, 4)), "bias": np.ones(4)}}
+      >>> shard.specs(params, {"**/kernel": jax.P(None, "model"), "**": jax.P()})
+      {'up': {'bias': P(), 'kernel': P(None, 'model')}}
     """
     choice(indivisible, "indivisible", "specs", ("error", "replicate"))
     if mesh is not None:
@@ -115,6 +123,15 @@ def shardings(
 
     The arguments and errors are those of ``specs``. The result is what ``jax.device_put(tree, ...)`` and
     ``jax.jit(..., out_shardings=...)`` take.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from batiste import shard
+      >>> mesh = shard.mesh("model=-1")
+      >>> placed = shard.shardings({"w": np.ones((8, 4))}, {"w": jax.P("model")}, mesh)
+      >>> jax.device_put({"w": np.ones((8, 4))}, placed)["w"].sharding.spec
+      P('model',)
     """
     check_mesh(mesh, "shard.shardings")
     found = specs(tree, rules, mesh, default=default, unmatched=unmatched, indivisible=indivisible)
@@ -135,6 +152,13 @@ def get_sharding(tree: Any, mesh: AnyMesh) -> Any:
       IndivisibleAxisError: if the mesh does not cut an axis into equal parts.
       PartitionSpecError: if there are more names than axes, or a mesh axis is named twice.
       UnknownMeshAxisError: if the mesh does not have an axis.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn, shard
+      >>> box = nn.Partitioned(jnp.ones((8, 3)), names=("model", None))
+      >>> nn.get_sharding({"w": box}, shard.mesh("model=-1"))["w"].spec
+      P('model', None)
     """
     check_mesh(mesh, "get_sharding")
     return _placed_on(tree, mesh, get_partition_spec, is_leaf=is_axis_metadata)
@@ -154,6 +178,16 @@ def logical_to_mesh_sharding(
     Raises:
       UnknownLogicalAxisError: if a name has no rule.
       UnknownMeshAxisError: if a rule leads to an axis that the mesh does not have.
+
+    Example:
+      >>> import jax
+      >>> from batiste import nn, shard
+      >>> mesh = shard.mesh("model=-1")
+      >>> specs = {"w": jax.P("embed", "mlp")}
+      >>> rules = [("embed", None), ("mlp", "model")]
+      >>> placed = nn.logical_to_mesh_sharding(specs, mesh, rules)
+      >>> placed["w"].spec
+      P(None, 'model')
     """
     check_mesh(mesh, "logical_to_mesh_sharding")
 

@@ -40,6 +40,10 @@ def compile_cache(folder: str | os.PathLike[str] | None = None, *, min_seconds: 
 
     Raises:
       ArgumentError: ``folder`` is no path, or ``min_seconds`` no such number.
+
+    Example:
+      >>> from batiste import train  # doctest: +SKIP
+      >>> train.compile_cache()  # once, where the program begins  # doctest: +SKIP
     """
     check_cache(folder, min_seconds)
     config: Any = jax.config

@@ -38,6 +38,16 @@ def configured(config: type[_Config], arguments: Sequence[str] | None = None) ->
       ArgumentError: it is no dataclass.
       MissingPackageError: tyro is not installed (``pip install 'batiste[train]'``).
       SystemExit: the words cannot be read, which tyro has said, or they ask for help.
+
+    Example:
+      >>> from batiste import train
+      >>> import dataclasses
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Config:
+      ...     rate: float = 1e-3
+      ...     features: int = 64
+      >>> train.configured(Config, ["--rate", "0.5"])
+      Config(rate=0.5, features=64)
     """
     given: Any = config
     if not isinstance(given, type) or not dataclasses.is_dataclass(given):
@@ -92,7 +102,17 @@ def _has_repr(value: Any) -> bool:
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the fields that a run was begun with; none where it has none, or the file cannot be read."""
+    """Return the fields that a run was begun with; none where it has none, or the file cannot be read.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import train
+      >>> step = lambda state, x: (state + x, {"loss": state})
+      >>> options = {"steps": 1, "config": {"rate": 0.5}, "log": None}
+      >>> state = train.fit(step, jnp.zeros(()), lambda n: 1.0, run="run", **options)
+      >>> train.read_config("run")
+      {'rate': 0.5}
+    """
     place = Path(path(folder, "folder", "read_config")) / NAME
     try:
         found: Any = json.loads(place.read_text())

@@ -246,7 +246,7 @@ def decode(value: Any) -> Any:
         case {"tuple": items}:
             return tuple(decode(item) for item in items)
         case {"array": data, "dtype": dtype, "shape": shape}:
-            found = np.frombuffer(base64.b64decode(data), np.dtype(dtype)).reshape(shape)
+            found: Any = cast("Any", np).frombuffer(base64.b64decode(data), np.dtype(dtype)).reshape(shape)
             return found.copy() if shape else found[()]
         case _:
             return {decode(key): decode(item) for key, item in row["dict"]}

@@ -57,6 +57,15 @@ def early_stopping(
 
     Raises:
       ArgumentError: an argument is out of its domain.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import train
+      >>> step = lambda state, x: (state + 1, {"loss": jnp.abs(state - 2)})
+      >>> stop = train.early_stopping("loss", patience=2)
+      >>> options = {"hooks": [stop], "log_every": 1, "log": None}
+      >>> train.fit(step, jnp.zeros(()), [1.0] * 99, **options).item()
+      5.0
     """
     text(metric, "metric", "early_stopping", what="the name of a metric")
     whole_number(patience, "patience", "early_stopping", low=1)
@@ -94,6 +103,16 @@ def keep_best(metric: str = "eval/loss", *, lower: bool = True, folder: str = "b
 
     Raises:
       ArgumentError: an argument is out of its domain.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import checkpoint, train
+      >>> step = lambda state, x: (state + 1, {"loss": jnp.abs(state - 2)})
+      >>> options = {"steps": 5, "run": "run", "log_every": 1, "log": None}
+      >>> hooks = [train.keep_best("loss")]
+      >>> state = train.fit(step, jnp.zeros(()), lambda n: 1.0, hooks=hooks, **options)
+      >>> checkpoint.restore("run/best", state).item()
+      3.0
     """
     text(metric, "metric", "keep_best", what="the name of a metric")
     text(folder, "folder", "keep_best", what="the name of a folder")
@@ -135,6 +154,13 @@ def time_limit(limit: float | dt.timedelta, *, total: bool = False) -> Hook:
 
     Raises:
       ArgumentError: it is no such time.
+
+    Example:
+      >>> from batiste import train
+      >>> import datetime
+      >>> hook = train.time_limit(datetime.timedelta(hours=8))  # for `hooks=`
+      >>> sorted(hook.calls)
+      ['start', 'step']
     """
     seconds = limit.total_seconds() if isinstance(limit, dt.timedelta) else limit
     number(seconds, "limit", "time_limit", above=0)

@@ -66,6 +66,16 @@ def evaluate(
       LossError: the loss function returns something else than a loss, or a loss and metrics.
       NoAverageError: ``averaged``, and the state has no average.
       NoBatchError: there is no batch.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from batiste import nn, train
+      >>> model, x = nn.Dense(1), jnp.zeros((2, 3))  # of which a new layer makes zeros
+      >>> state = train.TrainState.init(model, optax.sgd(0.1), jax.random.key(0), x)
+      >>> train.evaluate(state, [x, x], lambda model, x: (model(x) - 2) ** 2)
+      {'loss': 4.0}
     """
     policy = AS_IT_IS
     if isinstance(loss_fn, Step):

@@ -42,6 +42,17 @@ def fit(
     """Train from the start, or from where an earlier run was interrupted, to the end, and return the state.
 
     The arguments are those of ``Loop``, and so are the errors, with those of iterating over one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import train
+      >>> def step(state, batch):
+      ...     return state + batch, {"loss": state}
+      >>> options = {"run": "run", "log": None}
+      >>> train.fit(step, jnp.zeros(()), lambda n: 1.0, steps=2, **options).item()
+      2.0
+      >>> train.fit(step, jnp.zeros(()), lambda n: 1.0, steps=5, **options).item()
+      5.0
     """
     loop = Loop(
         step,

@@ -34,6 +34,17 @@ def by_pattern(rules: Mapping[PatternLike, Any]) -> optax.GradientTransformation
       PatternSyntaxError: a pattern is not well formed.
       UnmatchedPathsError: when the state is made, no pattern matches a parameter.
       UnmatchedPatternError: when the state is made, a pattern matches no parameter.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from batiste import train
+      >>> tx = train.by_pattern({"head/**": optax.sgd(1.0), "**": None})
+      >>> params = {"head": {"w": jnp.ones(2)}, "body": {"w": jnp.ones(2)}}
+      >>> updates, _ = tx.update(params, tx.init(params), params)
+      >>> jax.tree.map(lambda update: update.tolist(), updates)
+      {'body': {'w': [0.0, 0.0]}, 'head': {'w': [-1.0, -1.0]}}
     """
     import optax  # pyright: ignore[reportMissingTypeStubs]
 
@@ -67,6 +78,17 @@ def freeze(tx: optax.GradientTransformation, *patterns: PatternLike) -> optax.Gr
       ArgumentError: ``tx`` is no optimiser, or there is no pattern.
       PatternSyntaxError: a pattern is not well formed.
       UnmatchedPatternError: when the state is made, a pattern matches no parameter.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from batiste import train
+      >>> tx = train.freeze(optax.sgd(1.0), "body/**")
+      >>> params = {"head": {"w": jnp.ones(2)}, "body": {"w": jnp.ones(2)}}
+      >>> updates, _ = tx.update(params, tx.init(params), params)
+      >>> jax.tree.map(lambda update: update.tolist(), updates)
+      {'body': {'w': [0.0, 0.0]}, 'head': {'w': [-1.0, -1.0]}}
     """
     if not patterns:
         raise refused((), "patterns", "freeze", "at least one pattern", 'Write freeze(tx, "encoder/**").')
@@ -86,6 +108,11 @@ def matching(*patterns: PatternLike) -> Callable[[Any], Any]:
       ArgumentError: there is no pattern.
       PatternSyntaxError: a pattern is not well formed.
       UnmatchedPatternError: when the mask is asked for, a pattern matches no parameter.
+
+    Example:
+      >>> from batiste import train
+      >>> train.matching("**/kernel")({"up": {"kernel": 1.0, "bias": 2.0}})
+      {'up': {'bias': False, 'kernel': True}}
     """
     if not patterns:
         raise refused((), "patterns", "matching", "at least one pattern", 'Write matching("**/kernel").')

@@ -36,6 +36,16 @@ class Hook:
 
     Attributes:
       calls: functions ``(loop) -> None`` by moment.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import train
+      >>> step = lambda state, x: (state + x, {"loss": state})
+      >>> say = lambda loop: print(loop.step)
+      >>> hook = train.Hook({"start": say, "end": say})
+      >>> state = train.fit(step, jnp.zeros(()), [1.0, 2.0], hooks=[hook], log=None)
+      0
+      2
     """
 
     calls: Mapping[str, Callable[[Any], Any]]
@@ -59,6 +69,18 @@ def at(moment: str) -> Callable[[Callable[[Any], Any]], Hook]:
 
     Raises:
       ArgumentError: there is no such moment, or what is decorated is no function.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import train
+      >>> step = lambda state, x: (state + x, {"loss": state})
+      >>> @train.at("row")
+      ... def say(loop):
+      ...     print(loop.row["step"], loop.row["loss"])
+      >>> options = {"hooks": [say], "log_every": 1, "log": None}
+      >>> state = train.fit(step, jnp.zeros(()), [1.0, 2.0], **options)
+      1 0.0
+      2 1.0
     """
     choice(moment, "moment", "at", tuple(MOMENTS))
     return lambda call: Hook({moment: call})

@@ -66,6 +66,15 @@ class JsonLines:
 
     Raises:
       ArgumentError: it is no path.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import train
+      >>> step = lambda state, x: (state + x, {"loss": state})
+      >>> log = train.JsonLines("rows.jsonl")
+      >>> state = train.fit(step, jnp.zeros(()), [1.0, 2.0], log_every=1, log=log)
+      >>> [row["loss"] for row in train.read_lines("rows.jsonl")]
+      [0.0, 1.0]
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -107,6 +116,16 @@ class TensorBoard:
 
     Raises:
       ArgumentError: it is no path.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import train
+      >>> import pathlib
+      >>> step = lambda state, x: (state + x, {"loss": state})
+      >>> log = train.TensorBoard("board")
+      >>> state = train.fit(step, jnp.zeros(()), [1.0, 2.0, 3.0], log_every=1, log=log)
+      >>> len(list(pathlib.Path("board").glob("events.*")))
+      1
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
@@ -176,6 +195,11 @@ class Wandb(_Service):
 
     Args:
       **options: those of ``wandb.init``: ``project``, ``name``, ``tags``, ``mode="offline"``.
+
+    Example:
+      >>> from batiste import train  # doctest: +SKIP
+      >>> log = train.Wandb(project="digits", mode="offline")  # doctest: +SKIP
+      >>> state = train.fit(step, state, data, run="run", log=log)  # doctest: +SKIP
     """
 
     _file = "wandb.txt"
@@ -219,6 +243,11 @@ class Mlflow(_Service):
 
     Args:
       **options: those of ``mlflow.start_run``, such as ``run_name``; and ``tracking_uri`` and ``experiment``.
+
+    Example:
+      >>> from batiste import train  # doctest: +SKIP
+      >>> log = train.Mlflow(run_name="digits")  # doctest: +SKIP
+      >>> state = train.fit(step, state, data, run="run", log=log)  # doctest: +SKIP
     """
 
     _file = "mlflow.txt"
@@ -265,6 +294,11 @@ class Aim(_Service):
 
     Args:
       **options: those of ``aim.Run``: ``repo``, ``experiment``.
+
+    Example:
+      >>> from batiste import train  # doctest: +SKIP
+      >>> log = train.Aim(experiment="digits")  # doctest: +SKIP
+      >>> state = train.fit(step, state, data, run="run", log=log)  # doctest: +SKIP
     """
 
     _file = "aim.txt"

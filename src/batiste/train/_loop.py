@@ -118,6 +118,19 @@ class Loop(Generic[State]):
       LoopArgumentError: the data gives no batches, or ``KeepBest`` of ``run`` asks for a metric that there cannot be.
       DeletedArrayError: the state was used up by an earlier step.
       RunMismatchError: ``run`` has checkpoints of another state.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import train
+      >>> step = lambda state, x: (state + x, {"loss": state})
+      >>> loop = train.Loop(step, jnp.zeros(()), [1.0, 2.0, 3.0], log=None)
+      >>> for n, metrics in loop:
+      ...     print(n, metrics["loss"])
+      1 0.0
+      2 1.0
+      3 3.0
+      >>> loop.state.item()
+      6.0
     """
 
     def __init__(

@@ -90,6 +90,17 @@ def lora(
       MergeConflictError: ``whole`` names a kernel that gets an adapter.
       OptimizerTypeError: ``tx`` is no optimiser.
       BatisteError: what ``tree.lora_init`` refuses.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from batiste import nn, train
+      >>> model, x = nn.Dense(4), jnp.ones((2, 3))
+      >>> state = train.TrainState.init(model, optax.sgd(0.1), jax.random.key(0), x)
+      >>> state = train.lora(state, jax.random.key(1), "kernel", rank=2)
+      >>> jax.tree.map(jnp.shape, state.params)
+      {'kernel': {'a': (3, 2), 'b': (2, 4)}}
     """
     check_state(state, "train.lora")
     if FROZEN in state.collections:
@@ -118,6 +129,17 @@ def lora_merged(state: TrainState, params: PyTree | None = None) -> PyTree:
     Raises:
       AdapterStateError: the state has no adapters, or ``params`` lacks what is trained whole.
       AdapterMismatchError: ``params`` are adapters of other kernels.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from batiste import nn, train
+      >>> model, x = nn.Dense(4), jnp.ones((2, 3))
+      >>> state = train.TrainState.init(model, optax.sgd(0.1), jax.random.key(0), x)
+      >>> state = train.lora(state, jax.random.key(1), "kernel", rank=2)
+      >>> jax.tree.map(jnp.shape, train.lora_merged(state))
+      {'bias': (4,), 'kernel': (3, 4)}
     """
     check_state(state, "train.lora_merged")
     if not isinstance(state.apply_fn, _Adapted) or FROZEN not in state.collections:

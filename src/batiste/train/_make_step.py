@@ -84,6 +84,20 @@ def make_step(
 
     Raises:
       ArgumentError: an argument cannot work.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from batiste import nn, train
+      >>> def loss_fn(model, batch):
+      ...     x, y = batch
+      ...     return (model(x) - y) ** 2
+      >>> model, x, y = nn.Dense(1), jnp.ones((2, 3)), jnp.ones((2, 1))
+      >>> state = train.TrainState.init(model, optax.sgd(0.1), jax.random.key(0), x)
+      >>> state, metrics = jax.jit(train.make_step(loss_fn))(state, (x, y))
+      >>> int(state.step), sorted(metrics)
+      (1, ['loss'])
     """
     function(loss_fn, "loss_fn", "make_step", what="a function of a model and a batch")
     parts = whole_number(accumulate, "accumulate", "make_step", low=1)

@@ -101,7 +101,7 @@ def _placed(leaf: jax.Array, everywhere: NamedSharding) -> jax.Array:
         return jax.device_put(leaf, everywhere)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data: Any = _placed(jax.random.key_data(leaf), everywhere)
-        return cast("jax.Array", jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf)))
+        return cast("Any", jax.random).wrap_key_data(data, impl=jax.random.key_impl(leaf))
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, everywhere, host.__getitem__)
 

@@ -333,6 +333,13 @@ def log_row(row: Row) -> None:
 
     Raises:
       ArgumentError: it is no row.
+
+    Example:
+      >>> from batiste import train
+      >>> import logging
+      >>> logging.getLogger("batiste.train").getEffectiveLevel() > logging.INFO
+      True
+      >>> train.log_row({"step": 100, "loss": 0.25})
     """
     logging.getLogger("batiste.train").info("%s", _text(row))
 
@@ -342,6 +349,11 @@ def show(row: Row) -> None:
 
     Raises:
       ArgumentError: it is no row.
+
+    Example:
+      >>> from batiste import train
+      >>> train.show({"step": 100, "loss": 0.25})
+      step 100  loss 0.25
     """
     text = _text(row)
     try:

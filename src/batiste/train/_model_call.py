@@ -33,6 +33,18 @@ class ModelCall:
         does not hold is here after the call: what layers have sown, say.
       rngs: the random streams of this step.
       step: the number of the step.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from batiste import nn, train
+      >>> def loss_fn(model, x):
+      ...     return model(x) ** 2, {"trains": jnp.float32(model.train)}
+      >>> model, x = nn.Dense(1), jnp.ones((2, 3))
+      >>> state = train.TrainState.init(model, optax.sgd(0.1), jax.random.key(0), x)
+      >>> train.evaluate(state, [x], loss_fn)["trains"]
+      0.0
     """
 
     def __init__(

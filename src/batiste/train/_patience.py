@@ -28,6 +28,14 @@ class Patience(PyTreeNode):
       limit: after how many it is time to stop; static.
       least: how much better a number must be to count; static.
       mode: ``"min"`` or ``"max"``: which is better; static.
+
+    Example:
+      >>> from batiste import train
+      >>> patience = train.Patience.of(2)
+      >>> for loss in (1.0, 0.5, 0.6, 0.7):
+      ...     patience = patience.update(loss)
+      >>> float(patience.best), bool(patience.is_over)
+      (0.5, True)
     """
 
     best: Array

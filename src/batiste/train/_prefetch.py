@@ -25,7 +25,15 @@ _POLL = 0.05  # seconds between two looks at whether anybody still wants batches
 
 
 class Prefetched:
-    """Batches taken ahead; ``prefetch`` makes it."""
+    """Batches taken ahead; ``prefetch`` makes it.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import train
+      >>> data = train.prefetch([np.ones(2), np.zeros(2)])
+      >>> isinstance(data, train.Prefetched), len(list(data))
+      (True, 2)
+    """
 
     def __init__(self, data: Any, size: int, place: Any) -> None:
         self._data, self._size, self._place = data, size, place
@@ -135,6 +143,15 @@ def prefetch(data: Iterable[Any] | Callable[[int], Any], size: int = 2, *, shard
     Raises:
       LoopArgumentError: the data gives no batches.
       ArgumentError: ``size`` is no such number, or JAX takes no such ``sharding``.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from batiste import train
+      >>> for batch in train.prefetch([np.ones(2), np.zeros(2)], size=1):
+      ...     print(isinstance(batch, jax.Array), batch.tolist())
+      True [1.0, 1.0]
+      True [0.0, 0.0]
     """
     whole_number(size, "size", "prefetch", low=1)
     if sharding is not None and not isinstance(sharding, jax.sharding.Sharding | jax.Device):

@@ -208,6 +208,15 @@ def global_batch(part: Tree, sharding: jax.sharding.Sharding) -> Tree:
 
     Raises:
       ArgumentError: if ``sharding`` is none.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from batiste import shard, train
+      >>> cut = jax.NamedSharding(shard.mesh("data=-1"), jax.P("data"))
+      >>> batch = train.global_batch({"x": np.ones((8, 3), np.float32)}, cut)
+      >>> batch["x"].shape, batch["x"].sharding == cut
+      ((8, 3), True)
     """
     _check_sharding("global_batch", sharding)
 
@@ -231,6 +240,13 @@ def local_rows(size: int, sharding: jax.sharding.Sharding) -> np.ndarray[Any, np
 
     Raises:
       ArgumentError: if ``sharding`` is none, or does not cut so many rows evenly.
+
+    Example:
+      >>> import jax
+      >>> from batiste import shard, train
+      >>> cut = jax.NamedSharding(shard.mesh("data=-1"), jax.P("data"))
+      >>> train.local_rows(8, cut).tolist()
+      [0, 1, 2, 3, 4, 5, 6, 7]
     """
     _check_sharding("local_rows", sharding)
     size = whole_number(size, "size", "local_rows")

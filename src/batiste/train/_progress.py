@@ -46,6 +46,12 @@ def progress(
 
     Raises:
       ArgumentError: ``flops`` or ``peak`` is no number above 0.
+
+    Example:
+      >>> from batiste import train
+      >>> hook = train.progress(flops=2e9, peak=1e12)  # for `hooks=` of `train.fit`
+      >>> sorted(hook.calls)
+      ['end', 'start', 'step']
     """
     if flops is not None:
         number(flops, "flops", "progress", above=0)
@@ -62,6 +68,16 @@ def flops_of(loop: Any, batch: Any) -> float | None:
     Args:
       loop: a ``Loop``.
       batch: one of its batches; its values are not looked at.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from batiste import train
+      >>> step = lambda state, x: (x @ x, {"loss": state.sum()})
+      >>> x = np.ones((4, 4), np.float32)
+      >>> loop = train.Loop(step, jnp.ones((4, 4)), [x], log=None)
+      >>> train.flops_of(loop, x) >= 2 * 4**3
+      True
     """
     program = loop.program
     try:

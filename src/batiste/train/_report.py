@@ -42,7 +42,15 @@ img { image-rendering: pixelated; min-width: 96px; max-width: 420px }
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the objects of a file of JSON lines; what is no such line is left out, and a missing file has none."""
+    """Return the objects of a file of JSON lines; what is no such line is left out, and a missing file has none.
+
+    Example:
+      >>> from batiste import train
+      >>> rows = train.JsonLines("rows.jsonl")
+      >>> rows({"step": 1, "loss": 0.5})
+      >>> train.read_lines("rows.jsonl"), train.read_lines("missing.jsonl")
+      ([{'step': 1, 'loss': 0.5}], [])
+    """
     found: list[dict[str, Any]] = []
     try:
         lines = (
@@ -61,7 +69,14 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def curves(name: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Return the curves of one metric as SVG, a line for each run; "" where no run has two numbers of it."""
+    """Return the curves of one metric as SVG, a line for each run; "" where no run has two numbers of it.
+
+    Example:
+      >>> from batiste import train
+      >>> rows = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+      >>> train.curves("loss", {"run": rows}).count("<polyline")
+      1
+    """
     lines: dict[str, list[tuple[float, float]]] = {}
     for run, rows in runs.items():
         points = [(float(row["step"]), float(row[name])) for row in rows if _is_number(row, name)]
@@ -114,7 +129,14 @@ def _ends(values: Sequence[float]) -> tuple[float, float]:
 
 
 def metric_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of the metrics of a run, in the order in which they came."""
+    """Return the names of the metrics of a run, in the order in which they came.
+
+    Example:
+      >>> from batiste import train
+      >>> rows = [{"step": 1, "time": 0.0, "loss": 0.5}, {"step": 2, "eval/loss": 0.4}]
+      >>> train.metric_names(rows)
+      ['loss', 'eval/loss']
+    """
     return list(dict.fromkeys(name for row in rows for name in row if name not in ("step", "time")))
 
 
@@ -128,6 +150,15 @@ def write_report(run: str | os.PathLike[str], state: Any = None) -> Path:
     Raises:
       ArgumentError: the folder is no path.
       OSError: it cannot be written; a page that was there stays as it is.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import train
+      >>> step = lambda state, x: (state + x, {"loss": state})
+      >>> options = {"steps": 2, "log_every": 1, "log": None}
+      >>> state = train.fit(step, jnp.zeros(()), lambda n: 1.0, run="run", **options)
+      >>> train.write_report("run").name
+      'report.html'
     """
     folder = Path(checked_path(run, "run", "write_report"))
     rows = read_lines(folder / "metrics.jsonl")

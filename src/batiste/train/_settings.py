@@ -34,6 +34,17 @@ class Settings:
       save_errors: what becomes of a save that fails.
       config: the configuration of the run; None for none.
       report: whether the run has a page, ``report.html``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import train
+      >>> import dataclasses
+      >>> @train.at("open")
+      ... def short(loop):
+      ...     loop.settings = dataclasses.replace(loop.settings, steps=2)
+      >>> step = lambda state, x: (state + x, {"loss": state})
+      >>> train.fit(step, jnp.zeros(()), [1.0] * 9, hooks=[short], log=None).item()
+      2.0
     """
 
     data: Any

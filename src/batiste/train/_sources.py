@@ -35,6 +35,15 @@ class Shuffled:
     Attributes:
       steps_per_epoch: how many batches an epoch has.
       examples: how many examples there are.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import train
+      >>> data = train.shuffled({"x": np.arange(10)}, batch=4)
+      >>> data.steps_per_epoch, data.examples
+      (2, 10)
+      >>> data(0)["x"].shape
+      (4,)
     """
 
     def __init__(self, arrays: Any, batch: int, seed: int, epochs: int | None, *, last: bool, order: bool) -> None:
@@ -86,6 +95,16 @@ def shuffled(
 
     Raises:
       ArgumentError: there are no arrays, or their first axes differ; or a number is out of its domain.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import train
+      >>> data = train.shuffled((np.arange(6), np.arange(6) ** 2), batch=3, seed=1)
+      >>> x, y = data(0)
+      >>> x.shape, bool((y == x**2).all())
+      ((3,), True)
+      >>> sorted(value for batch in data.epoch(0) for value in batch[0].tolist())
+      [0, 1, 2, 3, 4, 5]
     """
     known = flatten(arrays)
     sizes = {path: (np.shape(leaf) or (None,))[0] for path, leaf in known.items()}
@@ -247,6 +266,14 @@ def from_grain(data: Any, *, workers: int = 0, per_worker: int = 2) -> Any:
     Raises:
       ArgumentError: it is none of these, or a number is out of its domain.
       MissingPackageError: grain is not installed.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import train
+      >>> import grain
+      >>> data = train.from_grain(grain.MapDataset.source(np.arange(6)).batch(2))
+      >>> [batch.tolist() for batch in data]
+      [[0, 1], [2, 3], [4, 5]]
     """
     whole_number(workers, "workers", "from_grain")
     whole_number(per_worker, "per_worker", "from_grain", low=1)
@@ -284,6 +311,12 @@ def from_datasets(data: Any, batch: int, *, seed: int | None = 0, again: bool = 
 
     Raises:
       ArgumentError: it is no such dataset, or a number is out of its domain.
+
+    Example:
+      >>> from batiste import train  # doctest: +SKIP
+      >>> import datasets  # doctest: +SKIP
+      >>> digits = datasets.load_dataset("mnist", split="train")  # doctest: +SKIP
+      >>> data = train.from_datasets(digits, batch=128)  # doctest: +SKIP
     """
     whole_number(batch, "batch", "from_datasets", low=1)
     if seed is not None:
@@ -325,6 +358,11 @@ def from_torch(loader: Any, *, again: bool = True) -> Any:
 
     Raises:
       ArgumentError: it is no loader, or its order is not known in another process.
+
+    Example:
+      >>> from batiste import train  # doctest: +SKIP
+      >>> from torch.utils.data import DataLoader  # doctest: +SKIP
+      >>> data = train.from_torch(DataLoader(dataset, batch_size=128))  # doctest: +SKIP
     """
     if not hasattr(loader, "__iter__") or not hasattr(loader, "dataset"):
         raise refused(loader, "loader", "from_torch", "a DataLoader")
@@ -351,6 +389,11 @@ def from_tf(data: Any, *, again: bool = False) -> Any:
 
     Raises:
       ArgumentError: it is no dataset of TensorFlow.
+
+    Example:
+      >>> from batiste import train  # doctest: +SKIP
+      >>> import tensorflow as tf  # doctest: +SKIP
+      >>> data = train.from_tf(tf.data.Dataset.range(6).batch(2))  # doctest: +SKIP
     """
     if not hasattr(data, "as_numpy_iterator"):
         raise refused(data, "data", "from_tf", "a tf.data.Dataset")

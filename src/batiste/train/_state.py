@@ -103,6 +103,18 @@ class TrainState(PyTreeNode):
       collections: every other collection by name; empty after ``create`` unless given.
       rngs: random streams by name; empty after ``create`` unless given.
       extras: what training keeps beside, by name: trees of arrays.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from batiste import nn, train
+      >>> model, x = nn.Dense(4), jnp.ones((2, 3))
+      >>> state = train.TrainState.init(model, optax.adam(1e-3), jax.random.key(0), x)
+      >>> grads = jax.tree.map(jnp.ones_like, state.params)
+      >>> state = state.apply_gradients(grads=grads)
+      >>> int(state.step), sorted(state.params)
+      (1, ['bias', 'kernel'])
     """
 
     step: int | Array

@@ -36,6 +36,14 @@ def fast_dev_run(steps: int = 3) -> Hook:
 
     Raises:
       ArgumentError: it is no such number.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import train
+      >>> step = lambda state, x: (state + x, {"loss": state})
+      >>> hooks = [train.fast_dev_run(2)]
+      >>> train.fit(step, jnp.zeros(()), [1.0] * 1000, hooks=hooks, log=None).item()
+      2.0
     """
     count = whole_number(steps, "steps", "fast_dev_run", low=1)
 
@@ -61,6 +69,14 @@ def overfit_batches(count: int = 1) -> Hook:
 
     Raises:
       ArgumentError: it is no such number.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import train
+      >>> step = lambda state, x: (state + x, {"loss": state})
+      >>> options = {"steps": 3, "hooks": [train.overfit_batches(1)], "log": None}
+      >>> train.fit(step, jnp.zeros(()), [1.0, 5.0], **options).item()
+      3.0
     """
     count = whole_number(count, "count", "overfit_batches", low=1)
 
@@ -135,6 +151,12 @@ def profile(start: int = 10, steps: int = 5, folder: str | os.PathLike[str] | No
     Raises:
       ArgumentError: an argument is out of its domain.
       LoopArgumentError: there is neither a folder nor a run.
+
+    Example:
+      >>> from batiste import train
+      >>> hook = train.profile(start=10, steps=3)  # for `hooks=` of `train.fit`
+      >>> sorted(hook.calls)
+      ['end', 'start', 'step']
     """
     whole_number(start, "start", "profile", low=1)
     whole_number(steps, "steps", "profile", low=1)
@@ -181,6 +203,12 @@ class LearningRates:
       rates: the rates that were tried, from low to high.
       losses: the smoothed loss after a step with each.
       suggested: the rate at which the loss fell fastest; None where it never fell.
+
+    Example:
+      >>> from batiste import train
+      >>> found = train.LearningRates((0.1, 0.2), losses=(1.0, 0.5), suggested=0.2)
+      >>> found.suggested
+      0.2
     """
 
     rates: tuple[float, ...]
@@ -217,6 +245,19 @@ def find_learning_rate(
       ArgumentError: an argument is out of its domain.
 
     Reference: Smith, "Cyclical Learning Rates for Training Neural Networks" (2017), section 3.3.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from batiste import nn, train
+      >>> tx = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+      >>> x = jnp.ones((2, 3))
+      >>> state = train.TrainState.init(nn.Dense(1), tx, jax.random.key(0), x)
+      >>> step = train.make_step(lambda model, x: model(x) ** 2)
+      >>> found = train.find_learning_rate(step, state, lambda n: x, steps=3)
+      >>> len(found.rates)
+      3
     """
     text(metric, "metric", "find_learning_rate", what="the name of a metric")
     number(low, "low", "find_learning_rate", above=0)

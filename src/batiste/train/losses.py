@@ -50,6 +50,16 @@ def chunked_softmax_cross_entropy(
     Raises:
       ArgumentError: a chunk is no number from 1 on, both are given or none, or an input is no array.
       LossShapeError: shapes do not fit, or labels are no integers.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste.train import losses
+      >>> hidden, labels = jnp.ones((2, 5, 3)), jnp.zeros((2, 5), int)
+      >>> kernel = jnp.zeros((3, 8))  # so that all 8 words are as likely
+      >>> of = losses.chunked_softmax_cross_entropy
+      >>> loss = of(hidden, kernel, labels, token_chunk=5)
+      >>> loss.shape, bool(jnp.allclose(loss, jnp.log(8.0)))
+      ((2, 5), True)
     """
     name = "chunked_softmax_cross_entropy"
     inputs = ((hidden, "hidden"), (kernel, "kernel"), (labels, "labels"))

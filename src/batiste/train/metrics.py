@@ -49,6 +49,17 @@ class Metric(PyTreeNode):
     Attributes:
       sums: arrays by name.
       lost: what rounding has cut off from each.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste.train import metrics
+      >>> class Share(metrics.Metric):
+      ...     def compute(self):
+      ...         return self.total()["good"] / self.total()["all"]
+      >>> one = Share.from_sums({"good": jnp.array(1.0), "all": jnp.array(2.0)})
+      >>> two = Share.from_sums({"good": jnp.array(2.0), "all": jnp.array(2.0)})
+      >>> float(one.merge(two).compute())
+      0.75
     """
 
     sums: dict[str, Any]
@@ -100,6 +111,13 @@ class Mean(Metric):
     """A weighted mean.
 
     As the loss of ``make_step`` it says how much each micro-batch counts: the number of its tokens, say.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste.train import metrics
+      >>> losses, is_token = jnp.array([1.0, 2.0, 9.0]), jnp.array([1, 1, 0])
+      >>> metrics.Mean.of(losses, where=is_token).compute().item()
+      1.5
     """
 
     @classmethod
@@ -124,7 +142,15 @@ class Mean(Metric):
 
 
 class Perplexity(Mean):
-    """The exponential of the mean loss: ``Perplexity.of(losses, where=is_token)``, in nats per token."""
+    """The exponential of the mean loss: ``Perplexity.of(losses, where=is_token)``, in nats per token.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste.train import metrics
+      >>> losses = jnp.log(jnp.array([4.0, 4.0]))
+      >>> round(metrics.Perplexity.of(losses).compute().item(), 3)
+      4.0
+    """
 
     def compute(self) -> Any:
         """Return the perplexity."""
@@ -133,7 +159,15 @@ class Perplexity(Mean):
 
 
 class Accuracy(Mean):
-    """The share of examples whose highest logit is that of the label."""
+    """The share of examples whose highest logit is that of the label.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste.train import metrics
+      >>> logits, labels = jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1])
+      >>> metrics.Accuracy.of(logits, labels).compute().item()
+      0.5
+    """
 
     @classmethod
     def of(cls, logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None) -> Self:  # type: ignore[override]
@@ -152,7 +186,15 @@ class Accuracy(Mean):
 
 
 class TopK(Mean):
-    """The share of examples whose label is among the ``k`` highest logits."""
+    """The share of examples whose label is among the ``k`` highest logits.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste.train import metrics
+      >>> logits = jnp.array([[0.1, 0.3, 0.6], [0.8, 0.2, 0.0]])
+      >>> metrics.TopK.of(logits, jnp.array([1, 2]), k=2).compute().item()
+      0.5
+    """
 
     @classmethod
     def of(cls, logits: ArrayLike, labels: ArrayLike, k: int, where: ArrayLike | None = None) -> Self:  # type: ignore[override]
@@ -172,7 +214,15 @@ class TopK(Mean):
 
 
 class ConfusionMatrix(Metric):
-    """How often each class was taken for each: ``[label, prediction]``."""
+    """How often each class was taken for each: ``[label, prediction]``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste.train import metrics
+      >>> predictions, labels = jnp.array([0, 1, 1]), jnp.array([0, 0, 1])
+      >>> metrics.ConfusionMatrix.of(predictions, labels, classes=2).compute().tolist()
+      [[1.0, 1.0], [0.0, 1.0]]
+    """
 
     @classmethod
     def of(
@@ -220,6 +270,13 @@ class F1(ConfusionMatrix):
     Attributes:
       average: ``"macro"`` is the mean over the classes that occur, ``"micro"`` counts all classes together,
         ``"weighted"`` weighs each class by its labels, ``"none"`` gives one for each class.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste.train import metrics
+      >>> predictions, labels = jnp.array([0, 1, 1, 0]), jnp.array([0, 0, 1, 1])
+      >>> metrics.F1.of(predictions, labels, classes=2).compute().item()
+      0.5
     """
 
     average: str = field(pytree_node=False, default="macro", kw_only=True)
@@ -264,6 +321,13 @@ class AUROC(Metric):
 
     Scores are counted in bins, so that the metric has a size and adds up. Two scores in one bin count as equal, that is
     one half: with 4096 bins the result is off by at most half the chance that a positive and a negative share a bin.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste.train import metrics
+      >>> scores, labels = jnp.array([0.1, 0.4, 0.35, 0.8]), jnp.array([0, 0, 1, 1])
+      >>> metrics.AUROC.of(scores, labels, bins=64).compute().item()
+      0.75
     """
 
     @classmethod
@@ -324,6 +388,14 @@ class Calibration(Metric):
     """The expected calibration error: how far confidence is from the share that is right, over bins of confidence.
 
     Guo and others, "On Calibration of Modern Neural Networks" (2017), https://arxiv.org/abs/1706.04599, equation 3.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste.train import metrics
+      >>> probabilities = jnp.array([[0.25, 0.75]] * 4)
+      >>> labels = jnp.array([1, 1, 1, 0])
+      >>> metrics.Calibration.of(probabilities, labels).compute().item()
+      0.0
     """
 
     @classmethod
@@ -365,6 +437,13 @@ def across_processes(metric: Metric) -> Metric:
 
     Args:
       metric: any metric, or tree of metrics. One of arrays that lie over several processes counts all of them already.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste.train import metrics
+      >>> loss = metrics.Mean.of(jnp.array([1.0, 2.0]))
+      >>> metrics.across_processes({"loss": loss})["loss"].compute().item()
+      1.5
     """
     if jax.process_count() == 1:
         return metric

@@ -59,6 +59,15 @@ def average(trees: Sequence[Any], *, weights: Sequence[float] | None = None) -> 
         in an integer, an imaginary part); the error lists every leaf.
       ArgumentError: if ``trees`` is no list.
       TreeValueError: if there is no tree, or the weights do not fit.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> trees = [{"w": np.float32([0, 2])}, {"w": np.float32([4, 4])}]
+      >>> tree.average(trees)["w"].tolist()
+      [2.0, 3.0]
+      >>> tree.average(trees, weights=[3, 1])["w"].tolist()
+      [1.0, 2.5]
     """
     if isinstance(trees, Mapping):
         reason, cure = "it is one tree, and a mean is one of several", "Give a list: `average([first, second])`."
@@ -97,6 +106,13 @@ def interpolate(first: Any, second: Any, weight: float | ArrayLike) -> Any:
       TreeMismatchError: if the trees differ in paths or shapes, or the first has no place for what the second has; the
         error lists every leaf.
       TreeValueError: if the weight is no finite scalar.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> first, second = {"w": np.float32([0, 2])}, {"w": np.float32([4, 4])}
+      >>> tree.interpolate(first, second, 0.25)["w"].tolist()
+      [1.0, 2.5]
     """
     number = _scalar(weight, "weight")
     return _weighted_sum([first, second], [1 - number, number])
@@ -117,6 +133,13 @@ def add_scaled(tree: Any, other: Any, scale: float | ArrayLike) -> Any:
       TreeMismatchError: if the trees differ in paths or shapes, or the first has no place for what the other has; the
         error lists every leaf.
       TreeValueError: if the scale is no finite scalar.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> base, change = {"w": np.float32([0, 2])}, {"w": np.float32([4, 4])}
+      >>> tree.add_scaled(base, change, 0.5)["w"].tolist()
+      [2.0, 4.0]
     """
     return _weighted_sum([tree, other], [1.0, _scalar(scale, "scale")])
 

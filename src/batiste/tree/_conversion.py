@@ -111,6 +111,12 @@ def cast_loss(array: _Array, dtype: np.dtype[Any]) -> str:
 
     Raises:
       ArgumentError: there is no such dtype.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> tree.cast_loss(np.array([1, 300]), np.dtype(np.int8))
+      '1 of 2 elements are outside of -128 to 127'
     """
     new = dtype if isinstance(dtype, np.dtype) else dtype_name(dtype, "dtype", "cast_loss")  # pyright: ignore[reportUnnecessaryIsInstance]
     if has_range_of(new, array.dtype):

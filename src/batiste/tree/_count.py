@@ -30,6 +30,13 @@ class Total:
       leaves: the number of arrays.
       count: the number of elements in them.
       bytes: the number of bytes of these elements.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> params = {"up": {"kernel": np.ones((2, 3), np.float32)}}
+      >>> tree.totals(params)["up"]
+      Total(leaves=1, count=6, bytes=24)
     """
 
     leaves: int
@@ -42,6 +49,13 @@ def count(tree: Any, patterns: Patterns | None = None) -> int:
 
     Raises:
       NotAnArrayError: if a leaf is not an array; the error lists all.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> params = {"kernel": np.ones((2, 3)), "bias": np.ones(3)}
+      >>> tree.count(params), tree.count(params, "kernel")
+      (9, 6)
     """
     return _total(_chosen(tree, patterns)).count
 
@@ -51,6 +65,13 @@ def bytes(tree: Any, patterns: Patterns | None = None) -> int:  # noqa: A001 - `
 
     Raises:
       NotAnArrayError: if a leaf is not an array; the error lists all.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> params = {"kernel": np.float32([[1, 2]]), "bias": np.float32([1, 2])}
+      >>> tree.bytes(params), tree.bytes(params, "kernel")
+      (16, 8)
     """
     return _total(_chosen(tree, patterns)).bytes
 
@@ -66,6 +87,13 @@ def totals(tree: Any, depth: int = 1, patterns: Patterns | None = None) -> dict[
     Raises:
       NotAnArrayError: if a leaf is not an array; the error lists all.
       TreeValueError: if ``depth`` is negative.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> params = {"up": {"w": np.ones((2, 3))}, "down": {"w": np.ones((3, 2))}}
+      >>> {name: total.count for name, total in tree.totals(params).items()}
+      {'down': 6, 'up': 6}
     """
     depth = whole_number(depth, "depth", "totals", low=None)
     if depth < 0:

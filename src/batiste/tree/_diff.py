@@ -55,6 +55,14 @@ class Difference:
       distance: the largest absolute difference of two elements, where both have numbers in one shape.
       relative: the distance divided by the largest absolute value on the left.
       unequal: how many elements differ.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> left, right = {"w": np.ones(2)}, {"w": np.float64([1, 1.5])}
+      >>> (found,) = tree.diff(left, right).differences
+      >>> found.path, found.kind, found.distance
+      ('w', 'value', 0.5)
     """
 
     path: str
@@ -85,6 +93,16 @@ class Diff:
     Attributes:
       differences: sorted by path.
       leaves: how many paths were compared.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> found = tree.diff({"w": np.ones(2)}, {"w": np.ones(3)})
+      >>> bool(found), found.leaves
+      (True, 1)
+      >>> print(found)
+      1 difference in 1 leaf
+        w  shape  float64[2] -> float64[3]
     """
 
     differences: tuple[Difference, ...]
@@ -133,6 +151,12 @@ def diff(
     Raises:
       ArgumentError: if a tolerance is no finite number of at least 0.
       UnmatchedPatternError: if a pattern matches no path of either tree.
+
+    Example:
+      >>> from batiste import tree
+      >>> left, right = {"a": 1, "b": 2}, {"a": 1, "c": 3}
+      >>> [(found.path, found.kind) for found in tree.diff(left, right).differences]
+      [('b', 'missing'), ('c', 'extra')]
     """
     rtol, atol = number(rtol, "rtol", "diff", low=0), number(atol, "atol", "diff", low=0)
     compiled = None if patterns is None else as_patterns(patterns)

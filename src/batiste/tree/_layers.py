@@ -64,6 +64,14 @@ def stack_layers(tree: Any, name: str, *, within: Patterns = "**") -> Any:
       MissingLayersError: if the numbers of a group have gaps; the error lists all groups with gaps.
       UnequalLayersError: if layers of a group differ in paths, shapes, dtypes or containers; the error lists each leaf.
       LayerNameTakenError: if there is something else at ``name`` beside the layers.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> layers = {"h_0": {"w": np.ones(3)}, "h_1": {"w": np.zeros(3)}}
+      >>> stacked = tree.stack_layers(layers, "h")
+      >>> stacked["h"]["w"].shape
+      (2, 3)
     """
     text(name, "name", "stack_layers", what="the name that the layers share")
     walked = walk(tree)
@@ -110,6 +118,13 @@ def unstack_layers(tree: Any, name: str, *, within: Patterns = "**", layers: int
       NoLayersError: if there is no such level.
       UnequalLayersError: if leaves of a group have leading axes of different lengths, or none; the error lists them.
       LayerNameTakenError: if there is something else at ``name_0``, ``name_1``, ...
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> stacked = {"h": {"w": np.ones((2, 3))}}
+      >>> sorted(tree.unstack_layers(stacked, "h"))
+      ['h_0', 'h_1']
     """
     text(name, "name", "unstack_layers", what="the name that the layers share")
     layers = None if layers is None else whole_number(layers, "layers", "unstack_layers", low=1)
@@ -158,6 +173,14 @@ def by_layer(function: Callable[[Any], Any], name: str, *, within: Patterns = "*
 
     Raises:
       ArgumentError: if ``function`` is none, or ``name`` or ``within`` no text.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> is_matrix = lambda params: tree.map(params, lambda path, leaf: leaf.ndim > 1)
+      >>> stacked = {"h": {"kernel": np.ones((2, 3, 3)), "bias": np.ones((2, 3))}}
+      >>> tree.by_layer(is_matrix, "h")(stacked)
+      {'h': {'bias': False, 'kernel': True}}
     """
     checked_function(function, "function", "by_layer")
     text(name, "name", "by_layer", what="the name that the layers share")

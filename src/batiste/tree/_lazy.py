@@ -52,6 +52,15 @@ class LazyArray:
 
     Raises:
       ArgumentError: an argument is none of these.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> read = lambda box: np.ones((2, 3), np.float32)
+      >>> lazy = tree.LazyArray((2, 3), np.float32, read)
+      >>> half = lazy.astype(np.float16)  # nothing is read yet
+      >>> half.shape, half.dtype, half.read().sum()
+      ((2, 3), dtype('float16'), np.float16(6.0))
     """
 
     __slots__ = ("_read", "dtype", "shape")

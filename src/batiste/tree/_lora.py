@@ -82,6 +82,16 @@ def lora_init(
       AdapterTargetError: if a leaf is not a floating array of at least two axes; the error lists all.
       AmbiguousKernelError: if a kernel has more than two axes and ``inputs`` does not say how to split them.
       TreeValueError: if the rank is not positive, or no adapter can be of the dtype.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> params = {"up": {"kernel": np.ones((8, 4), np.float32)}}
+      >>> adapters = tree.lora_init(jax.random.key(0), params, "**/kernel", rank=2)
+      >>> jax.tree.map(jnp.shape, adapters)
+      {'up': {'kernel': {'a': (8, 2), 'b': (2, 4)}}}
     """
     rank = whole_number(rank, "rank", "lora_init", low=None)
     if alpha is not None:
@@ -131,6 +141,15 @@ def lora_merge(params: Any, adapters: Any, *, alpha: float | ArrayLike | None = 
       ArgumentError: if ``alpha`` is no number.
       AdapterMismatchError: if adapters have no kernel, half of a pair, shapes that do not fit, or numbers that the
         kernel's dtype has no place for (fractions, imaginary parts); the error lists all.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> params = {"kernel": np.zeros((2, 2), np.float32)}
+      >>> adapters = {"kernel": {"a": jnp.ones((2, 1)), "b": jnp.full((1, 2), 3.0)}}
+      >>> tree.lora_merge(params, adapters)["kernel"].tolist()
+      [[3.0, 3.0], [3.0, 3.0]]
     """
     if alpha is not None and not hasattr(alpha, "shape"):
         number(alpha, "alpha", "lora_merge")

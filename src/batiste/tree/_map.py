@@ -77,6 +77,12 @@ def map(  # noqa: A001 - `tree.map` is what JAX calls it too
     Raises:
       ArgumentError: if a rule is no function, or ``unmatched`` neither of the two.
       UnmatchedPatternError: if a pattern matches no path.
+
+    Example:
+      >>> from batiste import tree
+      >>> params = {"up": {"kernel": 1, "bias": 2}}
+      >>> tree.map(params, {"**/bias": lambda path, leaf: 10 * leaf})
+      {'up': {'bias': 20, 'kernel': 1}}
     """
     leaves = flatten(tree)
     if isinstance(rules, Mapping):
@@ -114,6 +120,14 @@ def cast(
       NotAnArrayError: if a leaf that a rule matches is not an array; the error lists all.
       TreeValueError: if a dtype is none, or none of numbers, or JAX holds it only with ``jax_enable_x64``.
       UnmatchedPatternError: if a pattern matches no path.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import tree
+      >>> params = {"kernel": np.ones(3, np.float32), "step": np.int32(7)}
+      >>> half = tree.cast(params, "bfloat16")
+      >>> half["kernel"].dtype, half["step"].dtype
+      (dtype(bfloat16), dtype('int32'))
     """
     choice(kinds, "kinds", "cast", ("floating", "all"))
     leaves = flatten(tree)
@@ -146,6 +160,12 @@ def label(tree: Any, rules: Mapping[Any, str], *, default: str | None = None, un
       ArgumentError: if ``rules`` is no mapping, or ``unmatched`` neither of the two.
       UnmatchedPathsError: if no pattern matches a leaf and there is no default; the error lists all such leaves.
       UnmatchedPatternError: if a pattern matches no path; the error names the nearest ones.
+
+    Example:
+      >>> from batiste import tree
+      >>> params = {"up": {"kernel": 0, "bias": 0}}
+      >>> tree.label(params, {"**/bias": "no_decay"}, default="decay")
+      {'up': {'bias': 'no_decay', 'kernel': 'decay'}}
     """
     mapping(rules, "rules", "label", what="a mapping from patterns to labels")
     leaves = flatten(tree)

@@ -27,6 +27,11 @@ def join_path(parts: Iterable[str]) -> str:
 
     Raises:
       ArgumentError: if a name is no text.
+
+    Example:
+      >>> from batiste import tree
+      >>> tree.join_path(["params", "a/b"])
+      'params/a~1b'
     """
     names = tuple(parts)
     try:
@@ -42,6 +47,11 @@ def split_path(path: str) -> tuple[str, ...]:
 
     Raises:
       ArgumentError: if it is no text.
+
+    Example:
+      >>> from batiste import tree
+      >>> tree.split_path("params/Dense_0/kernel")
+      ('params', 'Dense_0', 'kernel')
     """
     if text(path, "path", "split_path", what="a path", empty=True) == "":
         return ()
@@ -50,7 +60,15 @@ def split_path(path: str) -> tuple[str, ...]:
 
 
 def path_string(key_path: Iterable[Any]) -> str:
-    """Return the path that a JAX key path stands for, as ``jax.tree_util.tree_flatten_with_path`` gives them."""
+    """Return the path that a JAX key path stands for, as ``jax.tree_util.tree_flatten_with_path`` gives them.
+
+    Example:
+      >>> import jax
+      >>> from batiste import tree
+      >>> leaves, _ = jax.tree_util.tree_flatten_with_path({"a": [1]})
+      >>> tree.path_string(leaves[0][0])
+      'a/0'
+    """
     return join_path(part_name(key) for key in key_path)
 
 

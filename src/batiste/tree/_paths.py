@@ -26,6 +26,11 @@ def items(tree: Any) -> list[tuple[str, Any]]:
     Raises:
       DuplicatePathError: if two leaves have one path.
       MixedKeysError: if a dict has keys without a common order.
+
+    Example:
+      >>> from batiste import tree
+      >>> list(tree.items({"a": {"b": 1}, "c": [2, 3]}))
+      [('a/b', 1), ('c/0', 2), ('c/1', 3)]
     """
     return list(flatten(tree).items())
 
@@ -36,6 +41,11 @@ def flatten(tree: Any) -> dict[str, Any]:
     Raises:
       DuplicatePathError: if two leaves have one path.
       MixedKeysError: if a dict has keys without a common order.
+
+    Example:
+      >>> from batiste import tree
+      >>> tree.flatten({"a": {"b": 1}, "c": [2, 3]})
+      {'a/b': 1, 'c/0': 2, 'c/1': 3}
     """
     try:
         entries = key_paths(tree)
@@ -61,6 +71,13 @@ def unflatten(leaves: Mapping[str, Any], *, like: Any = None) -> Any:
     Raises:
       ArgumentError: if ``leaves`` is no mapping from paths to leaves.
       PathConflictError: if a leaf has other leaves beneath it.
+
+    Example:
+      >>> from batiste import tree
+      >>> tree.unflatten({"a/b": 1, "c/0": 2})
+      {'a': {'b': 1}, 'c': {'0': 2}}
+      >>> tree.unflatten({"a/b": 1, "c/0": 2}, like={"a": {"b": 0}, "c": [0]})
+      {'a': {'b': 1}, 'c': [2]}
     """
     mapping(leaves, "leaves", "unflatten", what="a mapping from paths to leaves")
     sources = [] if like is None else [walk(like).containers]
@@ -78,6 +95,12 @@ def get(tree: Any, path: str, *, default: Any = _ABSENT) -> Any:
     Raises:
       ArgumentError: if the path is no text.
       PathNotFoundError: if there is nothing at that path and no default.
+
+    Example:
+      >>> from batiste import tree
+      >>> params = {"up": {"kernel": 1, "bias": 2}}
+      >>> tree.get(params, "up/kernel"), tree.get(params, "down", default=None)
+      (1, None)
     """
     text(path, "path", "get", what="a path", empty=True)
     node = tree

@@ -54,6 +54,12 @@ class Pattern(NamedTuple):
       alternatives: the regular expressions, of which one must match the whole path; the first that does counts.
       wildcards: how many captures there are.
       names: the names of captures, where a regular expression gives them.
+
+    Example:
+      >>> from batiste import tree
+      >>> pattern = tree.compile_pattern("**/Dense_*/kernel")
+      >>> pattern.matches("params/Dense_0/kernel"), pattern.wildcards
+      (True, 2)
     """
 
     source: str
@@ -102,6 +108,11 @@ def compile_pattern(pattern: PatternLike) -> Pattern:
     Raises:
       ArgumentError: if it is no text and no regular expression of texts.
       PatternSyntaxError: if a glob is not well formed.
+
+    Example:
+      >>> from batiste import tree
+      >>> tree.compile_pattern("h_*/kernel").captures("h_3/kernel")
+      {'0': 'h_3/kernel', '1': '3'}
     """
     if isinstance(pattern, Pattern):
         return pattern

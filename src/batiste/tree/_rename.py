@@ -40,6 +40,12 @@ def rename(tree: Any, rules: Mapping[Any, str], *, unmatched: Unmatched = "error
       UnmatchedPatternError: if a pattern matches no path.
       RenameTemplateError: if a new path refers to a wildcard that its pattern does not have.
       RenameCollisionError: if several leaves would have one path, or one beneath another; the error lists all.
+
+    Example:
+      >>> from batiste import tree
+      >>> layers = {"h_0": {"w": 1}, "h_1": {"w": 2}}
+      >>> tree.rename(layers, {"h_*/w": "h/{1}/kernel"})
+      {'h': {'0': {'kernel': 1}, '1': {'kernel': 2}}}
     """
     mapping(rules, "rules", "rename", what="a mapping from patterns to new paths")
     walked = walk(tree)

@@ -31,6 +31,12 @@ def paths(tree: Any, patterns: Patterns | None = None) -> list[str]:
 
     Raises:
       ArgumentError: if a pattern is none.
+
+    Example:
+      >>> from batiste import tree
+      >>> params = {"up": {"kernel": 1, "bias": 2}}
+      >>> tree.paths(params), tree.paths(params, "**/bias")
+      (['up/bias', 'up/kernel'], ['up/bias'])
     """
     known = list(flatten(tree))
     if patterns is None:
@@ -49,6 +55,11 @@ def select(tree: Any, patterns: Patterns, *, unmatched: Unmatched = "error") -> 
 
     Raises:
       UnmatchedPatternError: if a pattern matches no path; the error names the nearest ones.
+
+    Example:
+      >>> from batiste import tree
+      >>> tree.select({"up": {"kernel": 1, "bias": 2}}, "**/bias")
+      {'up': {'bias': 2}}
     """
     return _filtered(tree, patterns, unmatched, keep=True)
 
@@ -63,6 +74,11 @@ def exclude(tree: Any, patterns: Patterns, *, unmatched: Unmatched = "error") ->
 
     Raises:
       UnmatchedPatternError: if a pattern matches no path; the error names the nearest ones.
+
+    Example:
+      >>> from batiste import tree
+      >>> tree.exclude({"up": {"kernel": 1, "bias": 2}}, "**/bias")
+      {'up': {'kernel': 1}}
     """
     return _filtered(tree, patterns, unmatched, keep=False)
 
@@ -82,6 +98,12 @@ def partition(tree: Any, groups: Mapping[str, Patterns], *, unmatched: Unmatched
       ArgumentError: if ``groups`` is no mapping, or ``unmatched`` neither of the two.
       UnmatchedPatternError: if a pattern matches no path.
       UnmatchedPathsError: if a leaf belongs to no group; the error lists all such leaves.
+
+    Example:
+      >>> from batiste import tree
+      >>> params = {"up": {"kernel": 1, "bias": 2}}
+      >>> tree.partition(params, {"biases": "**/bias", "rest": "**"})
+      {'biases': {'up': {'bias': 2}}, 'rest': {'up': {'kernel': 1}}}
     """
     mapping(groups, "groups", "partition", what="a mapping from names to patterns")
     walked = walk(tree)
@@ -115,6 +137,13 @@ def merge(*trees: Any, overwrite: Literal["error", "first", "last"] = "error", l
     Raises:
       ArgumentError: if ``overwrite`` is none of the three.
       MergeConflictError: if trees overlap and ``overwrite`` is ``"error"``; the error names every path.
+
+    Example:
+      >>> from batiste import tree
+      >>> tree.merge({"up": {"kernel": 1}}, {"up": {"bias": 2}})
+      {'up': {'kernel': 1, 'bias': 2}}
+      >>> tree.merge({"a": 1}, {"a": 2}, overwrite="last")
+      {'a': 2}
     """
     choice(overwrite, "overwrite", "merge", ("error", "first", "last"))
     walked = [walk(tree) for tree in trees]

@@ -102,5 +102,5 @@ def _computed(jaxpr: Any, operation: Any, values: dict[Any, Any]) -> Iterator[tu
     inputs = list(dict.fromkeys(read for read in operation.invars if not isinstance(read, jex_core.Literal)))
     outputs = [made for made in operation.outvars if not isinstance(made, jex_core.DropVar)]
     alone = jaxpr.replace(constvars=(), invars=inputs, outvars=outputs, eqns=[operation])
-    function = cast("Any", jex_core).jaxpr_as_fun(jex_core.ClosedJaxpr(alone, ()))
+    function = cast("Any", jex_core).jaxpr_as_fun(cast("Any", jex_core).ClosedJaxpr(alone, ()))
     yield from zip(outputs, function(*(values[read] for read in inputs)), strict=True)

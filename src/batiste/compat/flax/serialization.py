@@ -163,7 +163,7 @@ def _is_little_endian(dtype: np.dtype[Any]) -> bool:
 
 def _array_of(data: bytes) -> np.ndarray[Any, Any]:
     shape, name, values = _msgpack().unpackb(data, raw=True)
-    return np.frombuffer(values, dtype=_dtype_of(name.decode())).reshape(shape, order="C")
+    return cast("Any", np).frombuffer(values, dtype=_dtype_of(name.decode())).reshape(shape, order="C")
 
 
 def _dtype_of(name: str) -> np.dtype[Any]:
