@@ -187,7 +187,7 @@ def test_examples_that_do_not_run_are_counted():
     assert skipped == NOT_RUN
 
 
-WITHOUT_EXAMPLE = MappingProxyType({"batiste.core": 36, "batiste.module": 13})
+WITHOUT_EXAMPLE: MappingProxyType[str, int] = MappingProxyType({})
 """How many functions and classes of a package have no example in their docstring: a number that only goes down."""
 
 OTHERWISE = ("batiste.cli", "batiste.compat", "batiste.errors")
