@@ -58,7 +58,7 @@ _BUILTINS: Final[Mapping[str, Any]] = types.MappingProxyType(vars(builtins))
 
 
 class _Unknown:
-    """The type of ``UNKNOWN``: what holds it is known by its identity alone.
+    """The type of ``UNKNOWN``: what holds it is not known by value.
 
     Example:
       >>> from batiste import core
