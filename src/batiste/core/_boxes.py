@@ -60,7 +60,14 @@ class AxisMetadata(Generic[T], metaclass=abc.ABCMeta):
 
 
 def stored_in(box: Any) -> Any:
-    """Return what is in a box as it is stored: ``unbox`` of one with names of axes may constrain its sharding."""
+    """Return what is in a box as it is stored: ``unbox`` of one with names of axes may constrain its sharding.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import core, nn
+      >>> core.stored_in(nn.Partitioned(jnp.ones(3), names=("model",))).tolist()
+      [1.0, 1.0, 1.0]
+    """
     return box.value if hasattr(box, "value") else box.unbox()
 
 

@@ -15,7 +15,14 @@ __all__ = ["flops", "nbytes"]
 
 
 def nbytes(aval: Any) -> int:
-    """Return the bytes of an array; of what is no array (a token, a reference) none."""
+    """Return the bytes of an array; of what is no array (a token, a reference) none.
+
+    Example:
+      >>> import jax
+      >>> from batiste import core
+      >>> core.nbytes(jax.ShapeDtypeStruct((2, 3), "float32")), core.nbytes("no array")
+      (24, 0)
+    """
     shape, dtype = getattr(aval, "shape", None), getattr(aval, "dtype", None)
     if shape is None or dtype is None:
         return 0
@@ -27,7 +34,16 @@ def nbytes(aval: Any) -> int:
 
 
 def flops(eqn: Any) -> int:
-    """Return the FLOPs of a matrix product or convolution; 0 for anything else."""
+    """Return the FLOPs of a matrix product or convolution; 0 for anything else.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import core
+      >>> program = jax.make_jaxpr(jnp.dot)(jnp.ones((2, 3)), jnp.ones((3, 4)))
+      >>> [core.flops(equation) for equation in program.eqns]
+      [48]
+    """
     if eqn.primitive.name in ("dot_general", "ragged_dot", "ragged_dot_general"):
         return _products(eqn)
     if eqn.primitive.name == "conv_general_dilated":

@@ -17,7 +17,18 @@ T = TypeVar("T")
 
 
 def lies_as(tree: T, other: Any) -> T:
-    """Return arrays that lie as those of another tree do, if the two have one structure; else as they are."""
+    """Return arrays that lie as those of another tree do, if the two have one structure; else as they are.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import core
+      >>> explicit = (jax.sharding.AxisType.Explicit,)
+      >>> with jax.set_mesh(jax.make_mesh((1,), ("data",), axis_types=explicit)):
+      ...     cut = jax.sharding.reshard(jnp.ones(4), jax.P("data"))
+      ...     print(*jax.typeof(core.lies_as(jnp.ones(4), cut)).sharding.spec)
+      data
+    """
     if not jax.sharding.get_abstract_mesh().explicit_axes or jax.tree.structure(tree) != jax.tree.structure(other):
         return tree
 
@@ -30,7 +41,18 @@ def lies_as(tree: T, other: Any) -> T:
 
 
 def lies_whole(array: T) -> T:
-    """Return an array that no Explicit axis cuts."""
+    """Return an array that no Explicit axis cuts.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import core
+      >>> explicit = (jax.sharding.AxisType.Explicit,)
+      >>> with jax.set_mesh(jax.make_mesh((1,), ("data",), axis_types=explicit)):
+      ...     cut = jax.sharding.reshard(jnp.ones(4), jax.P("data"))
+      ...     print(*jax.typeof(core.lies_whole(cut)).sharding.spec)
+      None
+    """
     if not jax.sharding.get_abstract_mesh().explicit_axes:
         return array
     given: Any = array

@@ -70,6 +70,15 @@ def check_filter(collection_filter: Any) -> None:
 
     Raises:
       InvalidFilterError: it is none.
+
+    Example:
+      >>> from batiste import core, errors
+      >>> core.check_filter(["params", "cache"])
+      >>> try:
+      ...     core.check_filter(3)
+      ... except errors.InvalidFilterError:
+      ...     print("no filter")
+      no filter
     """
     if isinstance(collection_filter, bool | str):
         return

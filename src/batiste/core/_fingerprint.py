@@ -56,7 +56,20 @@ _SMALL_ARRAY_BYTES = 1 << 16
 _MOST_NODES = 20_000
 _BUILTINS: Final[Mapping[str, Any]] = types.MappingProxyType(vars(builtins))
 
-UNKNOWN: Final = type("Unknown", (), {"__slots__": ()})()
+
+class _Unknown:
+    """The type of ``UNKNOWN``: what holds it is not known by value.
+
+    Example:
+      >>> from batiste import core
+      >>> [core.fingerprint((1, held)).is_by_value for held in (2, core.UNKNOWN)]
+      [True, False]
+    """
+
+    __slots__ = ()
+
+
+UNKNOWN: Final = _Unknown()
 """Within what ``__fingerprint__`` returns: the object computes with something that is not named there."""
 
 
@@ -65,7 +78,16 @@ class _UnknownError(Exception):
 
 
 class ByIdentity:
-    """Stands for an object by its identity, and keeps it alive so that the identity stays its own."""
+    """Stands for an object by its identity, and keeps it alive so that the identity stays its own.
+
+    Example:
+      >>> from batiste import core
+      >>> one, two = [1], [1]
+      >>> core.ByIdentity(one) == core.ByIdentity(one)
+      True
+      >>> core.ByIdentity(one) == core.ByIdentity(two)
+      False
+    """
 
     __slots__ = ("target",)
 
@@ -86,6 +108,12 @@ class Fingerprint:
       is_by_value: whether every part is known by value, and none by identity. Only then may equality stand for
         computing the same.
       has_tracer: whether some part is a tracer, so that it means something in one trace only.
+
+    Example:
+      >>> from batiste import core
+      >>> one, two = core.fingerprint({"width": 3}), core.fingerprint({"width": 3})
+      >>> one.is_by_value, one.is_surely(two), one.doubted().is_surely(two)
+      (True, True, False)
     """
 
     __slots__ = ("_hash", "_key", "has_tracer", "is_by_value")
@@ -116,7 +144,14 @@ class Fingerprint:
 
 
 class Valued:
-    """Something that computes as its ``value`` says: equal to another that is known to compute the same."""
+    """Something that computes as its ``value`` says: equal to another that is known to compute the same.
+
+    Example:
+      >>> from batiste import core
+      >>> one, two, three = (core.Valued(core.fingerprint(each)) for each in (3, 3, 4))
+      >>> one == two, one == three
+      (True, False)
+    """
 
     __slots__ = ("__weakref__", "value")
 
@@ -146,6 +181,16 @@ def kept(maxsize: int) -> Callable[[_OfValued[V_contra, R_co]], _OfValued[V_cont
     """Return a decorator of a function of something valued, which keeps the last ``maxsize`` results.
 
     Only results for what is known by value are kept; for anything else the function runs each time.
+
+    Example:
+      >>> from batiste import core
+      >>> @core.kept(maxsize=8)
+      ... def described(valued):
+      ...     print("computed")
+      ...     return "a number"
+      >>> [described(core.Valued(core.fingerprint(3))) for _ in range(2)]
+      computed
+      ['a number', 'a number']
     """
 
     def decorate(function: _OfValued[V_contra, R_co]) -> _OfValued[V_contra, R_co]:
@@ -172,6 +217,15 @@ def fingerprint(value: Any) -> Fingerprint:
     Returns:
       A hashable. Where it ``is_by_value``, an object with an equal one computes the same; where it is not, some part
       counts by its identity.
+
+    Example:
+      >>> import optax
+      >>> from batiste import core
+      >>> one, two = (core.fingerprint(optax.adam(1e-3)) for _ in range(2))
+      >>> one == two, one.is_by_value
+      (True, True)
+      >>> core.fingerprint(1) == core.fingerprint(1.0)
+      False
     """
     walk = _Walk()
     return Fingerprint(walk.result(value), is_by_value=walk.is_by_value, has_tracer=walk.has_tracer)

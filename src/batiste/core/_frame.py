@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from batiste.core._keys import KeyScheme
     from batiste.typing import Key
 
-__all__ = ["Frame", "HasEffects", "copy_tree"]
+__all__ = ["Frame", "HasEffects", "copy_tree", "merge_into"]
 
 
 class HasEffects(BaseException):
@@ -48,6 +48,13 @@ class Frame:
       trace: the trace that JAX was in when the call began.
       is_tracing: whether operations of the call are traced rather than run.
       splitting: while the body of a lifted transform runs: the transform, and the streams that it splits.
+
+    Example:
+      >>> from batiste import core
+      >>> variables = {"params": {"w": 1.0}, "cache": {"n": 0}}
+      >>> frame = core.Frame(variables, {}, mutable="cache")
+      >>> frame.is_mutable("params"), frame.mutable_variables()
+      (False, {'cache': {'n': 0}})
     """
 
     __slots__ = (
@@ -139,7 +146,26 @@ class Frame:
 
 
 def copy_tree(tree: Any) -> Any:
-    """Return nested mappings as nested dicts of their own, with the same leaves."""
+    """Return nested mappings as nested dicts of their own, with the same leaves.
+
+    Example:
+      >>> from batiste import core
+      >>> tree = {"a": {"b": 1}}
+      >>> copied = core.copy_tree(tree)
+      >>> copied["a"]["b"] = 2
+      >>> tree
+      {'a': {'b': 1}}
+    """
     if type(tree) is dict or isinstance(tree, Mapping):  # the usual kind first: the other question costs more
         return {name: copy_tree(value) for name, value in cast("Mapping[str, Any]", tree).items()}
     return tree
+
+
+def merge_into(node: dict[str, Any], name: str, value: Any) -> None:
+    """Store ``value`` under ``name``; dicts of both are merged, at every depth, and what was there is replaced."""
+    held = node.get(name)
+    if isinstance(held, dict) and isinstance(value, dict):
+        for key, item in cast("dict[str, Any]", value).items():
+            merge_into(cast("dict[str, Any]", held), key, item)
+    else:
+        node[name] = value

@@ -57,6 +57,13 @@ def open_scope(
       ApplyScopeInvalidVariablesStructureError: if ``params`` is wrapped twice.
       InvalidFilterError: if ``mutable`` is no filter.
       InvalidRngError: if a stream is given something that is no key.
+
+    Example:
+      >>> from batiste import core
+      >>> scope = core.open_scope({"params": {"w": 2.0}})
+      >>> scope.get_variable("params", "w")
+      2.0
+      >>> scope.close()
     """
     if not isinstance(variables, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ApplyScopeInvalidVariablesTypeError(given=f"an object of type {type(variables).__name__}")
@@ -89,6 +96,13 @@ def apply(
     Returns:
       A function ``(variables, *args, rngs=None, **kwargs)`` that returns what ``function`` returns, or a pair of that
       and the changed collections if ``mutable`` is not False.
+
+    Example:
+      >>> from batiste import core
+      >>> def scaled(scope, x):
+      ...     return scope.get_variable("params", "scale") * x
+      >>> core.apply(scaled)({"params": {"scale": 3.0}}, 2.0)
+      6.0
     """
 
     def applied(variables: Variables, *args: Any, rngs: Rngs | None = None, **kwargs: Any) -> Any:
@@ -112,6 +126,17 @@ def explain_deleted(variables: Variables, error: Exception) -> None:
 
     Raises:
       DeletedArrayError: arrays of the variables were deleted, or used up by a step that was donated them.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import core, errors
+      >>> variables = {"params": {"w": jnp.ones(3)}}
+      >>> variables["params"]["w"].delete()
+      >>> try:
+      ...     core.explain_deleted(variables, RuntimeError("Array has been deleted"))
+      ... except errors.DeletedArrayError as error:
+      ...     print("'params/w'" in str(error))
+      True
     """
     leaves: list[Any] = jax.tree.leaves(variables)
     if isinstance(error, BatisteError) or not any(map(_is_deleted, leaves)):
@@ -140,6 +165,16 @@ def init(
 
     Returns:
       A function ``(rngs, *args, **kwargs)`` that returns a pair of what ``function`` returns and the variables.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import core
+      >>> def scaled(scope, x):
+      ...     return scope.param("scale", lambda key: jnp.full((), 3.0)) * x
+      >>> y, variables = core.init(scaled)(jax.random.key(0), 2.0)
+      >>> float(y), float(variables["params"]["scale"])
+      (6.0, 3.0)
     """
 
     def initialised(rngs: Rngs | None, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:

@@ -115,6 +115,17 @@ def initialise(
 
     Raises:
       LazyInitError: if shapes were given where values are needed.
+
+    Example:
+      >>> import jax
+      >>> from batiste import core
+      >>> run = lambda scope, x: scope.param("w", jax.nn.initializers.ones, x.shape)
+      >>> x, key = jax.ShapeDtypeStruct((2,), "float32"), jax.random.key(0)
+      >>> options = {"key_scheme": "linen", "where": "run", "want_output": False}
+      >>> given = run, {"params": key}, (x,), {}
+      >>> _, variables = core.initialise(*given, mutable=True, **options)
+      >>> variables["params"]["w"].tolist()
+      [1.0, 1.0]
     """
     leaves: list[Any] = jax.tree.leaves((args, kwargs))
     treedef = cast("Any", jax.tree.structure((args, kwargs)))
@@ -243,7 +254,13 @@ def _run_for_real(request: _Request, error: Exception) -> tuple[Any, dict[str, A
 
 
 def depth_in_library() -> int:
-    """Return how many calls of this library, or of JAX, lie between here and the user's own line."""
+    """Return how many calls of this library, or of JAX, lie between here and the user's own line.
+
+    Example:
+      >>> from batiste import core
+      >>> core.depth_in_library()  # itself alone, since it is called from here
+      1
+    """
     depth = 1
     frame = inspect.currentframe()
     while frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in {"batiste", "jax"}:

@@ -53,6 +53,15 @@ class LayerName(str):
     Attributes:
       names: the names of the layers.
       row: the numbers of one layer, ``uint32[numbers]``, in the order in which they were first asked for.
+
+    Example:
+      >>> from batiste import core
+      >>> name = core.LayerName(["layers_0", "layers_1"])
+      >>> name, int(core.hash_parts((name, 1), "linen"))
+      ('layers_0', 0)
+      >>> numbers = [core.hash_parts((layer, 1), "linen") for layer in name.names]
+      >>> name.table()[:, 0].tolist() == numbers
+      True
     """
 
     __slots__ = ("_asked", "names", "row")
@@ -91,6 +100,14 @@ def hash_parts(parts: tuple[str | int, ...], scheme: KeyScheme) -> int:
       parts: names from the outermost to the innermost, and the count. Where one is a ``LayerName``, the number is that
         of the layer which is being run: an array in a trace.
       scheme: ``"linen"`` or ``"separated"``.
+
+    Example:
+      >>> from batiste import core
+      >>> one, other = ("ab", 1), ("a", "b", 1)
+      >>> core.hash_parts(one, "linen") == core.hash_parts(other, "linen")
+      True
+      >>> core.hash_parts(one, "separated") == core.hash_parts(other, "separated")
+      False
     """
     for place in range(len(parts) - 1, -1, -1):  # the innermost first: its table asks for those further out
         part = parts[place]
@@ -109,7 +126,16 @@ def hash_parts(parts: tuple[str | int, ...], scheme: KeyScheme) -> int:
 
 
 def fold_numbers(key: Key, numbers: Sequence[int] | Array) -> Key:
-    """Fold 32-bit numbers, Python's or an array ``uint32[n]``, into ``key`` one after the other."""
+    """Fold 32-bit numbers, Python's or an array ``uint32[n]``, into ``key`` one after the other.
+
+    Example:
+      >>> import jax
+      >>> from batiste import core
+      >>> key = jax.random.key(0)
+      >>> by_hand = jax.random.fold_in(jax.random.fold_in(key, 1), 2)
+      >>> bool(core.fold_numbers(key, [1, 2]) == by_hand)
+      True
+    """
     for index in range(len(numbers)):
         number = numbers[index]
         key = jax.random.fold_in(key, np.uint32(number) if isinstance(number, int) else number)
@@ -117,13 +143,31 @@ def fold_numbers(key: Key, numbers: Sequence[int] | Array) -> Key:
 
 
 def check_key_scheme(scheme: str) -> None:
-    """Raise ``UnknownKeySchemeError`` unless ``scheme`` names a key scheme."""
+    """Raise ``UnknownKeySchemeError`` unless ``scheme`` names a key scheme.
+
+    Example:
+      >>> from batiste import core, errors
+      >>> core.check_key_scheme("linen")
+      >>> try:
+      ...     core.check_key_scheme("linnen")
+      ... except errors.UnknownKeySchemeError as error:
+      ...     print("'linen'" in str(error))
+      True
+    """
     if scheme not in {"linen", "separated"}:
         raise UnknownKeySchemeError(given=scheme, nearest=nearest(str(scheme), ["linen", "separated"]))
 
 
 def is_key(value: Any) -> bool:
-    """Return whether ``value`` is one random key: typed and of rank 0, or raw data of one."""
+    """Return whether ``value`` is one random key: typed and of rank 0, or raw data of one.
+
+    Example:
+      >>> import jax
+      >>> from batiste import core
+      >>> key = jax.random.key(0)
+      >>> core.is_key(key), core.is_key(jax.random.split(key)), core.is_key(0)
+      (True, False, False)
+    """
     if not isinstance(value, jax.Array | np.ndarray):
         return False
     array = cast("jax.Array", value)
@@ -155,6 +199,15 @@ def streams_from(rngs: Any, where: str) -> dict[str, Array]:
 
     Raises:
       InvalidRngError: if a value is not a random key.
+
+    Example:
+      >>> import jax
+      >>> from batiste import core
+      >>> key = jax.random.key(0)
+      >>> list(core.streams_from(key, "Model"))
+      ['params']
+      >>> list(core.streams_from({"params": key, "dropout": key}, "Model"))
+      ['params', 'dropout']
     """
     if rngs is None:
         return {}

@@ -116,6 +116,17 @@ class Source(NamedTuple):
       noted: its initialiser.
       drawn: the base key and the numbers to fold into it; None if it takes no key.
       before: how many of the numbers are folded in before the key is split; None if it is not.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import core
+      >>> frame, recorder, place = core.Frame({}, {}), core.Recorder([]), ("cache", "n")
+      >>> enter = lambda: recorder.enter(frame, place, jnp.zeros, (3,), {}, drawn=None)
+      >>> shape = jax.eval_shape(enter).shape
+      >>> source = recorder.whence(place, {})
+      >>> shape, source.drawn, source.before
+      ((3,), None, None)
     """
 
     noted: _Noted
@@ -128,6 +139,17 @@ class Recorder:
 
     Attributes:
       keys: the keys that will be there when values are made; what is drawn from another key cannot be noted.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import core
+      >>> frame, recorder, place = core.Frame({}, {}), core.Recorder([]), ("cache", "n")
+      >>> enter = lambda: recorder.enter(frame, place, jnp.zeros, (3,), {}, drawn=None)
+      >>> jax.eval_shape(enter).shape, recorder.has_noted(place)
+      ((3,), True)
+      >>> recorder.make(grouped=False)[place].tolist()
+      [0.0, 0.0, 0.0]
     """
 
     def __init__(self, keys: Iterable[Key]) -> None:

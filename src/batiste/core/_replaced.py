@@ -65,7 +65,18 @@ _ALL: Final[Watch] = tuple(
 
 
 def is_replaced(watched: Watch = _ALL) -> bool:
-    """Return whether a public function of JAX, or one of those that are watched, is another than it was."""
+    """Return whether a public function of JAX, or one of those that are watched, is another than it was.
+
+    Example:
+      >>> from unittest import mock
+      >>> import jax.numpy as jnp
+      >>> from batiste import core
+      >>> core.is_replaced()
+      False
+      >>> with mock.patch.object(jnp, "dot", lambda x, y: 0):
+      ...     core.is_replaced()
+      True
+    """
     try:
         for space, take, known in watched:
             if take(space) != known:
@@ -80,6 +91,15 @@ def watch(function: types.FunctionType) -> Watch:
 
     Args:
       function: the function. Methods of the classes that it names, in its code or its annotations, count as below it.
+
+    Example:
+      >>> from unittest import mock
+      >>> import jax.numpy as jnp
+      >>> from batiste import core
+      >>> watched = core.watch(core.unstack)
+      >>> with mock.patch.object(jnp, "unstack", lambda array: []):
+      ...     core.is_replaced(watched)
+      True
     """
     found: dict[int, set[str]] = {}
     seen: set[Any] = set()

@@ -13,12 +13,12 @@ dicts it has found there. The last section is for transforms, which take a scope
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from batiste._arguments import refused
 from batiste.core._boxes import AxisMetadata, unbox
 from batiste.core._filters import CollectionFilter, in_filter
-from batiste.core._frame import Frame, HasEffects, copy_tree
+from batiste.core._frame import Frame, HasEffects, copy_tree, merge_into
 from batiste.core._keys import fold_numbers, hash_parts
 from batiste.core._missing import hidden_collection, hidden_stream, missing_stream, missing_variable
 from batiste.core._shapes import check_shape
@@ -60,6 +60,12 @@ class Scope:
         what a child is to messages, such as the module.
       numbers: the next number of an automatic name, by what stands before it.
       retakes: whether code runs once more that has taken its names already.
+
+    Example:
+      >>> from batiste import core
+      >>> scope = core.open_scope({"params": {"dense": {"w": 2.0}}}).push("dense")
+      >>> scope.path_text, scope.get_variable("params", "w")
+      ('/dense', 2.0)
     """
 
     __slots__ = (
@@ -387,7 +393,7 @@ class Scope:
         frame.written[place] = None
         if frame.recorder is not None and not frame.is_rehearsal:
             frame.recorder.forget(place)
-        _merge(self.own_node(collection), name, copy_tree(value))
+        merge_into(self.own_node(collection), name, copy_tree(value))
 
     def check_sown(self, collection: str, name: str) -> None:
         """Raise ``SownInVainError`` if a lifted transform loses what is sown into a collection that is mutable outside.
@@ -588,12 +594,3 @@ def _unboxed(value: Any) -> Any:
     if isinstance(value, AxisMetadata) or not hasattr(value, "dtype"):
         return unbox(value)
     return value
-
-
-def _merge(node: dict[str, Any], name: str, value: Any) -> None:
-    held = node.get(name)
-    if isinstance(held, dict) and isinstance(value, dict):
-        for key, item in cast("dict[str, Any]", value).items():
-            _merge(cast("dict[str, Any]", held), key, item)
-    else:
-        node[name] = value

@@ -27,7 +27,14 @@ _FEW = 4
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """Return trees of one structure as one, each leaf ``[len(trees), ...]``; differentiable in every way."""
+    """Return trees of one structure as one, each leaf ``[len(trees), ...]``; differentiable in every way.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import core
+      >>> core.stack([{"w": jnp.zeros(2)}, {"w": jnp.ones(2)}])["w"].tolist()
+      [[0.0, 0.0], [1.0, 1.0]]
+    """
     if len(trees) <= _FEW or not has_tracer(trees):
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
     numbers = _numbers(len(trees))
@@ -41,7 +48,15 @@ def stack(trees: Sequence[Any]) -> Any:
 
 
 def unstack(tree: Any, count: int) -> list[Any]:
-    """Return the ``count`` entries of the leading axis of every leaf, as trees."""
+    """Return the ``count`` entries of the leading axis of every leaf, as trees.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import core
+      >>> stacked = {"w": jnp.arange(4).reshape(2, 2)}
+      >>> [tree["w"].tolist() for tree in core.unstack(stacked, 2)]
+      [[0, 1], [2, 3]]
+    """
     leaves: list[Any] = jax.tree.leaves(tree)
     treedef = cast("Any", jax.tree.structure(tree))
     if count <= _FEW or not has_tracer(leaves):

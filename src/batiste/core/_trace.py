@@ -45,22 +45,57 @@ def _extend() -> Any:
 
 
 def current_trace() -> Any:
-    """Return a value that is equal as long as JAX is in the same trace."""
+    """Return a value that is equal as long as JAX is in the same trace.
+
+    Example:
+      >>> import jax
+      >>> from batiste import core
+      >>> outside = core.current_trace()
+      >>> core.current_trace() == outside
+      True
+      >>> jax.jit(lambda: print(core.current_trace() == outside))()
+      False
+    """
     return _extend().get_opaque_trace_state(convention="flax")
 
 
 def is_tracer(value: Any) -> bool:
-    """Return whether ``value`` stands for an array in a trace."""
+    """Return whether ``value`` stands for an array in a trace.
+
+    Example:
+      >>> import jax
+      >>> from batiste import core
+      >>> core.is_tracer(jax.numpy.ones(3))
+      False
+      >>> jax.jit(lambda x: print(core.is_tracer(x)))(1.0)
+      True
+    """
     return isinstance(value, jax.core.Tracer)
 
 
 def is_tracer_class(kind: type) -> bool:
-    """Return whether objects of a class stand for arrays within a trace."""
+    """Return whether objects of a class stand for arrays within a trace.
+
+    Example:
+      >>> import jax
+      >>> from batiste import core
+      >>> core.is_tracer_class(jax.core.Tracer), core.is_tracer_class(float)
+      (True, False)
+    """
     return issubclass(kind, jax.core.Tracer)
 
 
 def has_tracer(tree: Any) -> bool:
-    """Return whether some leaf of ``tree`` is a tracer."""
+    """Return whether some leaf of ``tree`` is a tracer.
+
+    Example:
+      >>> import jax
+      >>> from batiste import core
+      >>> core.has_tracer({"w": 1.0})
+      False
+      >>> jax.jit(lambda x: print(core.has_tracer({"w": x})))(1.0)
+      True
+    """
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
@@ -70,7 +105,15 @@ def is_extended(dtype: Any) -> bool:
 
 
 def call_jaxpr(closed_jaxpr: Any, *arguments: Any) -> list[Any]:
-    """Run a closed jaxpr in the trace that is current now."""
+    """Run a closed jaxpr in the trace that is current now.
+
+    Example:
+      >>> import jax
+      >>> from batiste import core
+      >>> program = jax.make_jaxpr(lambda x: (x + 1, 2 * x))(0.0)
+      >>> [float(value) for value in core.call_jaxpr(program, 3.0)]
+      [4.0, 6.0]
+    """
     run = cast("Callable[..., list[Any]]", _extend().jaxpr_as_fun(closed_jaxpr))
     return run(*arguments)
 
@@ -146,7 +189,17 @@ def _equation_depends_on(equation: Any, marks: list[bool]) -> list[bool]:
 
 
 def scan_extents(params: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return how many inputs of a ``scan`` are constants, and how many are carried; None if it does not tell."""
+    """Return how many inputs of a ``scan`` are constants, and how many are carried; None if it does not tell.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import core
+      >>> add = lambda total, x: (total + x, None)
+      >>> program = jax.make_jaxpr(lambda xs: jax.lax.scan(add, 0.0, xs))(jnp.ones(3))
+      >>> core.scan_extents(program.eqns[-1].params)
+      (0, 1)
+    """
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
     unpack = getattr(params.get("ft_in"), "unpack", None)  # of a newer JAX: constants, carry, inputs
@@ -161,5 +214,14 @@ def _eager_trace() -> Any:
 
 
 def is_eager(trace: Any) -> bool:
-    """Return whether a value of ``current_trace`` means that operations are run, not traced."""
+    """Return whether a value of ``current_trace`` means that operations are run, not traced.
+
+    Example:
+      >>> import jax
+      >>> from batiste import core
+      >>> core.is_eager(core.current_trace())
+      True
+      >>> jax.jit(lambda: print(core.is_eager(core.current_trace())))()
+      False
+    """
     return trace == _eager_trace()

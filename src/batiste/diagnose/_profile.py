@@ -60,6 +60,12 @@ class ProfileRow:
       seconds: of one run, by the clock.
       flops: of matrix products and convolutions in one run.
       peak_bytes: of its results that are alive when most memory is in use, as the compiled program orders it.
+
+    Example:
+      >>> from batiste.diagnose import ProfileRow
+      >>> row = ProfileRow("mlp/up", "Dense", "forward", 0.5, flops=100, peak_bytes=24)
+      >>> row.is_module, row.flops_per_second
+      (True, 200.0)
     """
 
     path: str
@@ -91,6 +97,14 @@ class Profile:
       seconds: how long a run took by the clock, from its call until its results are there.
       rows: the modules and passes, and what belongs to none. Their seconds add up to ``seconds``.
       temporary_bytes: what the compiler says that it needs between arguments and results, and for the results.
+
+    Example:
+      >>> from batiste.diagnose import Profile, ProfileRow
+      >>> layer = ProfileRow("up", "Dense", "forward", 0.5, flops=100, peak_bytes=24)
+      >>> idle = ProfileRow("[no operation]", "", "", 0.25, flops=0, peak_bytes=0)
+      >>> found = Profile("Mlp", "cpu", 1, 0.75, (layer, idle), temporary_bytes=24)
+      >>> found.attributed, found.unattributed, found.by_path()["up"]
+      (0.5, 0.25, {'forward': 0.5})
     """
 
     name: str

@@ -96,6 +96,12 @@ class TraceRecord:
       trace_seconds: how long the function itself was traced, in seconds.
       compile_seconds: how long the rest of the call took: lowering, compiling, and handing the work to the device. None
         where the function was traced and not called, as by ``lower``.
+
+    Example:
+      >>> from batiste import diagnose
+      >>> record = diagnose.TraceRecord((), trace_seconds=0.25, compile_seconds=1.5)
+      >>> print(record)
+      0.25 s traced + 1.50 s compiled
     """
 
     differences: tuple[Difference, ...]

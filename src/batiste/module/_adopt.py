@@ -57,6 +57,12 @@ def map_modules(function: Any, value: Any, suffix: str = "", *, freeze: bool = T
       suffix: how far inside of the containers ``value`` is: ``_0_key``.
       freeze: whether lists become tuples.
       variables: whether it is applied to every ``Variable``, too.
+
+    Example:
+      >>> from batiste import module, nn
+      >>> held = {"a": [nn.Dense(2), 7]}
+      >>> module.map_modules(lambda suffix, layer: (suffix, layer.features), held)
+      {'a': (('_a_0', 2), 7)}
     """
     kind = cast("Any", type(value))
     if kind is Variable:

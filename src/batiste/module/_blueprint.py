@@ -19,7 +19,14 @@ __all__ = ["UNSPECIFIED", "Blueprint", "ModuleState", "Unspecified", "check_modu
 
 
 class Unspecified:
-    """The type of ``UNSPECIFIED``: no parent was given, so the module that is being run is taken."""
+    """The type of ``UNSPECIFIED``: no parent was given, so the module that is being run is taken.
+
+    Example:
+      >>> import copy
+      >>> from batiste import module
+      >>> module.UNSPECIFIED, copy.deepcopy(module.UNSPECIFIED) is module.UNSPECIFIED
+      (<the module that is being run>, True)
+    """
 
     def __repr__(self) -> str:
         return "<the module that is being run>"
@@ -49,6 +56,13 @@ class ModuleState:
       is_attached: whether construction is complete, so that attributes are frozen.
       assigned: the attributes that ``setup`` has set.
       reuses_names: whether ``setup`` runs once more, so that the names it takes are taken already.
+
+    Example:
+      >>> from batiste import module
+      >>> state = module.ModuleState()
+      >>> state.is_attached = True
+      >>> state.allows_children, state.setup_called
+      (False, False)
     """
 
     __slots__ = (
@@ -110,6 +124,12 @@ class Blueprint:
       variables_as_: what is done to variables that ``init`` and ``apply`` return; None, nothing, but for one switch of
         Flax.
       lifted_from_: the class that a lifted transform has made this class from.
+
+    Example:
+      >>> from batiste import module, nn
+      >>> layer = nn.Dropout(0.5)
+      >>> isinstance(layer, module.Blueprint), layer.scope, layer.blueprint_names_[0]
+      (True, None, 'rate')
     """
 
     name: str | None

@@ -65,6 +65,13 @@ def bound_copy(module: Blueprint, scope: Scope) -> Any:
 
     Raises:
       IncorrectPostInitOverrideError: if the blueprint was never made whole.
+
+    Example:
+      >>> from batiste import core, module, nn
+      >>> layer = nn.Dense(3)
+      >>> copied = module.bound_copy(layer, core.open_scope({}))
+      >>> copied.scope, layer.scope
+      (Scope('/'), None)
     """
     if "_state" not in module.__dict__:
         raise incomplete(module)
@@ -162,6 +169,13 @@ class Applier:
     A plain bound method compares its module by identity, and all that keeps it as a static argument (``jax.jit``,
     ``TrainState``) would be traced anew for an equal module. Here that is so only where the module's code reaches
     something that is not known by value: an equal module may compute something else by then.
+
+    Example:
+      >>> from batiste import module, nn
+      >>> isinstance(nn.Dense(3).apply, module.Applier)
+      True
+      >>> nn.Dense(3).apply == nn.Dense(3).apply, nn.Dense(3).apply == nn.Dense(4).apply
+      (True, False)
     """
 
     __slots__ = ("__weakref__", "_held", "module")
@@ -307,6 +321,12 @@ def union_of(module: Blueprint, calls: Any, args: tuple[Any, ...] = (), method: 
     Raises:
       ArgumentError: ``calls`` is no list of methods with their arguments, or arguments or a method are given beside it.
       ApplyModuleInvalidMethodError: one of the methods is none.
+
+    Example:
+      >>> from batiste import module, nn
+      >>> union = module.union_of(nn.Embed(5, 2), [("__call__", 1), ("attend", 2.0)])
+      >>> union.inputs
+      ((1,), (2.0,))
     """
     where = type(module).__name__
     if args or method is not None:

@@ -95,12 +95,29 @@ is not run with them."""
 
 
 def current_module() -> Any:
-    """Return the module whose method is being run, or None."""
+    """Return the module whose method is being run, or None.
+
+    Example:
+      >>> from batiste import module, nn
+      >>> class Layer(nn.Module):
+      ...     def __call__(self):
+      ...         return module.current_module() is self
+      >>> Layer().apply({}), module.current_module()
+      (True, None)
+    """
     return CURRENT.get()
 
 
 def set_current_module(module: Any) -> None:
-    """Take ``module`` for the one whose method is being run; None: no module's."""
+    """Take ``module`` for the one whose method is being run; None: no module's.
+
+    Example:
+      >>> from batiste import module, nn
+      >>> module.set_current_module(nn.Dropout(0.5))
+      >>> module.current_module()
+      Dropout(rate=0.5)
+      >>> module.set_current_module(None)
+    """
     CURRENT.set(module)
 
 
@@ -165,7 +182,14 @@ def tag(name: str, value: Any) -> Any:
 
 @contextlib.contextmanager
 def tag_watch(looks: Callable[[str, Any], Any]) -> Generator[None]:
-    """Call ``looks(name, value)`` for each ``tag`` while the context lasts; what it returns goes on in its place."""
+    """Call ``looks(name, value)`` for each ``tag`` while the context lasts; what it returns goes on in its place.
+
+    Example:
+      >>> from batiste import module, nn
+      >>> with module.tag_watch(lambda name, value: 2 * value):
+      ...     nn.tag("half", 0.5)
+      1.0
+    """
     token = TAGS.set(looks)
     try:
         with _intercepted((*_interceptors(), looks)):

@@ -70,7 +70,14 @@ def make_dataclass(cls: type[Blueprint], module: type[Blueprint], *, kw_only: bo
 
 
 def blueprint_fields(module: Blueprint) -> dict[str, Any]:
-    """Return the values that the constructor takes, without name and parent."""
+    """Return the values that the constructor takes, without name and parent.
+
+    Example:
+      >>> from batiste import module, nn
+      >>> fields = module.blueprint_fields(nn.Dropout(0.5, name="drop"))
+      >>> fields["rate"], "name" in fields
+      (0.5, False)
+    """
     values = module.__dict__
     return {name: values[name] if name in values else getattr(module, name) for name in module.blueprint_names_}
 

@@ -31,7 +31,13 @@ _NUMBERS = frozenset({"bool", "float", "int", "str"})
 
 
 def unbound_call(module: Blueprint, method: str) -> CallCompactUnboundModuleError:
-    """Return the error for a method that needs variables, called on a module that is not bound."""
+    """Return the error for a method that needs variables, called on a module that is not bound.
+
+    Example:
+      >>> from batiste import module, nn
+      >>> type(module.unbound_call(nn.Dense(3), "__call__")).__name__
+      'CallCompactUnboundModuleError'
+    """
     kind, current = type(module).__name__, CURRENT.get()
     caller = current if isinstance(current, Blueprint) and current is not module and current.scope is not None else None
     if isinstance(module.parent, Blueprint):

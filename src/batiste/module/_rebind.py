@@ -69,7 +69,16 @@ def _is_variable(held: Any, frame: Frame) -> bool:
 
 
 def seen_as(module: Any, base: type[Blueprint]) -> Any:
-    """Return a copy of a bound module that is of a base class of its own, and goes on with its names and its state."""
+    """Return a copy of a bound module that is of a base class of its own, and goes on with its names and its state.
+
+    Example:
+      >>> from batiste import module, nn
+      >>> class Wide(nn.Dense):
+      ...     pass
+      >>> seen = module.seen_as(Wide(3).bind({}), nn.Dense)
+      >>> type(seen).__name__, seen.features
+      ('Dense', 3)
+    """
     copied: Any = object.__new__(base)
     for name in module.slotted_fields_:
         object.__setattr__(copied, name, getattr(module, name))

@@ -88,6 +88,15 @@ def table_of(
 
     Raises:
       ArgumentError: if ``depth`` is no number of levels.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from batiste import module, nn
+      >>> x = jnp.ones((2, 4))
+      >>> rows, variables = module.table_of(nn.Dense(3), jax.random.key(0), (x,), {})
+      >>> rows[0].kind, rows[0].outputs.shape, variables["params"]["kernel"].shape
+      ('Dense', (2, 3), (4, 3))
     """
     depth = None if depth is None else whole_number(depth, "depth", "tabulate")
     notes: list[tuple[Any, ...]] = []

@@ -90,6 +90,17 @@ def setup_children(module: Any) -> Iterator[tuple[str, Any]]:
 
     Args:
       module: a bound module.
+
+    Example:
+      >>> from batiste import module, nn
+      >>> class Coder(nn.Module):
+      ...     def setup(self):
+      ...         self.inner = [nn.Dense(2), nn.Dense(3)]
+      >>> bound = Coder().bind({})
+      >>> bound.inner[1].features  # which runs setup
+      3
+      >>> [(held, child.name) for held, child in module.setup_children(bound)]
+      [('inner', 'inner_0'), ('inner', 'inner_1')]
     """
     for attribute in sorted(module._state.assigned):
         held: list[Any] = []
@@ -109,6 +120,17 @@ def methods_using(kind: type, attribute: str) -> list[str]:
     Args:
       kind: the class.
       attribute: the attribute's name.
+
+    Example:
+      >>> from batiste import module, nn
+      >>> class Coder(nn.Module):
+      ...     def setup(self):
+      ...         self.inner = nn.Dense(2)
+      ...
+      ...     def encode(self, x):
+      ...         return self.inner(x)
+      >>> module.methods_using(Coder, "inner")
+      ['encode']
     """
     named: dict[str, set[str]] = {}
     for owner in reversed(kind.__mro__):

@@ -260,6 +260,13 @@ def run_noted(self: Blueprint, call: Callable[..., Any], name: str, args: Any, k
     """Return ``call(self, *args, **kwargs)``; an exception that leaves it gets the module's note.
 
     For methods that are none of the kinds above, and run a method in their own way.
+
+    Example:
+      >>> from batiste import module, nn
+      >>> def widened(layer, times):
+      ...     return layer.features * times
+      >>> module.run_noted(nn.Dense(3), widened, "widened", (2,), {})
+      6
     """
     try:
         return call(self, *args, **kwargs)

@@ -55,6 +55,12 @@ class Compiled:
       temp_bytes: of everything in between: gradients and activations.
       collectives: what devices send each other, by module.
       seconds: how long it took to compile.
+
+    Example:
+      >>> from batiste.plan import Compiled
+      >>> found = Compiled("cpu", 100, 80, 64, 32, collectives=(), seconds=0.5)
+      >>> found.total_bytes, found.counts()
+      (148, {})
     """
 
     target: str

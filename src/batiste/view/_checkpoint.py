@@ -39,8 +39,15 @@ def checkpoint(
       BatisteError: as ``batiste.checkpoint.open`` does.
 
     Example:
-      >>> from batiste import view
-      >>> view.checkpoint("run/1000", diff="run/2000").write("page.html")  # doctest: +SKIP
+      >>> import numpy as np
+      >>> from batiste import checkpoint, view
+      >>> for step in (1, 2):
+      ...     checkpoint.save(f"run/{step}", {"w": np.full(3, step / 2)}, step=step)
+      >>> page = view.checkpoint("run/1", diff="run/2")
+      >>> page.data["leaves"]["path"], page.data["leaves"]["diff"]["0"]["distance"]
+      (['w'], 0.5)
+      >>> page.write("page.html").name
+      'page.html'
     """
     place = checked_path(path, "path", "view.checkpoint")
     other = None if diff is None else checked_path(diff, "diff", "view.checkpoint")

@@ -25,6 +25,13 @@ def model(model: Any, *inputs: Any, rngs: Rngs | None = None, **kwargs: Any) -> 
 
     Raises:
       InvalidInstanceModuleError: it is no model.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from batiste import nn, view
+      >>> page = view.model(nn.Dense(4), jnp.ones((2, 3)))
+      >>> page.title, page.data["facts"]
+      ('Dense', ['16 parameters', '64 B', '48 FLOPs a call'])
     """
     table = summary(model, *inputs, rngs=rngs, **kwargs)
     leaves = {

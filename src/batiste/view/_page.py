@@ -31,6 +31,13 @@ class Page:
     Attributes:
       title: what it is called.
       data: all that it shows, as JSON has it.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import view
+      >>> page = view.tree({"kernel": np.ones((2, 3), np.float32)})
+      >>> page.title, page.data["facts"], page.write("page.html").name
+      ('dict', ['1 leaves', '24 B'], 'page.html')
     """
 
     title: str

@@ -40,6 +40,14 @@ def runs(
       ArgumentError: an argument is none of these.
       RunNotFoundError: a folder has neither rows of metrics nor a checkpoint.
       UnmatchedPatternError: a pattern of ``spectra`` matches no path.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from batiste import view
+      >>> Path("run").mkdir()
+      >>> count = Path("run/metrics.jsonl").write_text('{"step": 1, "loss": 2.0}')
+      >>> view.runs("run").data["facts"]
+      ['run: 1 rows, step 1']
     """
     budget = budget_of(stats, "view.runs")
     places = [Path(checked_path(folder, "folders", "view.runs")) for folder in folders]

@@ -32,6 +32,12 @@ class Statistics:
       max: the largest of them; of integers exact.
       nan: how many elements are not a number.
       inf: how many are infinite.
+
+    Example:
+      >>> import numpy as np
+      >>> from batiste import view
+      >>> view.statistics(np.asarray([1, 3]))
+      Statistics(mean=2.0, spread=1.0, min=1, max=3, nan=0, inf=0)
     """
 
     mean: float | None
@@ -50,7 +56,8 @@ def statistics(array: Any) -> Statistics:
 
     Example:
       >>> import numpy as np
-      >>> statistics(np.asarray([1.0, 3.0, np.nan])).mean
+      >>> from batiste import view
+      >>> view.statistics(np.asarray([1.0, 3.0, np.nan])).mean
       2.0
     """
     nan, inf, count = 0, 0, 0
