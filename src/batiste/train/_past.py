@@ -153,7 +153,7 @@ def searched(step: Callable[..., Any], found: Found | None, known: Found, run: M
             return ""
         found = known._replace(state=run.restore(known.state, step=last), after=last)
     # The compiled step has arrays for numbers, and Python's own division by zero raises.
-    state, batch = jax.tree.map(jnp.asarray, (found.state, found.batch))
+    state, batch = cast("Any", jax.tree).map(jnp.asarray, (found.state, found.batch))
     answer = _tool("diagnose").find_nan(inspect.unwrap(step), state, batch)
     where = f"step {found.step}"
     if found.after != found.step - 1:
