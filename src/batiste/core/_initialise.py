@@ -152,7 +152,7 @@ def _is_array(leaf: Any) -> bool:
 def _abstract_pass(request: _Request, recorder: Recorder) -> tuple[dict[str, Any], list[Place], list[Place]]:
     """Trace the model; return its variables, with None for arrays, and the places whose values were not noted.
 
-    The places among them whose values were made within a JAX transform of the model's own come last.
+    The third result are those of the places whose values were made within a JAX transform of the model's own.
     """
     kept: list[tuple[dict[str, Any], list[Place], list[Place]]] = []
 

@@ -434,7 +434,7 @@ class Scope:
         return node
 
     def _collection(self, collection: str) -> Any:
-        """Return this scope's variables of a collection, for libraries that call this."""
+        """Return this scope's variables of a collection: for libraries that use this method of Flax's scopes."""
         return self._node(collection) or {}
 
     def _mutable_collection(self, collection: str) -> dict[str, Any]:
