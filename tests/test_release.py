@@ -22,6 +22,7 @@ BROUGHT_BY_THE_USER = {
     "datasets": "is read where the user gives a data set of it",
     "grain": "is read where the user gives a data set of it",
     "cloudpickle": "is asked whether a class is its own",
+    "libtpu": "comes with `jax[tpu]`, in the one version that fits the JAX at hand",
     "flax": "is installed where Flax's own programs run beside ours",
     "tensorboardX": "is one of several packages that write TensorBoard's files",
     "tensorflow": "is one of several packages that write TensorBoard's files",

@@ -74,6 +74,7 @@ def text_of(row: Row) -> str:
         said = str(raised).replace(f"{Path.cwd()}{os.sep}", "").replace(str(Path.cwd()), ".")
     said = re.sub(r" at 0x[0-9a-f]+", " at 0x...", said)
     said = re.sub(r"while it is traced \(.*\)\.", "while it is traced (...).", said)  # JAX's own words
+    said = re.sub(r"(  line: \w+\.py):\d+", r"\1:...", said)  # where the program stands in the catalogue's file
     return f"{row.kind.__name__}: {said}"
 
 

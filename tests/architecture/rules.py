@@ -185,6 +185,7 @@ INSIDES_EXCEPTIONS: types.MappingProxyType[tuple[str, str], str] = types.Mapping
         ("batiste.lift._calls", "code"): "the names of a function's arguments",
         ("batiste.module._notes", "code"): "the names of a method's arguments, for a note",
         ("batiste.module._notes", "frames"): "whether another module has noted the exception",
+        ("batiste.module._union", "code"): "which methods a message names; measured beside it",
         ("batiste.plan._costs", "jaxprs"): _PROGRAM,
         ("batiste.plan._flat", "jaxprs"): _PROGRAM,
         ("batiste.plan._remat", "jaxprs"): _PROGRAM,

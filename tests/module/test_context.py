@@ -4,12 +4,15 @@
 import concurrent.futures
 import contextvars
 import threading
+from typing import Any
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from batiste import nn
 from batiste.errors import (
     CallCompactUnboundModuleError,
     InvalidScopeError,
@@ -278,6 +281,54 @@ def test_a_value_that_depends_on_a_transform_is_refused():
 
     with pytest.raises(JaxTransformError, match="/ makes the variable 'mean'"):
         Model().init(KEY, X)
+
+
+def scaled(linen, depends):
+    """A layer whose initialiser closes over an array, which may depend on its input, called beneath `jax.grad`."""
+
+    class Layer(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            scale = jnp.sqrt(x.sum() ** 2) if depends else jnp.sqrt(jnp.asarray(4.0))
+            return (self.param("w", lambda key: scale * jax.random.uniform(key, (4,))) * x).sum()
+
+    class Force(linen.Module):
+        transform: Any = jax.grad
+
+        def setup(self):
+            self.layer = Layer()
+
+        def __call__(self, x):
+            return self.transform(lambda x: self.layer(x))(x)
+
+    return Force
+
+
+def stacked_vmap(function):
+    return lambda x: jax.vmap(function)(jnp.stack([x, x]))
+
+
+@pytest.mark.parametrize("transform", [jax.grad, jax.hessian, stacked_vmap])
+def test_init_keeps_what_does_not_depend_on_the_transform_around_it(transform):
+    x = jnp.arange(4.0)
+    expected, variables = scaled(flax.linen, False)(transform).init_with_output(KEY, x)
+    model = scaled(nn, False)(transform)
+    assert_equal(plain(model.init(KEY, x)), plain(variables))
+    assert_equal(plain(jax.jit(model.init)(KEY, x)), plain(variables))
+    for output, made in (model.init_with_output(KEY, x), jax.jit(model.init_with_output)(KEY, x)):
+        assert_equal(plain(made), plain(variables))
+        np.testing.assert_allclose(output, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("transform", "depends"), [(jax.grad, True), (jax.jit, False), (stacked_vmap, True)])
+def test_init_refuses_what_would_leak_as_linen_hands_out_tracers(transform, depends):
+    x = jnp.arange(4.0)
+    leaked = scaled(flax.linen, depends)(transform).init(KEY, x)
+    assert any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(leaked))
+    model = scaled(nn, depends)(transform)
+    for make in (model.init, model.init_with_output, jax.jit(model.init)):
+        with pytest.raises(JaxTransformError, match="/layer makes the variable 'w'"):
+            make(KEY, x)
 
 
 def test_reading_parameters_within_a_plain_transform_is_allowed():

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from batiste import nn
-from batiste.errors import BatisteError, MergeParamError
+from batiste.errors import BatisteError, MergeParamError, ModuleNotCallableError
 
 KEY = jax.random.key(0)
 X = jnp.ones((4, 8))
@@ -375,3 +375,41 @@ def test_a_field_that_is_no_function_is_named(given, hint):
         Model().apply({}, jnp.ones(2))
     assert f"The field act={given!r} is called" in caught.value.__notes__[0]
     assert hint in caught.value.__notes__[0]
+
+
+class Coder(nn.Module):
+    """Has no `__call__`."""
+
+    @nn.compact
+    def encode(self, x):
+        return nn.Dense(2)(x)
+
+
+def call_made(self, x):
+    return Coder()(x)
+
+
+def call_listed(self, x):
+    return self.layers[0](x)
+
+
+def call_given(self, x):
+    return self.given(x)
+
+
+@pytest.mark.parametrize("call", [call_made, call_listed, call_given])
+def test_a_submodule_without_call_is_named_wherever_it_is_held(call):
+    class Model(nn.Module):
+        given: object = Coder()
+
+        def setup(self):
+            self.layers = [Coder()]
+
+        __call__ = nn.compact(call) if call is call_made else call
+
+    wanted = r"(?s)Coder at /\w+ is called, but has no attribute '__call__'.*write \.encode"
+    with pytest.raises(ModuleNotCallableError, match=wanted) as caught:
+        Model().init(jax.random.key(0), jnp.ones(2))
+    assert isinstance(caught.value, TypeError)
+    assert isinstance(caught.value, AttributeError)
+    assert str(caught.value.__cause__) == "'Coder' object is not callable"

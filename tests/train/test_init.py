@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from batiste import nn, struct
+from batiste import nn, shard, struct, train
 from batiste.errors import OptimizerTypeError, StateCollectionError
 from batiste.train import TrainState
 
@@ -200,3 +200,27 @@ def test_a_model_without_parameters():
 def test_no_optimiser():
     with pytest.raises(OptimizerTypeError):
         make(tx=optax.adam)
+
+
+class Perturbed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.BatchNorm(use_running_average=False)(nn.Dense(2)(self.perturb("inputs", x)))
+
+
+@pytest.mark.parametrize("mesh", [None, "fsdp=2,data=-1"])
+def test_perturbations_belong_to_a_call(mesh):
+    more = {} if mesh is None else {"mesh": shard.mesh(mesh), "rules": shard.preset("fsdp")}
+    state = make(Perturbed(), **more)
+    assert set(state.collections) == {"batch_stats"}
+    step = jax.jit(train.make_step(lambda model, x: jnp.mean(model(x) ** 2)))
+    for size in (4, 2):
+        state, metrics = step(state, INPUTS[:size])
+        assert np.isfinite(metrics["loss"])
+    assert int(state.step) == 2
+
+
+def test_mutable_asks_for_collections_of_a_call():
+    asked = make(Perturbed(), mutable=["params", "batch_stats", "perturbations"])
+    assert set(asked.collections) == {"batch_stats", "perturbations"}
+    assert asked.collections["perturbations"]["inputs"].shape == INPUTS.shape

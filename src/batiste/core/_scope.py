@@ -22,7 +22,7 @@ from batiste.core._frame import Frame, HasEffects, copy_tree, merge_into
 from batiste.core._keys import fold_numbers, hash_parts
 from batiste.core._missing import hidden_collection, hidden_stream, missing_stream, missing_variable
 from batiste.core._shapes import check_shape
-from batiste.core._trace import current_trace
+from batiste.core._trace import current_trace, has_tracer
 from batiste.core._variable import Variable
 from batiste.dtypes import is_array_class
 from batiste.errors import (
@@ -95,10 +95,7 @@ class Scope:
     @property
     def root(self) -> Scope:
         """The scope at the top of this frame."""
-        scope = self
-        while scope.parent is not None:
-            scope = scope.parent
-        return scope
+        return self if self.parent is None else self.parent.root
 
     @property
     def path_text(self) -> str:
@@ -479,13 +476,17 @@ class Scope:
         """Make the first value of a variable, and store it. ``drawn`` is the key for it, if it is drawn at all."""
         frame = self.frame
         place = (collection, *self.path, name)
+        action = f"makes the variable {name!r} of {collection!r}"
         if frame.known is not None and place in frame.known:
             value = frame.known[place]
         elif frame.recorder is not None:
             value = frame.recorder.enter(frame, place, init_fn, args, kwargs, drawn=drawn)
         else:
-            self.check_trace(f"makes the variable {name!r} of {collection!r}")
+            if frame.doubtful is None:
+                self.check_trace(action)
             value = init_fn(*args, **kwargs) if drawn is None else init_fn(fold_numbers(*drawn), *args, **kwargs)
+        if frame.doubtful is not None and has_tracer(value) and current_trace() != frame.trace:
+            frame.doubtful[place] = JaxTransformError(path=self.path_text, action=action)
         frame.written[place] = None
         if frame.is_rehearsal:
             frame.created[place] = value

@@ -25,6 +25,7 @@ __all__ = [
     "MergeParamError",
     "MissingFieldsError",
     "ModuleListError",
+    "ModuleNotCallableError",
     "ModuleResultWarning",
     "PerturbationError",
     "ReservedModuleAttributeError",
@@ -182,6 +183,14 @@ class UnknownModuleAttributeError(BatisteError, AttributeError):
 
     code = "module/unknown-attribute"
     message = "{path} has no attribute {name!r}.{nearest}"
+    hint = "{advice}"
+
+
+class ModuleNotCallableError(UnknownModuleAttributeError, TypeError):
+    """A module is called whose class has no ``__call__``."""
+
+    code = "module/not-callable"
+    message = "{path} is called, but has no attribute '__call__'."
     hint = "{advice}"
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Out",
     "VariableAxes",
     "broadcast",
+    "described",
     "first_entry",
     "from_front",
     "in_axis",
@@ -309,7 +310,7 @@ def size_along(tree: Any, axes: Any, transform: str, path: str) -> set[int]:
                     raise LiftAxisSizeError(
                         transform=transform,
                         path=path,
-                        problem=f"the axis {axis} asked of {_written(leaf)}",
+                        problem=f"the axis {axis} asked of {described(leaf)}",
                         advice="Give None for what is not mapped or looped over, or nested axes for a nested argument.",
                     )
                 found.add(int(shape[axis]))
@@ -318,7 +319,8 @@ def size_along(tree: Any, axes: Any, transform: str, path: str) -> set[int]:
     return found
 
 
-def _written(leaf: Any) -> str:
+def described(leaf: Any) -> str:
+    """Return what a value is, for a message."""
     return f"an array of shape {jnp.shape(leaf)}" if is_array_like(leaf) else f"an object of type {type(leaf).__name__}"
 
 

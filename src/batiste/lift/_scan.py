@@ -22,6 +22,7 @@ from batiste.lift._axes import (
     In,
     Out,
     VariableAxes,
+    described,
     first_entry,
     from_front,
     in_axis,
@@ -306,9 +307,7 @@ class _Loop:
         body = Body(self.function, (self.module, carry, *self.join(inputs)), self.kwargs, groups)
         result, written = made.run(body, streams, given=given, index=number, groups=groups_made)
         if not isinstance(result, tuple | list) or len(cast("Sequence[Any]", result)) != 2:
-            raise ScanBodyError(
-                path=region.path, problem=f"returns an object of type {type(cast('Any', result)).__name__}"
-            )
+            raise ScanBodyError(path=region.path, problem=f"returns {described(result)}")
         pair = cast("Sequence[Any]", result)
         check_carried(region, carried, written[1])
         metadata = self.options.metadata_params

@@ -44,7 +44,8 @@ from batiste.errors import (
 from batiste.module._blueprint import Blueprint, check_module
 from batiste.module._context import CURRENT, CaptureFilter, capturing
 from batiste.module._fields import value_of
-from batiste.module._mistakes import incomplete, no_call
+from batiste.module._mistakes import incomplete
+from batiste.module._notes import not_callable
 from batiste.module._union import Union
 from batiste.module._variables import where
 from batiste.typing import Rngs, Variables
@@ -116,7 +117,7 @@ def _call_named(name: str, bound: Any, *args: Any, **kwargs: Any) -> Any:
 def _call(bound: Any, *args: Any, **kwargs: Any) -> Any:
     module: Any = bound
     if not callable(module):
-        raise no_call(bound)
+        raise not_callable(bound)
     output = bound(*args, **kwargs)
     if isinstance(output, Blueprint):
         text = (

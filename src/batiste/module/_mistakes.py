@@ -101,16 +101,6 @@ def missing_attribute(module: Blueprint, name: str) -> BatisteError:
     )
 
 
-def no_call(module: Blueprint) -> BatisteError:
-    """Return the error for a module that is called, and whose class has no ``__call__``."""
-    kind = type(module)
-    own = [name for name, value in vars(kind).items() if hasattr(value, "is_wrapped_method") and name != "setup"]
-    advice = "Call the method that computes __call__"
-    if own:
-        advice += f", or name it in init and apply: method={own[0]!r}"
-    return UnknownModuleAttributeError(path=where(module), name="__call__", nearest="", advice=f"{advice}.")
-
-
 def refuse_array_field(module: Blueprint, name: str, value: Any) -> None:
     """Raise ``LayerInputError`` if the first field of a layer, a plain number or text, was given an array with axes.
 

@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 
 from batiste.core import CONCRETIZATION_ERRORS, is_tracer
-from batiste.errors import BatisteError, ModuleListError, TracedFlagError
+from batiste.errors import BatisteError, ModuleListError, ModuleNotCallableError, TracedFlagError
 from batiste.module._blueprint import Blueprint
 from batiste.module._variables import where
 
-__all__ = ["explain", "options_of", "shape_text"]
+__all__ = ["explain", "not_callable", "options_of", "shape_text"]
 
 _START = "In the module "
 _SILENT = (StopIteration, StopAsyncIteration)  # they end loops, and are no mistakes
@@ -262,6 +262,10 @@ def _certain(error: Exception, module: Blueprint, function: Any, args: Any, kwar
         flags = _traced([*_named(function, args, kwargs), *_fields(module)])
         given = ", ".join(shape_text(flag) for flag in flags.values())
         return TracedFlagError(path=where(module), names=_listed(flags), given=given) if flags else None
+    if isinstance(error, TypeError) and (called := _NOT_CALLABLE.fullmatch(str(error))):
+        held = [module.__dict__, {} if module.scope is None else module.scope.names]
+        found = next(_held(held, called[1]), None)
+        return None if found is None or callable(found) else not_callable(found)
     if not (isinstance(error, AttributeError) and isinstance(error.obj, tuple) and error.name in _LIST_METHODS):
         return None
     held = cast("Any", error.obj)
@@ -270,3 +274,25 @@ def _certain(error: Exception, module: Blueprint, function: Any, args: Any, kwar
     if not names:
         return None
     return ModuleListError(path=where(module), name=names[0], call=f"{names[0]}.{error.name}")
+
+
+def _held(value: Any, kind: str) -> Iterator[Blueprint]:
+    """Yield the modules of a class of this name in nested containers."""
+    if isinstance(value, Blueprint):
+        if type(value).__name__ == kind:
+            yield value
+    elif isinstance(value, Mapping | list | tuple):
+        entries = cast("Any", value.values() if isinstance(value, Mapping) else value)
+        for entry in entries:
+            yield from _held(entry, kind)
+
+
+def not_callable(module: Blueprint) -> BatisteError:
+    """Return the error for a module that is called, and whose class has no ``__call__``."""
+    own = [n for n, value in vars(type(module)).items() if hasattr(value, "is_wrapped_method") and n != "setup"]
+    advice = "Write the method as __call__"
+    if own:
+        is_outermost = module.scope is None or not module.scope.path
+        way = f"name it in init and apply: method={own[0]!r}" if is_outermost else f"write .{own[0]}(...)"
+        advice += f", or {way}"
+    return ModuleNotCallableError(path=where(module), advice=f"{advice}.")

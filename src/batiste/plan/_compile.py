@@ -99,7 +99,7 @@ def platform_of(target: str | None) -> str:
     if _TARGET.fullmatch(text(target, "target", "plan")) is None:
         raise refused(target, "target", "plan", 'a slice of TPUs such as "tpu-v5e:4x4", or None for the CPU')
     if importlib.util.find_spec("libtpu") is None:
-        raise MissingPackageError(purpose=f"Compiling for {target}", package="libtpu", install="libtpu")
+        raise MissingPackageError(purpose=f"Compiling for {target}", package="libtpu", install="'jax[tpu]'")
     return "tpu"
 
 

@@ -6,9 +6,8 @@ one checkpoint, which is there whole or not at all. So a run that was killed goe
 result has the same bits as that of a run that was not.
 
 What happens after each step, in order: a row of metrics is written if one is due, with an evaluation if one is due; the
-hooks are called; the body of the user's ``for`` runs; the state is saved if that is due, so that what hooks and body
-did to it is saved too.
-Nothing but these waits for the device, and a row without an evaluation is written only when the next step has begun.
+hooks are called; the body of the user's ``for`` runs; the state is saved if that is due, with what hooks and body did.
+Nothing else waits for the device, and a row without an evaluation is written when the next step has begun.
 
 A loop can be left in the middle of this: by ``break`` or an exception in the body, by the data, an evaluation or a
 ``log`` that raises, by a signal. A step whose save is due is saved then all the same, and where that fails, an error or

@@ -152,7 +152,9 @@ def searched(step: Callable[..., Any], found: Found | None, known: Found, run: M
         if last is None:
             return ""
         found = known._replace(state=run.restore(known.state, step=last), after=last)
-    answer = _tool("diagnose").find_nan(inspect.unwrap(step), found.state, found.batch)
+    # The compiled step has arrays for numbers, and Python's own division by zero raises.
+    state, batch = cast("Any", jax.tree).map(jnp.asarray, (found.state, found.batch))
+    answer = _tool("diagnose").find_nan(inspect.unwrap(step), state, batch)
     where = f"step {found.step}"
     if found.after != found.step - 1:
         where = f"the batch of step {found.step} and the state after step {found.after}"

@@ -5,7 +5,7 @@ step counter, and whatever fields a subclass adds. ``TrainState.init`` starts fr
 that its ``init`` makes:
 
 * ``params`` is the collection that gradients are taken of;
-* ``collections`` holds every other one (``batch_stats``, ``cache``, ...) by name;
+* ``collections`` holds every other one (``batch_stats``, ``cache``, ...) by name, but for those of one call;
 * ``rngs`` holds the random streams; ``step_rngs()`` folds the step counter into each, so that a run that resumes at
   step n draws what the uninterrupted run drew at step n;
 * ``extras`` holds what training keeps beside: averages of the parameters, the loss scale of half precision, how many
@@ -75,6 +75,8 @@ FROZEN = "frozen_params"
 
 # A collection beside "params" whose gradients are its new values (the scales of 8-bit layers). Flax's name.
 _OVERWRITE = "_overwrite_with_gradient"
+# What one call wants, in the extents of its batch; made by `init` for those who read them there.
+_PASSING = frozenset({"intermediates", "perturbations"})
 _COMPUTED = ("step", "params", "opt_state")  # by apply_gradients
 _MADE = ("step", "apply_fn", "params", "tx", "opt_state")  # by create
 
@@ -173,7 +175,10 @@ class TrainState(PyTreeNode):
         rules: PathRules | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Initialise ``model`` and return a state that carries every collection and the random streams.
+        """Initialise ``model`` and return a state that carries its collections and the random streams.
+
+        ``perturbations`` and ``intermediates`` belong to a call and have the size of its batch. They stay out of the
+        state, unless ``mutable=`` is given, which is ``model.init``'s and says which collections are made.
 
         With a mesh, parameters and optimiser are made directly where they are to lie, with the same values on any mesh.
 
@@ -201,7 +206,7 @@ class TrainState(PyTreeNode):
             raise StateArgumentError(kind=cls.__name__, method="init", name="rules", reason=reason, advice=advice)
         added = cls.__dataclass_fields__.keys() - TrainState.__dataclass_fields__.keys()
         fields = {name: kwargs.pop(name) for name in tuple(kwargs) if name in added}
-        return cls._of(model, tx, rngs, model.init(rngs, *inputs, **kwargs), fields)
+        return cls._of(model, tx, rngs, _init_of(model)(rngs, *inputs, **kwargs), fields)
 
     @classmethod
     def _of(
@@ -233,7 +238,7 @@ class TrainState(PyTreeNode):
             return placed[0].variables()
 
         placed: list[Any] = []
-        variables = init_placed(model.init, mesh, where, rngs, inputs, kwargs)
+        variables = init_placed(_init_of(model), mesh, where, rngs, inputs, kwargs)
         with jax.set_mesh(mesh):
             return cast("Any", jax.jit(of, out_shardings=placed[0], donate_argnums=0))(variables, rngs)
 
@@ -342,6 +347,16 @@ def _check_apply(kind: str, apply_fn: Any) -> None:
     else:
         return
     raise StateArgumentError(kind=kind, method="create", name="apply_fn", reason=reason, advice=advice)
+
+
+def _init_of(model: _Blueprint) -> Callable[..., Any]:
+    """Return the model's ``init``, without the collections that belong to a call where nobody says which are made."""
+
+    def init(rngs: Rngs, *inputs: Any, **kwargs: Any) -> Any:
+        made = model.init(rngs, *inputs, **kwargs)
+        return made if "mutable" in kwargs else {name: made[name] for name in made if name not in _PASSING}
+
+    return init
 
 
 def _check_model(kind: str, model: Any) -> None:

@@ -27,6 +27,7 @@ from batiste.errors import (
     MergeParamError,
     MissingFieldsError,
     ModuleListError,
+    ModuleNotCallableError,
     ModuleResultWarning,
     PerturbationError,
     ReservedModuleAttributeError,
@@ -211,12 +212,29 @@ def an_option_is_given_twice():
     nn.Dropout(0.5, deterministic=True).apply({}, x, deterministic=False)
 
 
-@raises(UnknownModuleAttributeError, "Model at / has no attribute '__call__'", "method='forward'")
+@raises(ModuleNotCallableError, "Model at / is called, but has no attribute '__call__'", "method='forward'")
 def a_method_that_is_not_called_call():
     class Model(nn.Module):
         @nn.compact
         def forward(self, x):
             return nn.Dense(2)(x)
+
+    Model().init(key, x)
+
+
+@raises(ModuleNotCallableError, "Encoder at /enc is called", "write .encode(...)")
+def a_submodule_whose_method_is_not_called_call():
+    class Encoder(nn.Module):
+        @nn.compact
+        def encode(self, x):
+            return nn.Dense(2)(x)
+
+    class Model(nn.Module):
+        def setup(self):
+            self.enc = Encoder()
+
+        def __call__(self, x):
+            return self.enc(x)
 
     Model().init(key, x)
 
