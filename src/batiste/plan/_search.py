@@ -42,9 +42,7 @@ def _powers(count: int) -> list[int]:
     return [1 << power for power in range(count.bit_length()) if count % (1 << power) == 0]
 
 
-def search(
-    model: Any, *inputs: Any, devices: int, keep: int = 10, remat: bool = False, **options: Any
-) -> list[Plan]:
+def search(model: Any, *inputs: Any, devices: int, keep: int = 10, remat: bool = False, **options: Any) -> list[Plan]:
     """Return plans for a number of devices: those that fit before those that do not, the fastest first.
 
     Args:
@@ -56,7 +54,7 @@ def search(
       **options: the other arguments of ``plan``; ``mesh`` and ``rules`` are what is searched for.
 
     Raises:
-      ArgumentError: ``devices`` is no whole number, ``mesh`` or ``rules`` is given, or an argument of ``plan`` is wrong.
+      ArgumentError: ``devices`` is no whole number, ``mesh`` or ``rules`` is given, or ``plan`` refuses an argument.
 
     Example:
       >>> from batiste import nn
@@ -77,9 +75,7 @@ def search(
     return found[: whole_number(keep, "keep", "search", low=1)]
 
 
-def smallest_mesh(
-    model: Any, *inputs: Any, most: int = 4096, remat: bool = False, **options: Any
-) -> Plan | None:
+def smallest_mesh(model: Any, *inputs: Any, most: int = 4096, remat: bool = False, **options: Any) -> Plan | None:
     """Return the fastest plan that fits on the fewest devices; None if none fits on ``most``.
 
     Args:
