@@ -104,7 +104,7 @@ def kept(table, mesh):
 
 
 def piped(mesh, stages, *, remat=False):
-    """Return the losses of a GPT in stages, its gradients, and what is sent in a step, by kind and axes."""
+    """Return the losses of a GPT in stages, its parameters after them, and what is sent in a step, by kind and axes."""
     where = shard.mesh(mesh)
     batch = tuple(axis for axis in ("stage", "data") if axis in where.shape)
     tokens = jax.device_put(TOKENS, jax.NamedSharding(where, jax.P(batch or None)))

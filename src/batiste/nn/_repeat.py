@@ -361,7 +361,8 @@ class _Call:
             problem = f"{self.names[0]} draws random numbers, which would be the same in each microbatch"
             raise PipelineError(problem=problem)
 
-        leaves, structure = cast("tuple[list[Any], Any]", jax.tree.flatten((self.inputs, self.kwargs)))
+        alike = [None if mine is not None else given for given, mine in zip(self.inputs, self.own[0], strict=True)]
+        leaves, structure = cast("tuple[list[Any], Any]", jax.tree.flatten((alike, self.kwargs)))
         places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
 
         def pure(carry: Any, layers: list[_Slice], *whole: Any) -> tuple[Any, None]:
