@@ -47,7 +47,7 @@ def run_program(name: str, folder: Path, *, quick: bool, rounds: int) -> bool:
     options = program.quick if quick else program.full
     if program.has_rounds:
         options = (*options, "--rounds", str(rounds))
-    command = [sys.executable, "-m", f"benchmarks.{name}", *options, "--results", str(folder)]
+    command = [sys.executable, "-m", f"benchmarks.{program.file or name}", *options, "--results", str(folder)]
     return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - this project's own program
 
 

@@ -124,6 +124,38 @@ def overhead(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def plans(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what plans cost, with their bars."""
+    rows = [
+        (name, row) for file in ("plans", "plans_compiled") for name, row in found.get(file, {}).get("rows", {}).items()
+    ]
+    if not rows:
+        return "Not measured yet."
+    lines = ["| plan | devices | processor time | peak memory |", "| --- | ---: | ---: | ---: |"]
+    for name, row in rows:
+        held = name == "70B"  # the others have no bars
+        marks = [
+            f" {'✓' if is_met else '✗'}" if held else ""
+            for is_met in (row["seconds"] <= (120 if row["compiled"] else 10), row["peak"] <= 3e9)
+        ]
+        title = f"{name}, compiled" if row["compiled"] else name
+        lines.append(
+            f"| {title} | {row['devices']} | {row['seconds']:.1f} s{marks[0]} | {row['peak'] / 1e9:.2f} GB{marks[1]} |"
+        )
+    return "\n".join(lines)
+
+
+def pipeline(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the ratios of layers in stages to the same by hand, with their bars."""
+    if "pipeline" not in found:
+        return "Not measured yet."
+    row = found["pipeline"]
+    lines = ["| | ratio to the program by hand |", "| --- | ---: |"]
+    for title, figure in (("instructions", "instructions_ratio"), ("process time", "time_ratio")):
+        lines.append(f"| {title} | {row[figure]:.3f} {'✓' if row[figure] <= 1.1 else '✗'} |")
+    return "\n".join([*lines, "", f"Loss and gradients differ by at most {row['largest_difference']:.1e}."])
+
+
 def kills(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return how often a run was ended, at what, and what it came to."""
     if "kills" not in found:
@@ -148,6 +180,8 @@ def write(folder: Path = results.FOLDER, readme: Path = README, drawing: Path = 
         "leaves": leaves(found),
         "overhead": overhead(found),
         "kills": kills(found),
+        "plans": plans(found),
+        "pipeline": pipeline(found),
         "accelerator": gpu_table.markdown(found.get("gpu")),
     }
     written = [readme]

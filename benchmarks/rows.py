@@ -221,7 +221,7 @@ ROWS = _every_row()
 
 
 class Program(NamedTuple):
-    """A row that is a program of its own, ``benchmarks/NAME.py``.
+    """A row that is a program of its own, ``benchmarks/NAME.py`` or ``benchmarks/FILE.py``.
 
     Attributes:
       title: what it measures.
@@ -229,6 +229,7 @@ class Program(NamedTuple):
       quick: its options for a quick run.
       has_rounds: whether it can repeat what it measures.
       is_long: whether it runs only with ``--long``, or by its name.
+      file: the name of the program, where it is not that of the row.
     """
 
     title: str
@@ -236,6 +237,7 @@ class Program(NamedTuple):
     quick: tuple[str, ...] = ("--quick",)
     has_rounds: bool = False
     is_long: bool = False
+    file: str = ""
 
 
 PROGRAMS = {
@@ -243,6 +245,15 @@ PROGRAMS = {
     "leaves": Program("a state of many leaves", has_rounds=True),
     "overhead": Program("the training loop over the bare step"),
     "kills": Program("a run that is ended at random moments", quick=("--ways", "kill=2", "signal=1")),
+    "pipeline": Program("layers in stages, beside the same by hand"),
+    "plans": Program("plans of 70 and 405 billion parameters"),
+    "plans_compiled": Program(
+        "a plan of 70 billion parameters, compiled",
+        ("--compile",),
+        ("--compile", "--quick"),
+        is_long=True,
+        file="plans",
+    ),
     "large": Program("one checkpoint of 10 GB", ("--gb", "10"), ("--gb", "0.25"), is_long=True),
 }
 

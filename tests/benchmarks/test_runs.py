@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import gpu, large, leaves, measures, models, report, running, worker
+from benchmarks import gpu, large, leaves, measures, models, plans, report, running, worker
 from benchmarks.models import contract
 from benchmarks.rows import selected
 
@@ -155,6 +155,18 @@ def test_the_accelerators_script_writes_its_table(monkeypatch, tmp_path, capsys)
     used = found["samples"][0]["raw"]["utilisation"]
     assert used == pytest.approx(found["operations"] / 0.1 / 989e12)
     assert "| PyTorch, torch.compile | torch is not installed |" in capsys.readouterr().out
+
+
+def test_what_plans_and_stages_cost_is_written():
+    found = plans.measure("8B", compiles=False)
+    assert found["devices"] == 8
+    assert found["seconds"] > 0
+    assert found["peak"] > 2**20
+    table = report.plans({"plans": {"rows": {"8B": found, "70B": {**found, "seconds": 11.0, "peak": 2e9}}}})
+    assert "| 8B | 8 |" in table
+    assert "| 70B | 8 | 11.0 s ✗ | 2.00 GB ✓ |" in table
+    row = {"instructions_ratio": 1.2, "time_ratio": 1.0, "largest_difference": 1e-9}
+    assert "| instructions | 1.200 ✗ |" in report.pipeline({"pipeline": row})
 
 
 def test_one_large_checkpoint(monkeypatch, tmp_path):

@@ -342,6 +342,15 @@ SHARD_ROWS = {
             "at_least": SIZE,
         },
     ),
+    "Pipeline": Row(
+        shard.Pipeline,
+        {"microbatches": 2},
+        {
+            "microbatches": COUNT,
+            "axis": Domain((3, None, "", True, ("stage",), Anything())),
+            "batch": Domain((3, None, "data", True, (3,), ["data"], Anything())),
+        },
+    ),
     "Rules": Row(
         shard.Rules,
         {"table": {"**": jax.P()}},

@@ -30,8 +30,8 @@ def run(name, capsys):
     return returned, capsys.readouterr().out
 
 
-def test_seven_steps_are_there():
-    assert [name.split("_")[1] for name in STEPS] == list("1234567")
+def test_eight_steps_are_there():
+    assert [name.split("_")[1] for name in STEPS] == list("12345678")
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -101,3 +101,10 @@ def test_a_step_is_a_program():
     done = subprocess.run([sys.executable, "-W", "error", path], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Our scope")
+
+
+def test_a_checkpoint_needs_no_model(capsys):
+    _, printed = run("step_8_seventy_billion", capsys)
+    assert "70,553,706,496 parameters, 17.6 GB on each" in printed
+    assert "Saved, and restored by another table, as P('tensor',)" in printed
+    assert "The same numbers: True" in printed

@@ -161,6 +161,21 @@ def test_a_search_ranks_what_fits_by_time():
     assert plans.smallest_mesh(MLP(), "float32[64,64]", hbm="1kB", most=4) is None
 
 
+def test_a_search_takes_the_other_arguments_of_a_plan():
+    alike = plans.search(MLP(), "float32[64,64]", devices=2, keep=1)[0]
+    (found,) = plans.search(MLP(), "float32[64,64]", devices=2, keep=1, remat=True)
+    assert found.mesh == alike.mesh
+    assert found.memory == plans.plan(MLP(), "float32[64,64]", mesh=found.mesh, rules=found.rules).memory
+    fits = plans.smallest_mesh(MLP(), "float32[64,64]", remat=True)
+    assert fits is not None
+    assert fits.memory == plans.plan(MLP(), "float32[64,64]").memory
+    for given in ({"mesh": "data=2"}, {"rules": "fsdp"}):
+        with pytest.raises(errors.ArgumentError, match="searched for"):
+            plans.search(MLP(), "float32[64,64]", devices=2, **given)
+        with pytest.raises(errors.ArgumentError, match="searched for"):
+            plans.smallest_mesh(MLP(), "float32[64,64]", **given)
+
+
 def test_the_command(tmp_path):
     page = tmp_path / "plan.html"
     words = ["plan", "tests.plan.test_plan:toy", "-i", TOKENS, "--mesh", "fsdp=4", "--rules", "fsdp"]

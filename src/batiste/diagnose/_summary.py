@@ -103,12 +103,21 @@ class Summary:
     @property
     def flops(self) -> int:
         """The operations of matrix products and convolutions in one call, loops counted."""
-        return next((row.flops for row in self.modules if row.depth == 0), 0)
+        return sum(row.flops for row in self._outermost())
 
     @property
     def activation_bytes(self) -> int:
         """The size of all that the modules return in one call."""
-        return next((row.activation_bytes for row in self.modules if row.depth == 0), 0)
+        return sum(row.activation_bytes for row in self._outermost())
+
+    def _outermost(self) -> list[ModuleRow]:
+        """Return the modules that lie below no other: the model, or the layers of one that is a ``Repeat``."""
+        if any(row.depth == 0 for row in self.modules):
+            return [row for row in self.modules if row.depth == 0]
+        paths = {row.path for row in self.modules}
+        return [
+            row for row in self.modules if not any(row.path[:at] in paths for at, c in enumerate(row.path) if c == "/")
+        ]
 
     @property
     def parameters(self) -> int:

@@ -22,6 +22,7 @@ __all__ = [
     "PartitionRulesError",
     "PartitionSpecError",
     "PartitioningUnspecifiedError",
+    "PipelineError",
     "ShadowedRuleError",
     "ShardError",
     "UnboxedLeavesError",
@@ -170,3 +171,14 @@ class UnboxedLeavesError(ShardError):
     code = "shard/unboxed-leaves"
     message = "These {count} leaves have no axis names, so nothing says where they lie:\n{lines}"
     hint = "Make them with nn.with_partitioning(init, names), give rules over paths, or pass default=jax.P()."
+
+
+class PipelineError(ShardError):
+    """Layers cannot be run in stages: mesh, layers or batch do not fit, or a layer does what stages cannot."""
+
+    code = "shard/pipeline"
+    message = "These layers cannot be run in stages: {problem}."
+    hint = (
+        "Microbatches are a multiple of the stages, rows a multiple of microbatches and of what cuts them; layers of a "
+        "pipeline only turn arrays into arrays. Without a pipeline, leave run= out."
+    )

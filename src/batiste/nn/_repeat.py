@@ -12,16 +12,19 @@ that of ``h_7`` in every way of running; a first, abstract run finds which numbe
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from batiste._arguments import mapping, whole_number
 from batiste.core import LayerName, Scope, lies_as, stack
 from batiste.errors import (
     NameInUseError,
+    PipelineError,
     RepeatBlockError,
     RepeatCarryError,
     RepeatInputError,
@@ -29,11 +32,12 @@ from batiste.errors import (
 from batiste.lift import broadcast
 from batiste.module import Blueprint, Module, Place, Region, bound_copy, nowrap
 from batiste.nn._layers import Layers, entry, every, interleaved
+from batiste.shard import Pipeline
 
 __all__ = ["Repeat"]
 
 Block: TypeAlias = Module | Callable[[], Module]
-Run: TypeAlias = Literal["scan", "loop"]
+Run: TypeAlias = Literal["scan", "loop"] | Pipeline
 
 
 class Repeat(Module):
@@ -48,7 +52,8 @@ class Repeat(Module):
         returns has the shapes and dtypes of ``carry``. A sequence of blocks is a pattern: ``[local, local, globe]``.
       n: how often the block, or the pattern, is repeated; by default as often as the sequence repeats itself:
         ``[local, local, globe] * 8`` is a pattern of three, eight times.
-      run: ``"scan"`` or ``"loop"``.
+      run: ``"scan"``, ``"loop"``, or a ``shard.Pipeline``: in stages along a mesh axis, with the rows of the carry in
+        microbatches. Inputs are then given whole to each; layers draw no random numbers and write no variables.
       in_axes: for all inputs, or for each, ``broadcast`` (the default: each layer gets it whole) or 0 (each layer gets
         its entry of the leading axis).
       has_outputs: whether the block returns a pair of carry and output. ``Repeat`` then returns the carry and the
@@ -93,8 +98,9 @@ class Repeat(Module):
         values["n"] = whole_number(self.n, "n", "Repeat", low=None)
         if not blocks or values["n"] < 1:
             raise RepeatBlockError(path="Repeat", problem=f"it is given {len(blocks)} blocks and n={self.n!r}")
-        if self.run not in ("scan", "loop"):
-            raise RepeatBlockError(path="Repeat", problem=f"run={self.run!r} is neither 'scan' nor 'loop'")
+        if not isinstance(self.run, Pipeline) and self.run not in ("scan", "loop"):
+            problem = f"run={self.run!r} is neither 'scan' nor 'loop' nor a shard.Pipeline"
+            raise RepeatBlockError(path="Repeat", problem=problem)
         values["unroll"] = whole_number(self.unroll, "unroll", "Repeat", low=1)
         if self.fields is not None:
             mapping(self.fields, "fields", "Repeat", what="a mapping from fields of the block to entries")
@@ -192,7 +198,7 @@ class _Call:
 
     def result(self) -> Any:
         """Run the layers."""
-        frame, is_scan = self.scope.frame, self.repeat.run == "scan"
+        frame, is_loop = self.scope.frame, self.repeat.run == "loop"
         if frame.initializing:
             carry, outputs = self._one_by_one(self._in_place)
         else:
@@ -201,7 +207,7 @@ class _Call:
                 carry, outputs = self._one_by_one(self._by_name)
             else:
                 bodies = [self._body(place) for place in range(self.period)]
-                carry, outputs = self._scan(bodies) if is_scan else self._loop(bodies)
+                carry, outputs = self._loop(bodies) if is_loop else self._scan(bodies)
         return (carry, outputs) if self.repeat.has_outputs else carry
 
     # --- what differs from layer to layer
@@ -343,10 +349,36 @@ class _Call:
                 written.append(wrote)
             return carry, (outputs, written)
 
+        if isinstance(self.repeat.run, Pipeline):
+            return self._pipeline(self.repeat.run, step, steps)
         length, unroll = self.repeat.n, self.repeat.unroll
         carry, (outputs, written) = jax.lax.scan(step, self.carry, steps, length=length, unroll=unroll)
         self.layers.publish(written, is_stacked=True)
         return carry, jax.tree.map(interleaved, *outputs)
+
+    def _pipeline(self, run: Pipeline, step: Callable[..., Any], layers: list[_Slice]) -> tuple[Any, Any]:
+        if any(table is not None and table.size for table in self.tables):
+            problem = f"{self.names[0]} draws random numbers, which would be the same in each microbatch"
+            raise PipelineError(problem=problem)
+
+        alike = [None if mine is not None else given for given, mine in zip(self.inputs, self.own[0], strict=True)]
+        leaves, structure = cast("tuple[list[Any], Any]", jax.tree.flatten((alike, self.kwargs)))
+        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
+
+        def pure(carry: Any, layers: list[_Slice], *whole: Any) -> tuple[Any, None]:
+            given = dict(zip(places, whole, strict=True))
+            inputs = [given.get(place, leaf) for place, leaf in enumerate(leaves)]
+            self.inputs, self.kwargs = jax.tree.unflatten(structure, inputs)
+            carry, (outputs, written) = step(carry, layers)
+            if any(written):
+                found: set[Place] = {*itertools.chain(*written)}
+                variables = ", ".join("/".join(place) for place in sorted(found))
+                raise PipelineError(problem=f"{self.names[0]} writes {variables}")
+            if jax.tree.leaves(outputs):
+                raise PipelineError(problem=f"{self.names[0]} returns an output beside the carry")
+            return carry, None
+
+        return run(pure, self.carry, layers, *(leaves[place] for place in places))
 
 
 def _template(block: Any) -> Module:

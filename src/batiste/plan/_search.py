@@ -8,10 +8,10 @@ once for each, since constraints on activations are in the program.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from batiste._arguments import whole_number
+from batiste._arguments import refused, whole_number
 from batiste.errors import IndivisibleAxisError
 from batiste.plan._plan import Plan, plan
 
@@ -42,7 +42,7 @@ def _powers(count: int) -> list[int]:
     return [1 << power for power in range(count.bit_length()) if count % (1 << power) == 0]
 
 
-def search(model: Any, *inputs: Any, devices: int, keep: int = 10, **options: Any) -> list[Plan]:
+def search(model: Any, *inputs: Any, devices: int, keep: int = 10, remat: bool = False, **options: Any) -> list[Plan]:
     """Return plans for a number of devices: those that fit before those that do not, the fastest first.
 
     Args:
@@ -50,10 +50,11 @@ def search(model: Any, *inputs: Any, devices: int, keep: int = 10, **options: An
       *inputs: what it is called with, as ``plan`` takes it; the batch must be divisible by the devices that share it.
       devices: how many devices there are.
       keep: how many plans to return at most.
+      remat: as for ``plan``, once more for each mesh; the order does not depend on it.
       **options: the other arguments of ``plan``; ``mesh`` and ``rules`` are what is searched for.
 
     Raises:
-      ArgumentError: ``devices`` is no whole number, or an argument of ``plan`` is wrong.
+      ArgumentError: ``devices`` is no whole number, ``mesh`` or ``rules`` is given, or ``plan`` refuses an argument.
 
     Example:
       >>> from batiste import nn
@@ -62,28 +63,30 @@ def search(model: Any, *inputs: Any, devices: int, keep: int = 10, **options: An
       >>> len(plans), {found.devices for found in plans}
       (3, {2})
     """
+    _check_open("search", options)
     count = whole_number(devices, "devices", "search", low=1)
     found: list[Plan] = []
     for sizes, name in meshes(count):
         try:
-            found.append(plan(model, *inputs, mesh=sizes, rules=name, remat=False, **options))
+            found.append(plan(model, *inputs, mesh=sizes, rules=name, remat=remat, **options))
         except IndivisibleAxisError:  # a batch, or heads, that this mesh does not divide
             continue
     found.sort(key=lambda each: (not each.fits, each.step_seconds, each.memory.total))
     return found[: whole_number(keep, "keep", "search", low=1)]
 
 
-def smallest_mesh(model: Any, *inputs: Any, most: int = 4096, **options: Any) -> Plan | None:
+def smallest_mesh(model: Any, *inputs: Any, most: int = 4096, remat: bool = False, **options: Any) -> Plan | None:
     """Return the fastest plan that fits on the fewest devices; None if none fits on ``most``.
 
     Args:
       model: a Module.
       *inputs: what it is called with.
       most: where to stop.
-      **options: the other arguments of ``plan``.
+      remat: as for ``plan``; what fits does not depend on it.
+      **options: the other arguments of ``plan``; ``mesh`` and ``rules`` are what is searched for.
 
     Raises:
-      ArgumentError: ``most`` is no whole number, or an argument of ``plan`` is wrong.
+      ArgumentError: ``most`` is no whole number, ``mesh`` or ``rules`` is given, or an argument of ``plan`` is wrong.
 
     Example:
       >>> from batiste import nn
@@ -91,16 +94,29 @@ def smallest_mesh(model: Any, *inputs: Any, most: int = 4096, **options: Any) ->
       >>> smallest_mesh(nn.Dense(64), "float32[32,64]").devices
       1
     """
+    _check_open("smallest_mesh", options)
     most = whole_number(most, "most", "smallest_mesh", low=1)
     alone = plan(model, *inputs, mesh=None, rules=None, remat=False, **options)
     least = max(1, _state_devices(alone))
     count = 1 << math.ceil(math.log2(least))
     while count <= most:
-        best = _first(search(model, *inputs, devices=count, **options))
+        best = _first(search(model, *inputs, devices=count, remat=remat, **options))
         if best is not None:
             return best
         count *= 2
     return None
+
+
+def _check_open(where: str, options: Mapping[str, Any]) -> None:
+    """Raise for what is searched for.
+
+    Raises:
+      ArgumentError: if ``mesh`` or ``rules`` is given.
+    """
+    for name in ("mesh", "rules"):
+        if name in options:
+            advice = f"Leave it out, or plan for it alone: plan.plan(..., {name}=...)."
+            raise refused(options[name], name, where, "nothing: it is what is searched for", advice)
 
 
 def _state_devices(alone: Plan) -> int:

@@ -30,6 +30,7 @@ from batiste.shard._init import Initialisable, init, init_placed
 from batiste.shard._logical import LogicalNames, RulesFallback, logical_to_mesh, logical_to_mesh_axes
 from batiste.shard._make import AxisTypes, MeshSizes, mesh, mesh_sizes
 from batiste.shard._mesh import AnyMesh, Indivisible
+from batiste.shard._pipeline import Pipeline
 from batiste.shard._presets import PRESETS, preset
 from batiste.shard._rules import Cut, Rule, Rules
 from batiste.shard._specs import PathRules, Unmatched, get_sharding, logical_to_mesh_sharding, shardings, specs
@@ -51,6 +52,7 @@ __all__ = [
     "PRESETS",
     "Partitioned",
     "PathRules",
+    "Pipeline",
     "Rule",
     "Rules",
     "RulesFallback",

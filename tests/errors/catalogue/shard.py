@@ -19,6 +19,7 @@ from batiste.errors import (
     PartitionNameMismatchError,
     PartitionRulesError,
     PartitionSpecError,
+    PipelineError,
     ShadowedRuleError,
     UnboxedLeavesError,
     UnknownLogicalAxisError,
@@ -95,6 +96,13 @@ def rules_over_paths_as_a_list():
 @raises(PartitionSpecError, "a (8,)", "2 entries for 1 axes")
 def a_spec_of_another_rank():
     shard.specs({"a": jnp.ones(8)}, {"a": P("data", "model")})
+
+
+@raises(PipelineError, "3 microbatches are no multiple of 2 stages")
+def three_microbatches_in_two_stages():
+    layers, rows = jnp.ones((4, 8, 8)), jnp.ones((6, 8))
+    with jax.set_mesh(jax.make_mesh((2,), ("stage",), devices=jax.devices()[:2])):
+        shard.Pipeline(3)(lambda x, w: (x @ w, None), rows, layers)
 
 
 @raises(ShadowedRuleError, "'kernel', after '**'", "narrower pattern first")
