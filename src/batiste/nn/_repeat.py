@@ -62,7 +62,7 @@ class Repeat(Module):
         an entry for each layer. The block sees an entry as an array.
       remat: whether what the block computes is computed again for gradients in place of being kept; a function is
         a policy of ``jax.checkpoint_policies``.
-      unroll: how many repetitions one turn of the compiled scan takes.
+      unroll: how many repetitions one turn of the compiled scan takes; of no effect under the other ways of running.
 
     Example:
       >>> from batiste import nn
