@@ -155,16 +155,20 @@ def test_checkpoints_of_orbax_are_replaced(tmp_path):
     several = ocp.args.Composite(state=ocp.args.StandardSave(ONE), more=ocp.args.JsonSave({"a": 1}))
     with ocp.CheckpointManager(tmp_path / "run") as manager:
         manager.save(1, args=several, metrics={"loss": 1.0})
+
+    def standard(path):
+        with ocp.StandardCheckpointer() as checkpointer:  # which saves in the background, and waits at its end
+            checkpointer.save(path, ONE)
+
     for path, write in {
-        tmp_path / "standard": lambda path: ocp.StandardCheckpointer().save(path, ONE),
+        tmp_path / "standard": standard,
         tmp_path / "pytree": lambda path: ocp.PyTreeCheckpointer().save(path, ONE),
         tmp_path / "files": lambda path: ocp.PyTreeCheckpointer(use_ocdbt=False).save(path, {"a": ONE}),
         tmp_path / "v1": lambda path: v1.save(path, ONE),
         tmp_path / "run" / "1": lambda _: None,
     }.items():
         write(path)
-        while any("tmp" in entry.name for entry in path.parent.iterdir()):
-            time.sleep(0.01)
+        assert not any("tmp" in entry.name for entry in path.parent.iterdir())
         checkpoint.save(path, TWO, overwrite=True)
         assert_same(checkpoint.restore(path), TWO)
     assert not checkpoint.leftovers(tmp_path)
