@@ -207,6 +207,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 def test_a_bar_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one has 80 columns, whatever COLUMNS says
     seen = Progress(epoch=1, step=1, steps=2, loss=0.5, accuracy=0.25, images_per_second=1234.0)
     with report.following(1) as follow:
         follow(dataclasses.replace(seen, test_accuracy=0.75))

@@ -168,6 +168,7 @@ def _abstract_pass(request: _Request, recorder: Recorder) -> tuple[dict[str, Any
     kept: list[tuple[dict[str, Any], list[Place], list[Place]]] = []
 
     def trace(arrays: tuple[Any, ...]) -> None:
+        recorder.begin_pass()
         frame = request.doubting_frame(recorder=recorder)
         request.play(frame, arrays)
         late: list[Place] = []

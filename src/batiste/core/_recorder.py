@@ -157,7 +157,8 @@ class Recorder:
         self._key_ids = frozenset(map(id, self.keys))
         self._noted: dict[tuple[Fingerprint, int], list[_Noted]] = {}
         self._entries: dict[Place, tuple[_Noted, Drawn | None]] = {}
-        self._stand_ins: dict[Any, tuple[Any, Any]] = {}
+        self._pass: Any = None  # the trace of the pass itself
+        self._stand_ins: dict[Any, Any] = {}
         self._stacked: dict[Any, _Noted] = {}
 
     def enter(
@@ -262,8 +263,13 @@ class Recorder:
         """Return whether the value at ``place`` is noted, so that ``make`` will return it."""
         return place in self._entries
 
+    def begin_pass(self) -> None:
+        """Take the current trace for that of the pass."""
+        self._pass = current_trace()
+
     def end_pass(self) -> None:
         """Forget what was of use in the pass alone."""
+        self._pass = None
         self._stand_ins.clear()
         self._noted.clear()
 
@@ -304,12 +310,13 @@ class Recorder:
         ):
             return call_jaxpr(noted.closed_jaxpr, *_operands(drawn))
         arrays: list[Any] = []
-        trace = current_trace()
+        # Of one shape there is one, in the trace of the pass: one of a trace within it would outlive its trace.
+        held = self._stand_ins if current_trace() == self._pass else dict[Any, Any]()
         for aval in avals:
-            held = self._stand_ins.get((aval.shape, aval.dtype))
-            if held is None or held[0] != trace:
-                held = self._stand_ins[aval.shape, aval.dtype] = (trace, jnp.zeros(aval.shape, aval.dtype))
-            arrays.append(held[1])
+            kind = aval.shape, aval.dtype
+            if kind not in held:
+                held[kind] = jnp.zeros(*kind)
+            arrays.append(held[kind])
         return arrays
 
 
