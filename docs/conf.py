@@ -32,7 +32,7 @@ extensions = [
 exclude_patterns: list[str] = []
 html_theme = "furo"
 html_title = f"batiste {release}"
-html_search_scorer = "scorer.js"
+html_search_scorer = str(Path(__file__).with_name("scorer.js"))  # Sphinx looks for it from where it is started
 
 add_module_names = False
 autodoc_member_order = "bysource"

@@ -540,13 +540,20 @@ PLAN_ROWS = {
             "inputs": MODEL_INPUTS,
             "devices": COUNT,
             "keep": COUNT,
+            "remat": FLAG,
             "options": open_to("those of plan.plan"),
         },
     ),
     "smallest_mesh": Row(
         lambda model=MODEL, inputs=INPUTS, **given: plan.smallest_mesh(model, inputs, **given),
         {"most": 2},
-        {"model": MODULE, "inputs": MODEL_INPUTS, "most": COUNT, "options": open_to("those of plan.plan")},
+        {
+            "model": MODULE,
+            "inputs": MODEL_INPUTS,
+            "most": COUNT,
+            "remat": FLAG,
+            "options": open_to("those of plan.plan"),
+        },
     ),
     "chip": Row(
         plan.chip,

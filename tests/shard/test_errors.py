@@ -31,6 +31,12 @@ def constrain_in_shard_map():
     jax.shard_map(inner, mesh=mesh_of(), in_specs=P("data"), out_specs=P("data"))(ONES)
 
 
+def share_out():
+    layers, rows = jnp.ones((4, 8, 8)), jnp.ones((6, 8))
+    with jax.set_mesh(jax.make_mesh((2,), ("stage",), devices=jax.devices()[:2])):
+        shard.Pipeline(3)(lambda x, w: (x @ w, None), rows, layers)
+
+
 PROGRAMS = {
     errors.AbstractMeshError: constrain_abstractly,
     errors.AxisNamesError: lambda: shard.logical_to_mesh_axes("batch"),
@@ -44,6 +50,7 @@ PROGRAMS = {
     errors.PartitionRulesError: lambda: shard.specs(ONES, [P()]),
     errors.PartitionSpecError: lambda: shard.specs({"a": ONES}, {"a": P("x", "x")}),
     errors.PartitioningUnspecifiedError: lambda: shard.Partitioned(1, ("a",)).add_axis(0, {}),
+    errors.PipelineError: share_out,
     errors.ShadowedRuleError: lambda: shard.specs({"a": ONES}, {"**": P(), "a": P("data")}),
     errors.UnboxedLeavesError: lambda: shard.specs({"a": ONES}, None),
     errors.UnknownLogicalAxisError: lambda: shard.logical_to_mesh_axes(("bacth",), RULES),
