@@ -42,6 +42,7 @@ MODELS = {
 }
 
 
+@pytest.mark.usefixtures("users_rules")
 @pytest.mark.parametrize("name", MODELS if ALL else ["actor_critic"])
 def test_no_tool_has_a_finding_on_an_example(name):
     model, inputs, options = MODELS[name]

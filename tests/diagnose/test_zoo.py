@@ -25,6 +25,7 @@ def streams():
     return {name: key for name, key in rngs().items() if name != "params"}
 
 
+@pytest.mark.usefixtures("users_rules")
 @pytest.mark.filterwarnings("ignore:SelfAttention is deprecated")  # public code has it
 @pytest.mark.parametrize("name", MODELS if ALL else ["moe", "gru"])
 def test_no_tool_has_a_finding_on_a_sound_model(name):
