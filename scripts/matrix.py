@@ -1,10 +1,11 @@
 """Run a quick part of the tests on each supported Python, with the oldest and the newest packages: ``make matrix``.
 
-    python scripts/matrix.py [3.11 | 3.12 | 3.13 | 3.14 | oldest | newest ...]
+    python scripts/matrix.py [3.11 | 3.12 | 3.13 | 3.14 | oldest | newest | nightly ...]
 
 The words pick some of the rows; without any, all run. ``uv`` finds an interpreter, or brings one where it may; one that
 it cannot have is named and skipped. ``oldest`` takes the lowest version that ``pyproject.toml`` allows of each package,
-``newest`` the highest there is. ``BATISTE_MATRIX_TESTS`` names other tests, such as ``tests`` for all.
+``newest`` the highest there is. ``nightly``, which runs only where it is named, takes the newest packages and last
+night's JAX. ``BATISTE_MATRIX_TESTS`` names other tests, such as ``tests`` for all.
 
 Exit codes: 0 if every row that ran passed and at least one did, else 1.
 """
@@ -17,7 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
+USUAL = ("oldest", "newest")
+RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest", "nightly": "highest"}
+NIGHTLY = "https://us-python.pkg.dev/ml-oss-artifacts-published/jax/simple/"  # as JAX's installation page names it
 SMOKE = (
     "tests/architecture/test_light.py",
     "tests/checkpoint/test_files.py",
@@ -46,6 +49,9 @@ def environment(python: str, resolution: str) -> Path | None:
     inside = folder / "bin" / "python"
     install = [uv(), "pip", "install", "--quiet", "--python", str(inside), "--resolution", RESOLUTIONS[resolution]]
     subprocess.run([*install, "--editable", ".[all]", "--group", "test"], cwd=ROOT, check=True)
+    if resolution == "nightly":
+        latest = ["--prerelease", "allow", "--upgrade", "--no-deps", "--index-url", NIGHTLY, "jax", "jaxlib"]
+        subprocess.run([*install, *latest], cwd=ROOT, check=True)
     return inside
 
 
@@ -73,7 +79,7 @@ def main(words: list[str]) -> int:
     results = {
         (python, resolution): row(python, resolution)
         for python in [word for word in words if word in PYTHONS] or PYTHONS
-        for resolution in [word for word in words if word in RESOLUTIONS] or RESOLUTIONS
+        for resolution in [word for word in words if word in RESOLUTIONS] or USUAL
     }
     for (python, resolution), result in results.items():
         print(f"Python {python}, {resolution}: {result}")

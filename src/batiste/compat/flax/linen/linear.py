@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from jax import lax
-
 from batiste.compat.flax.linen._helpers import canonicalize_tuple, conv_dimension_numbers, normalize_axes
 from batiste.compat.flax.typing import (
     Array,
@@ -92,15 +90,6 @@ def canonicalize_padding(padding: PaddingLike, rank: int) -> LaxPadding:
     problem = f"that is no padding of {rank} spatial axes"
     advice = "Give a name, a number, or for each spatial axis a number or a pair of numbers."
     raise PaddingError(path="canonicalize_padding", given=padding, problem=problem, advice=advice)
-
-
-def _conv_dimension_numbers(input_shape: Sequence[int]) -> lax.ConvDimensionNumbers:  # pyright: ignore[reportUnusedFunction] - models import it
-    """Return the layout of a convolution of channels-last inputs: ``[batch, space..., channels]``."""
-    rank = len(input_shape)
-    spatial = tuple(range(1, rank - 1))
-    inputs = (0, rank - 1, *spatial)
-    kernel = (rank - 1, rank - 2, *range(rank - 2))
-    return lax.ConvDimensionNumbers(inputs, kernel, inputs)
 
 
 _canonicalize_tuple = canonicalize_tuple
