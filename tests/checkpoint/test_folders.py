@@ -56,12 +56,13 @@ def plain(made):
     return found
 
 
-@pytest.mark.parametrize("whole", [0, 1 << 20])
+@pytest.mark.parametrize(("whole", "copied"), [(0, 0), (1 << 20, 0), (1 << 20, 1 << 17)])
 @pytest.mark.parametrize("compress", [False, True])
-def test_every_kind_of_array(tmp_path, monkeypatch, whole, compress):
+def test_every_kind_of_array(tmp_path, monkeypatch, whole, copied, compress):
     """Through both ways of writing, in many small transactions, with chunks that are cut."""
     monkeypatch.setattr(_orbax_write, "WHOLE_BYTES", whole)
     monkeypatch.setattr("batiste.checkpoint._save.WHOLE_BYTES", whole)
+    monkeypatch.setattr(_orbax_write, "_COPIED_BYTES", copied)
     monkeypatch.setattr(_orbax_write, "_TOGETHER", 100)
     monkeypatch.setattr(_orbax_write, "_CHUNK_BYTES", 64)
     made = every_kind()
