@@ -30,6 +30,12 @@ import os, time
 print("ready", flush=True)
 time.sleep(60)
 """
+IGNORES = """
+import signal, time
+signal.signal(signal.SIGINT, lambda *_: print("no", flush=True))
+print("ready", flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -71,6 +77,20 @@ def test_a_signal_reaches_all(script):
         rest = trial.communicate(timeout=60)[0]
     assert trial.returncode == 128 + signal.SIGTERM
     assert sorted(rest.splitlines()) == [f"[launch] process {rank} was ended by SIGTERM" for rank in (0, 1)]
+
+
+def test_a_second_signal_ends_what_hears_none(script):
+    command = [sys.executable, "-m", "batiste.launch", "-n", "2", script(IGNORES)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as trial:
+        for _ in range(2):
+            trial.stdout.readline()
+        trial.send_signal(signal.SIGINT)
+        assert sorted(trial.stdout.readline() for _ in range(2)) == ["[0] no\n", "[1] no\n"]
+        time.sleep(0.3)
+        trial.send_signal(signal.SIGINT)
+        rest = trial.communicate(timeout=60)[0]
+    assert trial.returncode == 128 + signal.SIGKILL
+    assert sorted(rest.splitlines()) == [f"[launch] process {rank} was ended by SIGKILL" for rank in (0, 1)]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from batiste.errors import ArgumentError, DataPositionError, ProcessesDifferErro
 from batiste.train._processes import Crew
 from tests.processes import training
 from tests.processes.saving import mesh_of
-from tests.processes.support import ended, started
+from tests.processes.support import ended, run, started
 
 
 def rows(folder):
@@ -58,6 +58,12 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on(tmp_path, whole):
     ours, theirs = (checkpoint.restore(folder / "20")["params"] for folder in (tmp_path, whole))
     for leaf, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(leaf, other, rtol=1e-5, atol=1e-6)
+
+
+def test_what_each_process_has_by_itself(tmp_path):
+    """Seeds, parts of data and numbers of one process are refused; decisions are the same; metrics add up."""
+    said = run(2, "tests.processes.habits", tmp_path)
+    assert all(text.endswith("done\n") for text in said)
 
 
 def test_a_batch_of_rows():

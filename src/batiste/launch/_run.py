@@ -4,7 +4,8 @@ Each process finds its number where JAX looks for that of Open MPI, so that a pr
 ``jax.distributed.initialize()`` and no more, here as on a cluster. The coordinator listens on the loopback address.
 
 A trial ends as a cluster would end it: SIGTERM and Ctrl-C go to all processes; when one fails, the others have some
-seconds to end by themselves, and are then ended.
+seconds to end by themselves, and are then ended. Processes that wait for each other hear no signal: JAX has taken
+SIGTERM, and Python would take Ctrl-C after the wait. So a second one ends them at once.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = ["launch"]
 
 _POLL: Final = 0.05  # seconds
 _PATIENCE: Final = 5.0  # seconds from SIGTERM to SIGKILL
+_SAME: Final = 0.2  # seconds within which a signal that comes again is the same one: shells send it twice
 
 
 def launch(
@@ -144,13 +146,16 @@ def _say(line: str, out: TextIO, lock: threading.Lock) -> None:
 
 @contextlib.contextmanager
 def _forwarded(running: Sequence[subprocess.Popen[str]]) -> Generator[None]:
-    """Hand SIGTERM and SIGINT on to all processes until the block ends."""
+    """Hand SIGTERM and SIGINT on to all processes until the block ends; the second time, kill them."""
+    came: list[float] = []
 
     def forward(number: int, frame: Any) -> None:
         del frame
+        again = bool(came) and time.monotonic() - came[0] > _SAME
+        came.append(time.monotonic())
         for process in running:
             if process.poll() is None:
-                process.send_signal(number)
+                process.send_signal(signal.SIGKILL if again else number)
 
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():

@@ -6,11 +6,13 @@ What decides is in ``loop.kept``, so that a run that was interrupted decides as 
 from __future__ import annotations
 
 import datetime as dt
+import json
 import math
 import time
 from typing import Any
 
 from batiste._arguments import number, refused, text, whole_number
+from batiste._processes import gather, several
 from batiste.checkpoint import save
 from batiste.errors import LoopArgumentError
 from batiste.train._hooks import Hook
@@ -149,7 +151,8 @@ def time_limit(limit: float | dt.timedelta, *, total: bool = False) -> Hook:
     """Return a hook that ends the run when its time is over; it is saved, and goes on when it is started again.
 
     Args:
-      limit: seconds, or a ``datetime.timedelta``; above 0. It is looked at after each step.
+      limit: seconds, or a ``datetime.timedelta``; above 0. It is looked at after each step; by several processes
+        together about once a second, so that all of them end after the same step.
       total: whether the time of earlier starts counts, too; the run is finished then.
 
     Raises:
@@ -165,14 +168,24 @@ def time_limit(limit: float | dt.timedelta, *, total: bool = False) -> Hook:
     seconds = limit.total_seconds() if isinstance(limit, dt.timedelta) else limit
     number(seconds, "limit", "time_limit", above=0)
     begun = {"at": 0.0, "before": 0.0}
+    met: dict[str, Any] = {}  # when and at which step processes have looked together, and at which they will again
 
     def begin(loop: Any) -> None:
         begun["at"] = time.monotonic()
         begun["before"] = float(loop.kept.get("time", 0.0)) if total else 0.0
+        met.update(time=begun["at"], step=loop.step, next=loop.step)
 
     def look(loop: Any) -> None:
-        used = begun["before"] + time.monotonic() - begun["at"]
-        if used > seconds and loop.stopped is None:
+        now = time.monotonic()
+        over = begun["before"] + now - begun["at"] > seconds
+        if several():
+            if loop.step < met["next"]:
+                return
+            pace = (loop.step - met["step"]) / max(now - met["time"], 1e-3)
+            own = json.dumps([over, loop.step + max(1, int(pace))])
+            over, later = json.loads(gather("loop/time", own, what="looking at the limit of time")[0])
+            met.update(time=now, step=loop.step, next=later)
+        if over and loop.stopped is None:
             loop.stop(f"its time of {seconds:g} s was over", finished=total)
 
     def keep(loop: Any) -> None:

@@ -4,6 +4,10 @@ The loss function is called with a model whose ``train`` is False, which changes
 streams. What it returns adds up over batches: arrays of one entry for each example (or token), metrics of
 ``train.metrics``, and scalars, which count as often as the batch has examples.
 
+Of a state that lies over several processes, each has the same batches, or its part of arrays over all of them
+(``train.global_batch``): the first batch is compared, and the number of them. A state that is in one process alone is
+evaluated by that process alone.
+
 One program serves all batches. Where each array that the loss function returns has the examples of the batch along its
 first axis, a last batch that is shorter is filled up, and what was filled up does not count; otherwise a shorter batch
 has a program of its own, since a scalar cannot say what part of it an example has.
@@ -21,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from batiste._arguments import function, refused, whole_number
+from batiste._processes import check_alike, several
 from batiste.core import Valued, fingerprint, kept
 from batiste.errors import NoBatchError
 from batiste.train._data import check_data
@@ -28,6 +33,7 @@ from batiste.train._make_step import LossFunction, Step, merged, numbers, outcom
 from batiste.train._memory import check_there
 from batiste.train._model_call import ModelCall
 from batiste.train._policy import AS_IT_IS, Policy
+from batiste.train._processes import check_batch, is_over_processes
 from batiste.train._state import TrainState, check_state
 from batiste.train.metrics import Mean, Metric
 
@@ -66,6 +72,7 @@ def evaluate(
       LossError: the loss function returns something else than a loss, or a loss and metrics.
       NoAverageError: ``averaged``, and the state has no average.
       NoBatchError: there is no batch.
+      ProcessesDifferError: the state lies over several processes, and they have other batches.
 
     Example:
       >>> import jax
@@ -87,7 +94,11 @@ def evaluate(
     total: Any = None
     waiting: list[Any] = []
     size: int | None = None
-    for batch in _batches(data, steps, batch_size):
+    shared = several() and any(map(is_over_processes, jax.tree.leaves(state)))
+    count = 0
+    for count, batch in enumerate(_batches(data, steps, batch_size), 1):
+        if shared and count == 1:
+            check_batch("evaluate/batch", batch, what="an evaluation")
         rows = _rows(batch)
         size = rows if size is None else size
         try:
@@ -98,6 +109,9 @@ def evaluate(
         if len(waiting) == _AT_ONCE:
             total = _added(total, waiting)
     total = _added(total, waiting)
+    if shared:
+        what, found = f"an evaluation of {count} batches", {"number of batches": [f"{count} batches"]}
+        check_alike("evaluate/end", found, what=what, advice="Give all processes as many batches.")
     if total is None:
         raise NoBatchError
     return _plain(numbers(total))

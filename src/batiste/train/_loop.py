@@ -191,8 +191,7 @@ class Loop(Generic[State]):
         self._names: list[str] | None = None  # of the metrics of a step
         self._saved: int | None = None
         self._tried: int | None = None  # the step that was to be saved last
-        self._replaced = False  # whether the state is another since it was saved
-        self._checked = False
+        self._replaced = self._checked = False  # the state since it was saved; the step, once it was looked at
         if self._run is not None:
             self._resume(self._run)
             if settings.config is not None and self._crew.first:
@@ -422,6 +421,7 @@ class Loop(Generic[State]):
             try:
                 batch = self._take(batches, stop)
             except StopIteration:
+                self._crew.end_of_data(self.step)
                 break
             if batch is None:
                 break
@@ -571,7 +571,7 @@ class Loop(Generic[State]):
             evaluated = stop.unless_asked(lambda: evaluation(function(state)))
         self._unfinished = evaluated is None
         if evaluated is not None:
-            self.row = {"step": self.step, **self._metrics.means(), **self._counted(), **evaluated}
+            self.row = self._crew.same_row({"step": self.step, **self._metrics.means(), **self._counted(), **evaluated})
             self._rows.write(self.row)
             if evaluated and self._names is not None:
                 check_best(self._run, [*self._names, *evaluated], evaluates=False)

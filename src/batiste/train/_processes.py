@@ -29,9 +29,10 @@ import numpy as np
 from batiste._arguments import refused, whole_number
 from batiste._processes import check_alike, gather, is_first, meet, several, share_failure
 from batiste.errors import BatisteError, DataPositionError, ProcessLostError
+from batiste.train._metrics import Row
 from batiste.tree import flatten
 
-__all__ = ["Crew", "global_batch", "local_rows"]
+__all__ = ["Crew", "check_batch", "global_batch", "is_over_processes", "local_rows"]
 
 Tree = TypeVar("Tree")
 
@@ -52,6 +53,12 @@ _BATCH_CURE: Final = (
     "What is no array over all processes is taken to be the same in each of them. Make one array of the parts that the "
     "processes have: train.global_batch(part, sharding)."
 )
+_ROW_CURE: Final = (
+    "What an evaluation returns is the same in all processes: add up what each has measured with "
+    "train.metrics.across_processes, or give train.evaluate batches of train.global_batch."
+)
+_DATA_CURE: Final = "Give all processes as many batches: cut the data into equal parts, and leave out the rest."
+_MOST: Final = 1 << 28  # bytes of values that are compared, of the smallest arrays first: a tenth of a second or two
 _PROGRAM_CURE: Final = "Run one program in all processes, and build the state from the same settings and the same seed."
 
 
@@ -152,22 +159,49 @@ class Crew:
           ProcessesDifferError: if its arrays have other shapes, or those that are in each process other values.
         """
         if self._several:
-            facets = {"batch": _lines(batch), "value in the batch": _local_values(batch)}
-            check_alike("loop/batch", facets, what="a step", advice=_BATCH_CURE)
+            check_batch("loop/batch", batch, what="a step")
+
+    def same_row(self, row: Row) -> Row:
+        """Return the row of process 0, after which all processes decide alike.
+
+        Raises:
+          ProcessesDifferError: if the others have other numbers, by more than rounding.
+        """
+        if not self._several:
+            return row
+        rows: list[Row] = [json.loads(text) for text in gather("loop/row", json.dumps(row), what="writing a row")]
+        if any(list(other) != list(row) or not _close(other, rows[0]) for other in rows):
+            lines = [f"{name}: {value:.9g}" for name, value in row.items()]
+            check_alike("loop/row/numbers", {"row": lines}, what="a row of metrics", advice=_ROW_CURE)
+        return rows[0]
+
+    def end_of_data(self, step: int) -> None:
+        """Meet where the data has ended.
+
+        Raises:
+          ProcessesDifferError: if it has ended after another step in another process.
+          ProcessLostError: if it has not ended in some.
+        """
+        if self._several:
+            what = f"the end of the data after step {step}"
+            check_alike("loop/data/end", {"end of its data": [f"after step {step}"]}, what=what, advice=_DATA_CURE)
 
     def check_program(self, step: Any, state: Any, batch: Any) -> None:
         """Refuse a state or a step that the processes do not have alike, before a collective of it waits for ever.
 
         Raises:
-          ProcessesDifferError: if they have other trees, shapes or placements, or another program.
+          ProcessesDifferError: if they have other trees, shapes or placements, other values in what each of them has,
+            or another program.
         """
         if self._several:
             jitted: Any = step if hasattr(step, "trace") else jax.jit(step, donate_argnums=0)
             text = str(jitted.trace(state, batch).jaxpr) if hasattr(jitted, "trace") else ""
-            program = _ADDRESS.sub("", text).splitlines()
-            check_alike(
-                "loop/program", {"state": _lines(state), "program": program}, what="a step", advice=_PROGRAM_CURE
-            )
+            facets = {
+                "state": _lines(state),
+                "program": _ADDRESS.sub("", text).splitlines(),
+                "value in the state": _values(state),
+            }
+            check_alike("loop/program", facets, what="a step", advice=_PROGRAM_CURE)
 
     def all_leave(self, step: int) -> bool:
         """Return whether all processes leave the loop here, and not this one alone."""
@@ -195,6 +229,16 @@ class Crew:
             except ProcessLostError as lost:
                 atexit.register(_leave_at_once)
                 raise lost from error
+
+
+def check_batch(place: str, batch: Any, *, what: str) -> None:
+    """Refuse a batch that the processes do not have alike.
+
+    Raises:
+      ProcessesDifferError: if its arrays have other shapes, or those that are in each process other values.
+    """
+    facets = {"batch": _lines(batch), "value in the batch": _local_values(batch)}
+    check_alike(place, facets, what=what, advice=_BATCH_CURE)
 
 
 def global_batch(part: Tree, sharding: jax.sharding.Sharding) -> Tree:
@@ -295,17 +339,38 @@ def _described(leaf: Any) -> str:
 
 def _local_values(batch: Any) -> list[str]:
     """What is in each process by itself, by path: numbers as they are, arrays by their bytes."""
+    return [_value(path, leaf) for path, leaf in flatten(batch).items() if not is_over_processes(leaf)]
+
+
+def _values(state: Any) -> list[str]:
+    """What each process has the whole of, by path, as far as ``_MOST`` reaches."""
+    leaves = flatten(state).items()
+    whole = [(path, leaf) for path, leaf in leaves if not is_over_processes(leaf) or leaf.sharding.is_fully_replicated]
     found: list[str] = []
-    for path, leaf in flatten(batch).items():
-        if isinstance(leaf, jax.Array) and (not leaf.is_fully_addressable or _is_key(leaf)):
-            continue
-        array: Any = np.asarray(leaf)
-        found.append(f"{path or '(root)'}: {leaf!r}" if array.size == 1 else f"{path or '(root)'}: {_digest(array)}")
+    left = _MOST
+    for path, leaf in sorted(whole, key=lambda pair: int(getattr(pair[1], "nbytes", 0))):
+        left -= int(getattr(leaf, "nbytes", 0))
+        if left < 0:
+            break
+        found.append(_value(path, leaf))
     return found
 
 
-def _is_key(leaf: jax.Array) -> bool:
-    return bool(jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+def is_over_processes(leaf: Any) -> bool:
+    """Return whether a leaf is an array of which other processes have parts, or copies."""
+    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+
+
+def _value(path: str, leaf: Any) -> str:
+    is_key = isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    array: Any = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+    shown = repr(array.item()) if array.size == 1 else _digest(array)
+    return f"{path or '(root)'}: {shown}"
+
+
+def _close(row: Row, other: Row) -> bool:
+    """Whether two rows differ by no more than the order of sums explains."""
+    return bool(np.allclose(list(row.values()), list(other.values()), rtol=1e-3, atol=1e-6, equal_nan=True))
 
 
 def _digest(array: Any) -> str:

@@ -449,16 +449,19 @@ def across_processes(metric: Metric) -> Metric:
         return metric
     from jax.experimental import multihost_utils
 
-    gathered: Any = multihost_utils.process_allgather(_map(np.asarray, metric))
-    return _map(_summed, gathered)
+    gather: Any = multihost_utils.process_allgather
+
+    def added(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:  # it counts what all have measured
+            return _double(gather(leaf, tiled=True))
+        halves = np.ascontiguousarray(_double(leaf)).view(np.uint32)  # JAX itself would round to single precision
+        return np.ascontiguousarray(gather(halves)).view(np.float64).sum(0).reshape(np.shape(leaf))
+
+    return _map(added, metric)
 
 
 def _double(leaf: Any) -> Any:
     return np.asarray(leaf, np.float64)
-
-
-def _summed(leaf: Any) -> Any:
-    return np.asarray(leaf, np.float64).sum(0)
 
 
 def _map(function: Any, *trees: Any) -> Any:

@@ -282,7 +282,7 @@ def _unequal_keys(left: Any, right: Any) -> int:
     """How many random keys differ."""
     import jax
 
-    one, two = (np.asarray(jax.random.key_data(keys)) for keys in (left, right))
+    one, two = (read_box(jax.random.key_data(keys)) for keys in (left, right))
     if one.shape != two.shape or str(jax.random.key_impl(left)) != str(jax.random.key_impl(right)):
         return math.prod(shape_of(left))
     return int(np.count_nonzero((one != two).any(axis=-1)))

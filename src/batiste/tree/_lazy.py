@@ -29,7 +29,7 @@ from batiste.tree._leaves import is_abstract, is_jax_array, is_traced
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-__all__ = ["Box", "LazyArray", "NumpyArray", "Reader", "combine_lazy", "host_parts", "read_box", "stack_lazy"]
+__all__ = ["Box", "LazyArray", "NumpyArray", "Reader", "combine_lazy", "host_parts", "read_box", "stack_lazy", "whole"]
 
 NumpyArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 """Any NumPy array."""
@@ -236,11 +236,23 @@ class LazyArray:
 
 
 def read_box(leaf: Any, box: Sequence[slice] | None = None) -> NumpyArray:
-    """Read a box of any array, lazy or not, as a NumPy array."""
+    """Read a box of any array, lazy or not, as a NumPy array; of one over several processes, all of them must."""
     if isinstance(leaf, LazyArray):
         return leaf.read(box)
-    array = np.asarray(leaf)
+    array = np.asarray(whole(leaf))
     return array if box is None else array[tuple(box)]
+
+
+def whole(leaf: Any) -> Any:
+    """Return an array that this process can look at; one that lies over several processes is brought together by all.
+
+    That takes as much memory as the array has, on the host of each.
+    """
+    if not is_jax_array(leaf) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return leaf
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(leaf, tiled=True)
 
 
 def host_parts(leaf: Any) -> Iterator[NumpyArray]:
