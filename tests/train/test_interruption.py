@@ -2,7 +2,7 @@
 
 Each program is killed for good, with SIGKILL, at a moment that it is told: while it takes a batch, in an evaluation, in
 the body, when a row has been written, and in the middle of a save, when the folder of the save is there and the
-checkpoint is not. It is then started again. SIGTERM comes from outside, as a scheduler sends it.
+checkpoint is not. It is then started again. SIGTERM comes from outside, as a scheduler sends it, or twice from within.
 """
 
 import json
@@ -11,6 +11,8 @@ import subprocess
 import sys
 
 import pytest
+
+from batiste import checkpoint
 
 PROGRAM = """
 import hashlib, os, signal, sys, threading, time
@@ -173,3 +175,43 @@ def test_asked_to_stop(whole, tmp_path):
     assert (folder / str(len(seen))).is_dir()
     assert outcome(folder, "plain")[:2] == (0, whole("plain")[0])
     assert rows_of(folder) == whole("plain")[1]
+
+
+TWICE = """
+import os, signal, sys, threading, time
+import jax.numpy as jnp
+from batiste import checkpoint, train
+
+begun, forever, sync = threading.Event(), threading.Event(), os.fsync
+
+def stuck(file):
+    if threading.current_thread() is threading.main_thread():
+        return sync(file)
+    begun.set()
+    forever.wait()
+
+run = checkpoint.Manager(sys.argv[1])
+step = lambda state, x: (state + x, {"loss": state})
+with open(sys.argv[1] + ".txt", "w") as mine:
+    for n, _ in train.Loop(step, jnp.zeros(()), lambda n: 1.0, steps=30, run=run, save_every=5, compile_cache=False):
+        mine.write(f"{n} ")
+        if n == 7:
+            run.wait()
+            os.fsync = stuck
+        if n == 11:
+            begun.wait()
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_asked_twice_while_a_save_goes_on_that_never_ends(tmp_path):
+    folder = tmp_path / "run"
+    ended = subprocess.run([sys.executable, "-c", TWICE, str(folder)], capture_output=True, timeout=300, check=False)
+    assert (ended.returncode, ended.stderr) == (143, b"")
+    assert (tmp_path / "run.txt").read_text().split() == [str(n) for n in range(1, 12)]  # what the program has open
+    run = checkpoint.Manager(folder)
+    assert run.steps() == [5]
+    assert checkpoint.verify(run.path(5)).leaves == 1
+    assert run.cleanup()

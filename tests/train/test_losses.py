@@ -61,7 +61,19 @@ def test_the_logits_are_never_there():
         assert part < whole / 5
 
 
+@pytest.mark.parametrize("chunk", CHUNKS[::2], ids=str)
+def test_words_of_every_type_and_those_that_there_are_not(chunk):
+    labels = np.array([[-100, 29, -1, 0, 28, 5, 6]], np.int8)
+    found = losses.chunked_softmax_cross_entropy(HIDDEN[:1], KERNEL, labels, **chunk)
+    assert np.isnan(found[0, :3]).all()
+    wanted = optax.softmax_cross_entropy_with_integer_labels(HIDDEN[0] @ KERNEL, jnp.asarray(labels[0]))
+    np.testing.assert_allclose(found[0, 3:], wanted[3:], rtol=1e-5, atol=1e-5)
+    nothing = losses.chunked_softmax_cross_entropy(HIDDEN[:0], KERNEL, labels[:0], **chunk)
+    assert nothing.shape == (0, 7)
+
+
 WRONG = {
+    "no words": (LossShapeError, (HIDDEN, KERNEL[:, :0], LABELS), {"vocab_chunk": 4}, "no words"),
     "a table of embeddings": (LossShapeError, (HIDDEN, KERNEL.T, LABELS), {"token_chunk": 4}, "kernel.T"),
     "labels in a row": (LossShapeError, (HIDDEN, KERNEL, LABELS.reshape(-1)), {"token_chunk": 4}, "labels"),
     "labels with fractions": (LossShapeError, (HIDDEN, KERNEL, LABELS * 1.0), {"token_chunk": 4}, "integers"),

@@ -115,6 +115,80 @@ def test_what_does_not_count_may_be_anything():
     assert jnp.isnan(metrics.Mean.of(jnp.ones(2), where=jnp.zeros(2)).compute())
 
 
+MANY = 150  # more classes than int8 and than the square root of int16 hold
+TABLE = RANDOM.normal(size=(ROWS, MANY)).astype(np.float16)
+SCORES = RANDOM.integers(0, 8, ROWS) / 8 + 1 / 16  # in the middle of bins, and many of them equal
+POSITIVE = RANDOM.random(ROWS) < 0.3
+WEIGHTS = RANDOM.random(ROWS).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "bool"])
+def test_class_numbers_of_every_type(dtype):
+    most = 2 if dtype == "bool" else min(MANY, np.iinfo(dtype).max + 1)
+    labels, predictions = (RANDOM.integers(0, most, ROWS).astype(dtype) for _ in range(2))
+    counts = sklearn.metrics.confusion_matrix(labels.astype(int), predictions.astype(int), labels=range(MANY))
+    assert (metrics.ConfusionMatrix.of(predictions, labels, MANY).compute() == counts).all()
+    order = np.argsort(-TABLE.astype(float), axis=-1, kind="stable") == labels.astype(int)[:, None]
+    for k in (1, 3):
+        hits = order[:, :k].any(-1)
+        np.testing.assert_allclose(metrics.TopK.of(TABLE, labels, k).compute(), hits.mean(), rtol=1e-6)
+
+
+RANKED = {
+    "ties": (SCORES, POSITIVE, None),
+    "weights": (SCORES, POSITIVE, WEIGHTS),
+    "half precision": (SCORES.astype(np.float16), POSITIVE, WEIGHTS),
+    "numbers": (SCORES, POSITIVE.astype(np.int8), WEIGHTS),
+    "-1 and 1": (SCORES, np.where(POSITIVE, 1, -1), WEIGHTS),
+    "all equal": (np.full(ROWS, 0.5), POSITIVE, None),
+}
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_areas(name):
+    scores, labels, weights = RANKED[name]
+    area = sklearn.metrics.roc_auc_score(POSITIVE, scores.astype(float), sample_weight=weights)
+    np.testing.assert_allclose(metrics.AUROC.of(scores, labels, weights).compute(), area, rtol=1e-5)
+
+
+NOWHERE = np.where(np.arange(ROWS) == 3, np.nan, 1)  # what is not a number in one row
+KEPT = np.arange(ROWS) != 3
+NEITHER = {
+    "area without negatives": lambda: metrics.AUROC.of(SCORES, np.ones(ROWS)),
+    "area without weights": lambda: metrics.AUROC.of(SCORES, POSITIVE, np.zeros(ROWS)),
+    "area of NaN": lambda: metrics.AUROC.of(SCORES * NOWHERE, POSITIVE),
+    "area of nothing": lambda: metrics.AUROC.of(np.zeros(0), np.zeros(0, int)),
+    "F1 of nothing": lambda: metrics.F1.of(np.zeros(0, int), np.zeros(0, int), 3),
+    "top 2 of nothing": lambda: metrics.TopK.of(np.zeros((0, 3)), np.zeros(0, int), 2),
+    "calibration of nothing": lambda: metrics.Calibration.of(np.zeros((0, 3)), np.zeros(0, int)),
+    "calibration without weights": lambda: metrics.Calibration.of(CHANCES, LABELS, np.zeros(ROWS)),
+}
+
+
+@pytest.mark.parametrize("name", NEITHER)
+def test_what_is_not_known_is_not_a_number(name):
+    assert np.isnan(NEITHER[name]().compute())
+
+
+def test_scores_without_weight_may_be_anything():
+    for of in (
+        lambda bad, where: metrics.AUROC.of(SCORES * bad, POSITIVE, where),
+        lambda bad, where: metrics.Calibration.of(CHANCES * bad[:, None], LABELS, where),
+    ):
+        assert of(NOWHERE, KEPT).compute() == of(np.ones(ROWS), KEPT).compute()
+
+
+@pytest.mark.parametrize("label", [-100, -1, CLASSES, 10**6])
+def test_a_label_beyond_the_classes_is_not_hit(label):
+    labels = np.full(ROWS, label)
+    assert [metrics.TopK.of(LOGITS, labels, k).compute() for k in (1, 2)] == [0, 0]
+    assert metrics.ConfusionMatrix.of(PREDICTED, labels, CLASSES).compute().sum() == 0
+
+
+def test_logits_that_are_not_numbers_hit_nothing():
+    assert metrics.TopK.of(np.full((4, 5), np.nan), np.arange(4), 2).compute() == 0
+
+
 def test_equal_logits_are_in_order():
     logits, labels = jnp.zeros((4, 4)), jnp.arange(4)
     assert metrics.Accuracy.of(logits, labels).compute() == 0.25
@@ -128,6 +202,7 @@ WRONG = {
     "two scores": (MetricShapeError, lambda: metrics.AUROC.of(CHANCES, LABELS)),
     "a mask of another shape": (MetricShapeError, lambda: metrics.Mean.of(LOSSES, where=COUNTS[:5])),
     "two kinds": (MetricShapeError, lambda: metrics.Mean.of(LOSSES).merge(metrics.Perplexity.of(LOSSES))),
+    "a table of no classes": (MetricShapeError, lambda: metrics.Accuracy.of(LOGITS[:, :0], LABELS)),
     "no k": (ArgumentError, lambda: metrics.TopK.of(LOGITS, LABELS, 0)),
     "no classes": (ArgumentError, lambda: metrics.ConfusionMatrix.of(PREDICTED, LABELS, 2.0)),
     "no average": (ArgumentError, lambda: metrics.F1.of(PREDICTED, LABELS, CLASSES, average="mean")),

@@ -29,7 +29,7 @@ def beside(function: Callable[[], _Result]) -> Callable[[], _Result]:
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
             errors.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, name="batiste save")
     try:
         thread.start()
     except RuntimeError:  # there are too many, or Python ends, which from 3.12 on starts no threads
@@ -73,7 +73,7 @@ class SaveHandle:
     def __init__(self, path: Path, write: Callable[[], None]) -> None:
         self.path = path
         self._outcome = _Outcome()
-        self._thread = threading.Thread(target=self._run, args=(write,), name=f"save {path.name}", daemon=False)
+        self._thread = threading.Thread(target=self._run, args=(write,), name=f"batiste save {path.name}", daemon=False)
         weakref.finalize(self, _tell, path, self._outcome)  # the thread keeps the handle until it ends
         self._thread.start()
 

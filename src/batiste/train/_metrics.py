@@ -108,20 +108,20 @@ def _why_no_number(leaf: Any) -> str:
 
 def _read(trees: Sequence[Any], where: str, prefix: str = "") -> list[Row]:
     """Return what ``where`` has returned, trees of scalars, as numbers by name, after one transfer for all of them."""
-    names: dict[Any, list[str]] = {}  # nearly always one: the paths of one step's metrics are those of the next
-    structures: list[Any] = []
+    found: list[tuple[list[str], list[Any]]] = []
+    names: list[str] = []
+    known: Any = None  # the paths of one step's metrics are nearly always those of the next
     for tree in trees:
-        structures.append(cast("Any", jax.tree).structure(tree))
-        if structures[-1] not in names:
+        leaves, structure = cast("Any", jax.tree).flatten(tree)
+        if known is None or structure != known:
             check_metrics(tree, where, prefix)
-            names[structures[-1]] = metric_names(tree, prefix)
-    leaves: list[Any] = jax.tree.leaves(trees)
-    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
-    if arrays and jax.default_backend() != "cpu":  # whose memory is the host's: to ask takes 20 us for each number
-        for leaf in arrays:
-            leaf.copy_to_host_async()
-    numbers = iter([np.asarray(leaf) for leaf in leaves])
-    return [{name: float(next(numbers)) for name in names[structure]} for structure in structures]
+            names, known = metric_names(tree, prefix), structure
+        found.append((names, leaves))
+    if jax.default_backend() != "cpu":  # whose memory is the host's: to ask takes 20 us for each number
+        for leaf in jax.tree.leaves(trees):
+            if isinstance(leaf, jax.Array):
+                leaf.copy_to_host_async()
+    return [{name: float(np.asarray(leaf)) for name, leaf in zip(*row, strict=True)} for row in found]
 
 
 class Metrics:

@@ -5,7 +5,7 @@ earlier state, as long as it is small, and to the batches since. From there the 
 until one has a metric or a new state that is not finite: with that step, its state and its batch
 ``batiste.diagnose.find_nan`` names the module and the operation. Where the state is too large, that of the last
 checkpoint stands in for it. Nothing is added to the compiled step, and nothing of this happens in a run that goes well,
-but for a copy of the state every ``_APART`` steps.
+but for a copy of the state every so many steps: the cheaper it is, the more often, and the fewer batches are held.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Found", "Past", "searched"]
 
 _BYTES = 1 << 26  # of a state that is copied, and of the batches that are held
-_APART = 256  # steps between two copies: one of 100 arrays takes 4 ms of a CPU
+_APART = 256  # steps between two copies, at most: one of 100 arrays takes 4 ms of a CPU
+_LEAST = 32  # and of a state of 20 arrays or less: to hold 300 batches of 25 KB costs 20 us a step, in fresh memory
 _BATCHES = 1024
 
 _tool, _ = later("batiste", ("diagnose",))  # which is above this package, loads slowly, and is for runs that failed
@@ -57,11 +58,14 @@ class Past:
         self._next: tuple[int, Any] | None = None  # of which it is not known yet whether it is good
         self._batches: deque[tuple[int, Any]] = deque()
         self._most = 0
+        self._apart = _APART
 
     def begin(self, step: int, state: Any) -> None:
         """Take the state that a run begins or goes on with, unless an earlier one is there."""
         if self._kept and self._good is None and self._next is None:
             self._good = _copied(step, state)
+            leaves: list[Any] = jax.tree.leaves(state)
+            self._apart = min(_APART, max(_LEAST, 2 * len(leaves), _size(leaves) >> 16))
 
     def forget(self) -> None:
         """Let go of all: the state was replaced."""
@@ -73,8 +77,7 @@ class Past:
         if self._good is None and self._next is None:
             return
         if not self._most:
-            size = sum(int(getattr(leaf, "nbytes", 0)) for leaf in jax.tree.leaves(batch))
-            self._most = max(1, min(_BATCHES, _BYTES // max(1, size)))
+            self._most = max(1, min(_BATCHES, _BYTES // max(1, _size(jax.tree.leaves(batch)))))
         self._batches.append((step, batch))
         if len(self._batches) > self._most:
             self._batches.popleft()
@@ -85,7 +88,7 @@ class Past:
             self._good, self._next = self._next, None
             while self._batches and self._batches[0][0] <= self._good[0]:
                 self._batches.popleft()
-        if self._next is None and self._good is not None and now - self._good[0] >= _APART:
+        if self._next is None and self._good is not None and now - self._good[0] >= self._apart:
             self._next = _copied(now, state)
 
     def find(self, step: int) -> Found | None:
@@ -110,7 +113,7 @@ class Past:
 def _copied(step: int, state: Any, *, any_size: bool = False) -> tuple[int, Any] | None:
     """Return a step with a copy of its state, where that is small; it needs no program, and keeps places."""
     leaves: list[Any] = jax.tree.leaves(state)
-    if not any_size and sum(int(getattr(leaf, "nbytes", 0)) for leaf in leaves) > _BYTES:
+    if not any_size and _size(leaves) > _BYTES:
         return None
     places = [leaf.sharding if isinstance(leaf, jax.Array) else None for leaf in leaves]
     arrays = [leaf for leaf, place in zip(leaves, places, strict=True) if place is not None]
@@ -118,6 +121,10 @@ def _copied(step: int, state: Any, *, any_size: bool = False) -> tuple[int, Any]
     filled = [leaf if place is None else next(copies) for leaf, place in zip(leaves, places, strict=True)]
     tree = cast("Any", jax.tree)
     return step, tree.unflatten(tree.structure(state), filled)
+
+
+def _size(leaves: list[Any]) -> int:
+    return sum(int(getattr(leaf, "nbytes", 0)) for leaf in leaves)
 
 
 def _has_nan(state: Any) -> bool:

@@ -7,7 +7,8 @@ scheduler is often half a minute. A wait for data is given a second, since the n
 Who asks twice does not want to wait for anything. Schedulers and shells often send the same SIGTERM twice at once, so
 only one that comes later is a second one. Python runs handlers between two of its own instructions, and a compiler may
 not come to the next one for minutes; so a thread hears of signals as well, by the wakeup file of ``signal``, and ends
-the process where the handler cannot.
+the process where the handler cannot. Nor does a save in the background hold it: Python waits for such a thread when
+the program has ended, so another one waits for the program, and ends the process then.
 
 With several processes, a signal to one of them is for all. ``jax.distributed`` takes SIGTERM and agrees on a step that
 no process has passed yet, and each looks whether that is the one at hand; Ctrl-C is made a SIGTERM. There, nothing is
@@ -20,6 +21,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -45,12 +47,12 @@ class Stop:
 
     Attributes:
       signal: the first signal that came, or None.
-      hurried: whether a second one came.
+      hurried: the second one that came, or 0.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self.hurried = False
+        self.hurried = 0
         self.gone = threading.Event()
         self._since = 0.0
         self._may_end = False
@@ -68,7 +70,7 @@ class Stop:
         if self.signal is not None:
             if number == signal.SIGINT or time.monotonic() - self._since > _SAME:
                 self.signal = None
-                self.hurried = True
+                self.hurried = number
                 if number == signal.SIGINT:
                     raise KeyboardInterrupt
                 raise SystemExit(128 + number)
@@ -165,7 +167,7 @@ class SharedStop(Stop):
         """Take Ctrl-C, and ask all processes to stop; the second time, end this one."""
         del number, frame
         if self._interrupted:
-            self.hurried = True
+            self.hurried = signal.SIGINT
             raise KeyboardInterrupt
         self._interrupted = True
         os.kill(os.getpid(), signal.SIGTERM)
@@ -213,8 +215,26 @@ def stop_signals(*, taken: bool, shared: bool = False) -> Generator[Stop]:
             unwatch()
         for number, handler in before.items():
             signal.signal(number, handler)
+        if stop.hurried:
+            _leave_saves(128 + stop.hurried)
         if stop.signal is not None:
             signal.raise_signal(stop.signal)
+
+
+def _leave_saves(status: int) -> None:
+    """Have the process end with its program, and not with the saves that are under way in the background."""
+    saves = [each for each in threading.enumerate() if each.name.startswith("batiste save")]
+
+    def leave() -> None:
+        threading.main_thread().join()  # which ends before Python waits for other threads
+        if any(each.is_alive() for each in saves):
+            with contextlib.suppress(Exception):  # a pipe that nobody reads is no reason to stay
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+
+    if saves:
+        threading.Thread(target=leave, name="batiste leaves", daemon=True).start()
 
 
 def _watched(stop: Stop) -> Callable[[], None] | None:

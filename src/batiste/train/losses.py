@@ -39,7 +39,7 @@ def chunked_softmax_cross_entropy(
     Args:
       hidden: ``[..., features]``.
       kernel: ``[features, vocabulary]``; of a tied embedding its transpose, ``embedding.T``.
-      labels: ``[...]``, integers from 0 to ``vocabulary - 1``.
+      labels: ``[...]``, integers from 0 to ``vocabulary - 1``; the loss of any other is NaN, which ``where`` leaves out.
       bias: ``[vocabulary]``, or None.
       token_chunk: how many tokens at a time; exactly one of the two is given.
       vocab_chunk: how many words at a time.
@@ -75,14 +75,15 @@ def chunked_softmax_cross_entropy(
             problem=f"the bias has the shape {given.shape}, and the vocabulary {kernel.shape[1]} words"
         )
     offsets = jnp.zeros(kernel.shape[1], wide) if given is None else given.astype(wide)
-    flat, targets = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
+    flat, targets = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).astype(jnp.int32)
     if token_chunk is not None:
         size = min(whole_number(token_chunk, "token_chunk", name, low=1), max(1, len(targets)))
         losses = _by_tokens(flat, kernel, targets, offsets, size)
     else:
         size = min(whole_number(vocab_chunk, "vocab_chunk", name, low=1), kernel.shape[1])
         losses = _by_vocabulary(flat, kernel, targets, offsets, size)
-    return losses.reshape(labels.shape)
+    known = (targets >= 0) & (targets < kernel.shape[1])
+    return jnp.where(known, losses, jnp.nan).reshape(labels.shape)
 
 
 def _check(hidden: Array, kernel: Array, labels: Array) -> None:
@@ -93,6 +94,8 @@ def _check(hidden: Array, kernel: Array, labels: Array) -> None:
             problem += "; the kernel looks transposed, so give kernel.T"
     elif labels.shape != hidden.shape[:-1]:
         problem = f"labels have the shape {labels.shape}, and there are tokens {hidden.shape[:-1]}"
+    elif not kernel.shape[1]:
+        problem = f"the kernel {kernel.shape} has no words"
     elif not jnp.issubdtype(labels.dtype, jnp.integer):
         problem = f"labels are of dtype {labels.dtype}, and the numbers of words are integers"
     if problem:

@@ -175,7 +175,7 @@ class Accuracy(Mean):
 
         Args:
           logits: ``[..., classes]``.
-          labels: ``[...]``, integers.
+          labels: ``[...]``, integers; one beyond the classes is not hit.
           where: weights, or true where an example counts: ``[...]``.
 
         Raises:
@@ -202,7 +202,7 @@ class TopK(Mean):
 
         Args:
           logits: ``[..., classes]``.
-          labels: ``[...]``, integers.
+          labels: ``[...]``, integers; one beyond the classes is not hit.
           k: how many of the highest logits count, from 1 on.
           where: weights, or true where an example counts: ``[...]``.
 
@@ -251,11 +251,12 @@ class ConfusionMatrix(Metric):
             problem = f"predictions have the shape {predictions.shape}, and labels {labels.shape}"
             cure = "Give both as class numbers: logits.argmax(-1)."
             raise MetricShapeError(metric=cls.__name__, problem=problem, cure=cure)
-        _check_integers(cls, "predictions", predictions)
-        _check_integers(cls, "labels", labels)
+        predictions, labels = (
+            _numbers(cls, name, each) for name, each in (("predictions", predictions), ("labels", labels))
+        )
         weights = _weights(cls, where, labels.shape, np.dtype(np.float32))
         known = (labels >= 0) & (labels < classes) & (predictions >= 0) & (predictions < classes)
-        cells = jnp.where(known, labels * classes + predictions, classes * classes).astype(jnp.int32)
+        cells = jnp.where(known, labels * classes + predictions, classes * classes)
         counts = _histogram(cells, weights, classes * classes)
         return cls.from_sums({"counts": counts.reshape(classes, classes)}, **options)
 
@@ -345,7 +346,7 @@ class AUROC(Metric):
 
         Args:
           scores: ``[...]``, from ``low`` to ``high``; what is beyond counts in the first and in the last bin.
-          labels: ``[...]``, 1 or true for a positive.
+          labels: ``[...]``, 1 or true for a positive, anything else for a negative.
           where: weights, or true where an example counts: ``[...]``.
           bins: how many bins there are.
           low: the lower end of the scores.
@@ -367,12 +368,14 @@ class AUROC(Metric):
             cure = "Give one score for each example: jax.nn.softmax(logits)[..., 1]."
             raise MetricShapeError(metric=cls.__name__, problem=problem, cure=cure)
         weights = _weights(cls, where, scores.shape, np.dtype(np.float32))
-        place = jnp.clip((scores.astype(jnp.float32) - low) * (bins / (high - low)), 0, bins - 1).astype(jnp.int32)
-        positive = labels.astype(jnp.float32)
+        scores = jnp.where(weights == 0, low, scores.astype(jnp.float32))
+        weights = jnp.where(jnp.isnan(scores), scores, weights)  # so that the area is NaN
+        place = jnp.clip((scores - low) * (bins / (high - low)), 0, bins - 1).astype(jnp.int32)
+        positive = labels == 1
         return cls.from_sums(
             {
                 "positive": _histogram(place, weights * positive, bins),
-                "negative": _histogram(place, weights * (1 - positive), bins),
+                "negative": _histogram(place, weights * ~positive, bins),
             }
         )
 
@@ -415,7 +418,7 @@ class Calibration(Metric):
         bins = whole_number(bins, "bins", "Calibration.of", low=1)
         table, labels = _scores_and_labels(cls, probabilities, labels)
         weights = _weights(cls, where, labels.shape, np.dtype(np.float32))
-        confidence = jnp.max(table, axis=-1).astype(jnp.float32)
+        confidence = jnp.where(weights == 0, 0, jnp.max(table, axis=-1).astype(jnp.float32))
         right = (jnp.argmax(table, axis=-1) == labels).astype(jnp.float32)
         place = jnp.clip(jnp.ceil(confidence * bins) - 1, 0, bins - 1).astype(jnp.int32)  # bins are (a, b]
         return cls.from_sums(
@@ -497,27 +500,30 @@ def _hits(cls: Any, logits: ArrayLike, labels: ArrayLike, where: ArrayLike | Non
     table, labels = _scores_and_labels(cls, logits, labels)
     if k == 1:
         return _mean(cls, jnp.argmax(table, axis=-1) == labels, where)
-    own = jnp.take_along_axis(table, labels[..., None], axis=-1)
-    classes = jnp.arange(table.shape[-1]).reshape((1,) * labels.ndim + (-1,))
-    before = (table > own) | ((table == own) & (classes < labels[..., None]))
-    return _mean(cls, jnp.sum(before, axis=-1) < k, where)
+    count = table.shape[-1]
+    own = jnp.take_along_axis(table, jnp.clip(labels, 0, count - 1)[..., None], axis=-1)
+    classes = jnp.arange(count).reshape((1,) * labels.ndim + (-1,))
+    behind = (table < own) | ((table == own) & (classes > labels[..., None]))  # NaN is behind nothing, nor before it
+    hits = (count - 1 - jnp.sum(behind, axis=-1) < k) & (labels >= 0) & (labels < count)
+    return _mean(cls, hits, where)
 
 
 def _scores_and_labels(cls: Any, table: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     found = jnp.asarray(array(table, "logits", f"{cls.__name__}.of"))
     numbers = jnp.asarray(array(labels, "labels", f"{cls.__name__}.of"))
-    if found.shape[:-1] != numbers.shape or found.ndim == 0:
+    if found.shape[:-1] != numbers.shape or found.shape[-1:] in ((), (0,)):
         problem = f"scores have the shape {found.shape}, and labels {numbers.shape}"
         cure = "Give scores [..., classes] and labels [...] as class numbers; for one-hot rows, labels.argmax(-1)."
         raise MetricShapeError(metric=cls.__name__, problem=problem, cure=cure)
-    _check_integers(cls, "labels", numbers)
-    return found, numbers
+    return found, _numbers(cls, "labels", numbers)
 
 
-def _check_integers(cls: Any, name: str, values: Array) -> None:
+def _numbers(cls: Any, name: str, values: Array) -> Array:
+    """Return class numbers in 32 bits, in which products with the number of classes fit."""
     if not jnp.issubdtype(values.dtype, jnp.integer) and values.dtype != jnp.bool_:
         problem = f"{name} are of dtype {values.dtype}, and class numbers are integers"
         raise MetricShapeError(metric=cls.__name__, problem=problem, cure=f"Write {name}.astype('int32').")
+    return values.astype(jnp.int32)
 
 
 def _weights(cls: Any, where: ArrayLike | None, shape: tuple[int, ...], dtype: Any) -> Array:
