@@ -3,11 +3,13 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests.module.libraries import calls, raised, same
 
 X = jnp.arange(6.0).reshape(2, 3)
+SHAPES = (3, [1, 3], np.array([1, 3]), np.int32(3), jnp.array(3))
 
 
 class Average:
@@ -35,6 +37,8 @@ def parameters(nn):
             bias = self.param("bias", lambda key, n: jnp.full((1, n), 2.0), 3)
             named = self.param("named", lambda key, shape, value: jnp.full(shape, value), shape=(1, 3), value=5)
             whole = self.param("whole", lambda key: {"a": jnp.ones(()), "b": [jnp.zeros(2), jnp.ones(1)]})
+            for number, shape in enumerate(SHAPES):
+                named += self.param(f"shape {number}", nn.initializers.ones, shape).reshape(1, 3)
             return x @ kernel + bias + named + whole["a"]
 
     return calls(Model(), X)
@@ -187,8 +191,8 @@ def perturb(nn):
         def __call__(self, x):
             x = nn.Dense(3)(x)
             x = self.perturb("hidden", x)
-            x = jnp.sin(x)
-            return jnp.sum(self.perturb("out", x, collection="others") ** 2)
+            x, branch = self.perturb("tree", (jnp.sin(x), {"branch": x}))
+            return jnp.sum(self.perturb("out", x, collection="others") ** 2) + jnp.sum(branch["branch"])
 
     model = Model()
     variables = model.init(jax.random.key(0), X)
@@ -277,6 +281,8 @@ def missing_and_wrong(nn):
             lambda: model.apply(variables["params"], X),
             lambda: model.apply({"params": variables}, X),
             lambda: model.apply({}, X),
+            lambda: model.apply({"params": None}, X),
+            lambda: model.apply({**variables, "others": kernel}, X),
             lambda: Model(4).apply(variables, X),
             lambda: model.apply(variables, X[:, :2]),
         )

@@ -38,9 +38,9 @@ def check_shape(
         given = getattr(value, "shape", None)
         if given is None:
             given = jnp.shape(unbox(value))
-        if given == shape:
+        if type(shape) is tuple and given == shape:
             return
-        expected = tuple(shape) if hasattr(shape, "__len__") or hasattr(shape, "__iter__") else (shape,)
+        expected = (shape,) if jnp.ndim(shape) == 0 else tuple(shape)
         if tuple(given) == expected:
             return
         raise ScopeParamShapeError(name=name, path="/" + "/".join(path), given=tuple(given), expected=expected)
