@@ -300,6 +300,19 @@ def a_read_only_variable(nn):
     ]
 
 
+def numbers_in_variables(nn):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for number, first in enumerate((2, 0.5, jnp.asarray(2), jnp.full((), 0.5), jnp.ones((), jnp.float16))):
+                count = self.variable("counts", f"count {number}", lambda first=first: first)
+                count.value = count.value * 2
+            return x
+
+    counts = Model().init({}, X)["counts"]
+    return counts, {name: (type(value), getattr(value, "weak_type", None)) for name, value in counts.items()}
+
+
 def trees_in_variables(nn):
     class Model(nn.Module):
         @nn.compact
@@ -319,7 +332,8 @@ def trees_in_variables(nn):
 PROGRAMS = (
     parameters, variables_of_other_collections, immutable, mutable_filters, mutable_makes_collections, has_get_put,
     variables_property, sow_appends, sow_takes_a_name, sow_beside_a_parameter, perturb, keys_by_path_and_count,
-    is_initializing, params_may_be_made_by_apply, missing_and_wrong, a_read_only_variable, trees_in_variables,
+    is_initializing, params_may_be_made_by_apply, missing_and_wrong, a_read_only_variable, numbers_in_variables,
+    trees_in_variables,
 )  # fmt: skip
 
 

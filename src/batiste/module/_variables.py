@@ -245,7 +245,10 @@ def _shape_and_dtype(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _zeros(shapes: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    def of_shape(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return jnp.zeros(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(of_shape, shapes)
 
 
 def where(module: Blueprint) -> str:
