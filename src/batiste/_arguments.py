@@ -56,6 +56,7 @@ Where: TypeAlias = str | tuple[str, ...] | HasPath
 """Who takes an argument: the name of a function, the path of a layer, or the layer."""
 
 _LONGEST = 60
+_NARROWED = frozenset({"float64", "int64", "uint64", "complex128"})
 _FUNCTIONS = ("elu", "gelu", "leaky_relu", "relu", "sigmoid", "silu", "softmax", "softplus", "swish", "tanh")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -245,6 +246,8 @@ def mapping(value: Any, argument: str, where: Where, *, what: str, advice: str =
 def array(value: Any, argument: str, where: Where) -> Any:
     """Return an array, or what JAX takes for one, as it is; and lists of numbers and numbers as JAX's arrays.
 
+    So are NumPy's arrays of a dtype that JAX may narrow: a layer asks for the dtype that it computes in.
+
     Raises:
       ArgumentError: it is something else, such as None, a dict of arrays, strings, a layer, or lists of unequal length.
     """
@@ -371,9 +374,11 @@ def _real(value: Any) -> Any:
 
 
 def _array(value: Any, argument: str, where: Where) -> Any:
+    import jax.numpy as jnp
+
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "OUSMm":
-            return cast("Any", value)
+            return jnp.asarray(value) if value.dtype.name in _NARROWED else cast("Any", value)
         raise refused(value, argument, where, "an array of numbers", "Turn its entries into numbers first.")
     if hasattr(value, "__jax_array__"):
         return value
@@ -392,8 +397,6 @@ def _array(value: Any, argument: str, where: Where) -> Any:
             is_numeric = False
         if not is_numeric:
             raise refused(value, argument, where, "an array, or lists of numbers of equal length", "")
-    import jax.numpy as jnp
-
     return jnp.asarray(value)
 
 

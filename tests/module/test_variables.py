@@ -3,11 +3,13 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests.module.libraries import calls, raised, same
 
 X = jnp.arange(6.0).reshape(2, 3)
+SHAPES = (3, [1, 3], np.array([1, 3]), np.int32(3), jnp.array(3))
 
 
 class Average:
@@ -35,6 +37,8 @@ def parameters(nn):
             bias = self.param("bias", lambda key, n: jnp.full((1, n), 2.0), 3)
             named = self.param("named", lambda key, shape, value: jnp.full(shape, value), shape=(1, 3), value=5)
             whole = self.param("whole", lambda key: {"a": jnp.ones(()), "b": [jnp.zeros(2), jnp.ones(1)]})
+            for number, shape in enumerate(SHAPES):
+                named += self.param(f"shape {number}", nn.initializers.ones, shape).reshape(1, 3)
             return x @ kernel + bias + named + whole["a"]
 
     return calls(Model(), X)
@@ -187,8 +191,8 @@ def perturb(nn):
         def __call__(self, x):
             x = nn.Dense(3)(x)
             x = self.perturb("hidden", x)
-            x = jnp.sin(x)
-            return jnp.sum(self.perturb("out", x, collection="others") ** 2)
+            x, branch = self.perturb("tree", (jnp.sin(x), {"branch": x}))
+            return jnp.sum(self.perturb("out", x, collection="others") ** 2) + jnp.sum(branch["branch"])
 
     model = Model()
     variables = model.init(jax.random.key(0), X)
@@ -277,6 +281,8 @@ def missing_and_wrong(nn):
             lambda: model.apply(variables["params"], X),
             lambda: model.apply({"params": variables}, X),
             lambda: model.apply({}, X),
+            lambda: model.apply({"params": None}, X),
+            lambda: model.apply({**variables, "others": kernel}, X),
             lambda: Model(4).apply(variables, X),
             lambda: model.apply(variables, X[:, :2]),
         )
@@ -292,6 +298,19 @@ def a_read_only_variable(nn):
     return Model().apply({"consts": {"table": X}}, X), [
         raised(nn, lambda v=v: Model().apply(v, X)) for v in ({}, {"consts": {}}, {"consts": {"other": X}})
     ]
+
+
+def numbers_in_variables(nn):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for number, first in enumerate((2, 0.5, jnp.asarray(2), jnp.full((), 0.5), jnp.ones((), jnp.float16))):
+                count = self.variable("counts", f"count {number}", lambda first=first: first)
+                count.value = count.value * 2
+            return x
+
+    counts = Model().init({}, X)["counts"]
+    return counts, {name: (type(value), getattr(value, "weak_type", None)) for name, value in counts.items()}
 
 
 def trees_in_variables(nn):
@@ -313,7 +332,8 @@ def trees_in_variables(nn):
 PROGRAMS = (
     parameters, variables_of_other_collections, immutable, mutable_filters, mutable_makes_collections, has_get_put,
     variables_property, sow_appends, sow_takes_a_name, sow_beside_a_parameter, perturb, keys_by_path_and_count,
-    is_initializing, params_may_be_made_by_apply, missing_and_wrong, a_read_only_variable, trees_in_variables,
+    is_initializing, params_may_be_made_by_apply, missing_and_wrong, a_read_only_variable, numbers_in_variables,
+    trees_in_variables,
 )  # fmt: skip
 
 

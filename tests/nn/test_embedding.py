@@ -39,6 +39,13 @@ def test_attend(options):
     compare(nn.Embed(5, 3, **options), linen.Embed(5, 3, **options), x, modes=[mode], init=mode)
 
 
+def test_products_with_integers_are_refused():
+    table = {"params": {"embedding": np.ones((5, 3), np.float32)}}
+    for library in (nn, linen):
+        with pytest.raises(ValueError, match="int32"):
+            library.Embed(5, 3, dtype=jnp.int32).apply(table, np.ones(3, np.float32), method="attend")
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32])
 def test_any_integers(kind):
     compare(nn.Embed(5, 3), linen.Embed(5, 3), np.abs(IDS).astype(kind))

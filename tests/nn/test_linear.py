@@ -70,6 +70,7 @@ GENERAL = {
     "first axis": {"features": (2, 2), "axis": 0},
     "batch axis": {"features": (3, 5), "axis": -1, "batch_dims": (0,)},
     "batch axes": {"features": 3, "axis": (-1,), "batch_dims": (0, 1)},
+    "no axis": {"features": 3, "axis": ()},
     "batch axis and two axes": {"features": 3, "axis": (-2, -1), "batch_dims": (0,), "dtype": BF16},
     "drawn in the matrix's shape": {
         "features": (3, 5),

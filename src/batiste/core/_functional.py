@@ -67,9 +67,12 @@ def open_scope(
     """
     if not isinstance(variables, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ApplyScopeInvalidVariablesTypeError(given=f"an object of type {type(variables).__name__}")
-    for collection in variables:
+    for collection, content in variables.items():
         if not isinstance(collection, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ApplyScopeInvalidVariablesTypeError(given=f"a dict with the key {collection!r}")
+        if type(content) is not dict and not isinstance(content, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            given = f"an object of type {type(content).__name__} as the collection {collection!r}"
+            raise ApplyScopeInvalidVariablesTypeError(given=given)
     params: Any = variables.get("params")
     if isinstance(params, Mapping) and isinstance(params.get("params"), Mapping):  # pyright: ignore[reportUnknownMemberType]
         raise ApplyScopeInvalidVariablesStructureError

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from batiste.core._boxes import is_axis_metadata, unbox
 from batiste.core._fingerprint import kept
@@ -38,9 +39,9 @@ def check_shape(
         given = getattr(value, "shape", None)
         if given is None:
             given = jnp.shape(unbox(value))
-        if given == shape:
+        if isinstance(shape, tuple) and given == shape:
             return
-        expected = tuple(shape) if hasattr(shape, "__len__") or hasattr(shape, "__iter__") else (shape,)
+        expected: tuple[Any, ...] = (args[0],) if np.ndim(args[0]) == 0 else tuple(args[0])
         if tuple(given) == expected:
             return
         raise ScopeParamShapeError(name=name, path="/" + "/".join(path), given=tuple(given), expected=expected)

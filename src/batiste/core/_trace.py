@@ -10,6 +10,7 @@ from typing import Any, cast
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 __all__ = [
     "CONCRETIZATION_ERRORS",
@@ -115,7 +116,14 @@ def call_jaxpr(closed_jaxpr: Any, *arguments: Any) -> list[Any]:
       [4.0, 6.0]
     """
     run = cast("Callable[..., list[Any]]", _extend().jaxpr_as_fun(closed_jaxpr))
-    return run(*arguments)
+    atoms = closed_jaxpr.jaxpr.outvars
+    return [_written(atom) if is_literal(atom) else value for atom, value in zip(atoms, run(*arguments), strict=True)]
+
+
+def _written(literal: Any) -> Any:
+    """Return the array of a number that is written in, which JAX hands back as Python's or NumPy's."""
+    is_weak = literal.aval.weak_type and literal.aval.shape == ()
+    return jnp.asarray(np.asarray(literal.val).item()) if is_weak else jnp.asarray(literal.val, literal.aval.dtype)
 
 
 def without_unused(closed_jaxpr: Any) -> Any:

@@ -242,13 +242,12 @@ def value_and_grad(
     call = _call("value_and_grad", fn, (mdl, *primals), [variables], rngs)
     region = call.region
 
-    def body(*inputs: Any) -> Any:
+    def body(inputs: tuple[Any, ...]) -> Any:
         output, written = call.run(region.variables, region.streams, *inputs)
         value, aux = output if has_aux else (output, None)
         return value, (aux, written)
 
-    numbers = tuple(range(len(primals)))
-    (value, (aux, written)), gradients = jax.value_and_grad(body, argnums=numbers, has_aux=True)(*primals)
+    (value, (aux, written)), gradients = jax.value_and_grad(body, has_aux=True)(primals)
     call.publish(written)
     return ((value, aux), gradients) if has_aux else (value, gradients)
 

@@ -202,7 +202,7 @@ class VariableAccess(Blueprint):
 
         Args:
           name: the name of the variable.
-          value: an array.
+          value: an array, or a tree of arrays.
           collection: the collection of the zeros; where ``apply`` is not given it, nothing is added.
 
         Raises:
@@ -210,7 +210,6 @@ class VariableAccess(Blueprint):
         """
         scope = self._bound("perturb")
         self._check_names(name=name, collection=collection)
-        array = cast("Any", value)
         if not scope.has_variable(collection, name):
             if not scope.is_mutable_collection(collection):
                 if scope.frame.variables.get(collection):
@@ -218,13 +217,12 @@ class VariableAccess(Blueprint):
                     self._refuse_perturbation(name, collection, f"the collection holds {held} for this module")
                 return value
             self._check_free(scope, name, collection)
-            init_fn = cast("Callable[..., Any]", jnp.zeros)
-            scope.variable(collection, name, init_fn, jnp.shape(array), jnp.result_type(array))
+            scope.variable(collection, name, _zeros, jax.tree.map(_shape_and_dtype, value))
         zeros = scope.get_variable(collection, name)
-        if jnp.shape(zeros) != jnp.shape(array):
-            problem = f"the variable has shape {jnp.shape(zeros)}, the value {jnp.shape(array)}"
-            self._refuse_perturbation(name, collection, problem)
-        return array + zeros
+        shapes, wanted = jax.tree.map(jnp.shape, (zeros, value))
+        if shapes != wanted:
+            self._refuse_perturbation(name, collection, f"the variable has shape {shapes}, the value {wanted}")
+        return jax.tree.map(jnp.add, value, zeros)
 
     def _refuse_perturbation(self, name: str, collection: str, problem: str) -> NoReturn:
         raise PerturbationError(path=where(self), name=name, collection=collection, problem=problem)
@@ -240,6 +238,17 @@ class VariableAccess(Blueprint):
         if scope is None:
             raise CallUnboundModuleError(path=type(self).__name__, call=call)
         return scope
+
+
+def _shape_and_dtype(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+
+
+def _zeros(shapes: Any) -> Any:
+    def of_shape(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return jnp.zeros(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(of_shape, shapes)
 
 
 def where(module: Blueprint) -> str:

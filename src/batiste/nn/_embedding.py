@@ -97,7 +97,7 @@ class Embed(Module):
         https://arxiv.org/abs/1608.05859).
         """
         query = array(query, "query", self)
-        query, embedding = self.promote_dtype(query, self.embedding, dtype=self.dtype, inexact=False)
+        query, embedding = self.promote_dtype(query, self.embedding, dtype=self.dtype)
         return settled(_product, (query, embedding))
 
 

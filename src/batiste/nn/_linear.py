@@ -151,7 +151,7 @@ class DenseGeneral(Module):
         batch_shape, axes_shape = tuple(shape[i] for i in batch), tuple(shape[i] for i in axes)
         kept = inputs.ndim - len(axes) - len(batch)
         kernel_init = function(self.kernel_init, "kernel_init", self)
-        if len(batch) > 0 or len(axes) > 1 or len(features) > 1:
+        if (len(batch), len(axes), len(features)) != (0, 1, 1):
             flat_shape = (math.prod(batch_shape + axes_shape), math.prod(features))
             kernel_init = FlattenedInitializer(kernel_init, flat_shape)
         kernel = self.param("kernel", kernel_init, (*batch_shape, *axes_shape, *features), self.param_dtype)

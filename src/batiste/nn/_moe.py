@@ -120,7 +120,7 @@ class MoE(Module):
           ArgumentError: a size or ``capacity_factor`` is no number of its kind, or the input is no array.
           InputRankError: the input has no axes.
         """
-        inputs = array(inputs, "inputs", self)
+        inputs = jnp.asarray(array(inputs, "inputs", self))
         if inputs.ndim < 1:
             raise InputRankError(path=self.path, shape=inputs.shape, expected="at least one axis, [batch..., features]")
         experts = whole_number(self.num_experts, "num_experts", self, low=1)

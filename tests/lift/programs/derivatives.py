@@ -187,3 +187,12 @@ def custom_gradient_by_other_collections(nn):
         return custom(layer, x)
 
     return compact(nn, body)
+
+
+@case()
+def gradients_by_nothing(nn):
+    def body(_, x):
+        layer = dense(nn)()
+        return nn.value_and_grad(lambda layer: layer(x).sum(), layer), nn.grad(lambda layer: layer(x).sum(), layer)
+
+    return compact(nn, body)
