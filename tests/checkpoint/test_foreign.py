@@ -1,5 +1,6 @@
 """Files and folders of other programs: each written as its program writes it, opened, read, converted, compared."""
 
+import contextlib
 import io
 import json
 import struct
@@ -113,6 +114,21 @@ def test_members_of_an_npz_file_that_are_other_files(tmp_path):
         archive.writestr("damaged.npy", "hello, world")
     with pytest.raises(errors.CheckpointFormatError, match="'damaged': the magic string is not correct"):
         checkpoint.open(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_compressed_in_any_way(tmp_path, method):
+    path = tmp_path / "a.npz"
+    array = io.BytesIO()
+    np.save(array, np.arange(300.0))
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("w.npy", array.getvalue())
+    raw = path.read_bytes()
+    assert checkpoint.restore(path)["w"].tolist() == list(range(300))
+    for at in range(0, len(raw), 1 + len(raw) // 60):
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ 16]) + raw[at + 1 :])
+        with contextlib.suppress(errors.CheckpointError):
+            checkpoint.restore(path)
 
 
 def test_names_that_are_folders_too(tmp_path):

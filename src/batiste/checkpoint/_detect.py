@@ -264,7 +264,7 @@ def _shortened(place: Path) -> str:
 def _not_found(place: Path) -> CheckpointNotFoundError:
     folder = place.parent
     is_there = os.path.isdir(folder)  # noqa: PTH112 - False, and no error, for a name that is too long
-    names = [entry.name for entry in folder.iterdir()] if is_there else []
+    names = [entry.name for entry in folder.iterdir() if entry != place] if is_there else []
     cure = "Check the path; `batiste.checkpoint.Manager(folder).steps()` lists the steps of a run."
     if is_there and any(f".{place.name}.batiste-" in entry.name for entry in leftovers(folder)):
         cure = f"A save of it was interrupted; `batiste.checkpoint.cleanup({str(folder)!r})` clears what is left."

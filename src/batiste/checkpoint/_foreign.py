@@ -189,8 +189,11 @@ def _add_groups(path: Path, library: Any, file: Any, manifest: Manifest, arrays:
             elif isinstance(node, library.Group) and node not in seen:
                 seen.add(node)
                 groups.append((f"{whole}/", node))
-            elif node is None:
+            elif isinstance(link, library.SoftLink | library.ExternalLink) and node is None:
                 manifest.opaque[join_path(whole.split("/"))] = f"a link to {str(link.path)[:160]!r}, which is not here"
+            elif node is None:
+                message = f"{whole!r} cannot be opened"
+                raise ValueError(message)
 
 
 def _add_dataset(path: Path, name: str, node: Any, manifest: Manifest, arrays: dict[str, Readable]) -> None:
