@@ -173,7 +173,7 @@ def test_the_page_on_a_package_index_is_the_readme_without_relative_links():
 
 
 def test_the_version_is_said_once():
-    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert "version" in PROJECT["project"]["dynamic"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", batiste.__version__)
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {batiste.__version__}\n" in citation

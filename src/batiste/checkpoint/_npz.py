@@ -47,7 +47,8 @@ _END_LENGTH: Final = 22
 _DIGEST_LENGTH: Final = 32
 _MOST_HEADER: Final = 1 << 16
 _MOST_INT: Final = 1 << 63
-_BROKEN: Final = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, NotImplementedError, RuntimeError)
+_BAD_DATA: Final = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+_BROKEN: Final = (*_BAD_DATA, EOFError, ValueError, NotImplementedError, RuntimeError)
 
 
 def write_npz(file_path: Path, manifest: Manifest, fetch: Callable[[str], NumpyArray], *, compress: bool) -> None:
