@@ -2,10 +2,11 @@
 
     python scripts/matrix.py [3.11 | 3.12 | 3.13 | 3.14 | oldest | newest | nightly ...]
 
-The words pick some of the rows; without any, all run. ``uv`` finds an interpreter, or brings one where it may; one that
-it cannot have is named and skipped. ``oldest`` takes the lowest version that ``pyproject.toml`` allows of each package,
-``newest`` the highest there is. ``nightly``, which runs only where it is named, takes the newest packages and last
-night's JAX. ``BATISTE_MATRIX_TESTS`` names other tests, such as ``tests`` for all.
+The words pick some of the rows; without any, all run. pyenv's interpreters are taken where they lie; others ``uv``
+finds, or brings where it may; one that it cannot have is named and skipped. ``oldest`` takes the lowest version that
+``pyproject.toml`` allows of each package, ``newest`` the highest there is. ``nightly``, which runs only where it is
+named, takes the newest packages and last night's JAX. ``BATISTE_MATRIX_TESTS`` names other tests, such as ``tests``
+for all.
 
 Exit codes: 0 if every row that ran passed and at least one did, else 1.
 """
@@ -40,10 +41,18 @@ def uv() -> str:
     return str(beside) if beside.exists() else shutil.which("uv") or "uv"
 
 
+def interpreter(python: str) -> str:
+    """Return the path of pyenv's interpreter of a version, which uv does not find by itself, else the version."""
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    return str(next(versions.glob(f"{python}.*/bin/python"), python))
+
+
 def environment(python: str, resolution: str) -> Path | None:
     """Make the environment of a row anew and return its interpreter, or None where there is no such Python."""
     folder = ROOT / "build" / "matrix" / f"{python}-{resolution}"
-    made = subprocess.run([uv(), "venv", "--quiet", "--clear", "--python", python, str(folder)], check=False)
+    made = subprocess.run(
+        [uv(), "venv", "--quiet", "--clear", "--python", interpreter(python), str(folder)], check=False
+    )
     if made.returncode:
         return None
     inside = folder / "bin" / "python"

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +31,17 @@ def readme_program() -> str:
     return "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
 
 
+def check_links(wheel: Path) -> None:
+    """End with 1 if the description in a wheel has a relative link, which leads nowhere on a package index."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        _, _, description = archive.read(name).decode().partition("\n\n")
+    found = re.findall(r"\]\((?!https?:|#)[^)]*\)", description)
+    if found or not description:
+        print(f"the description in {wheel.name} has relative links: {found}" if found else f"no description in {name}")
+        sys.exit(1)
+
+
 def main(options: list[str]) -> None:
     """Do the steps in order."""
     top = (ROOT / "src" / "batiste" / "_version.py").read_text(encoding="utf-8")
@@ -41,6 +53,7 @@ def main(options: list[str]) -> None:
     step(sys.executable, "-m", "build", "--outdir", DIST)
     step(sys.executable, "-m", "twine", "check", "--strict", *sorted(DIST.iterdir()))
     (wheel,) = DIST.glob("*.whl")
+    check_links(wheel)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         step(sys.executable, ROOT / "scripts" / "make_venv.py", folder / "venv")

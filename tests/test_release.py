@@ -145,7 +145,7 @@ def test_a_bare_install_works_and_says_what_is_missing(fresh_python, tmp_path):
 
 def test_the_source_archive_has_what_tests_read():
     archive = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
-    brought = {name.lstrip("/") for name in archive} | {"LICENSE", "README.md", "pyproject.toml"}
+    brought = {name.lstrip("/") for name in archive} | {"LICENSE", "pyproject.toml"}
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
     read = {name for text in texts for name in re.findall(r'ROOT / "([^"/]+)', text)}
     read = {name for name in read if (ROOT / name).exists()} - {"build"}
@@ -153,8 +153,27 @@ def test_the_source_archive_has_what_tests_read():
     assert read <= brought, f"add these to the source archive in pyproject.toml: {sorted(read - brought)}"
 
 
+def test_the_page_on_a_package_index_is_the_readme_without_relative_links():
+    hook = PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    assert "readme" in PROJECT["project"]["dynamic"]
+    assert hook["fragments"][0] == {"path": "README.md"}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = readme
+    for each in hook["substitutions"]:
+        page = re.sub(each["pattern"], each["replacement"], page)
+    relative = re.compile(r"\]\((?!https?:|#)([^)\s]*)\)|(?:href|src)=\"(?!https?:|#)")
+    assert relative.search(readme)
+    assert not relative.search(page)
+    blocks = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+    assert blocks.findall(page) == blocks.findall(readme)
+    pictures = set(re.findall(r"!\[[^\]]*\]\(([^)]*)\)", readme))
+    for path in relative.findall(readme):
+        assert (ROOT / path.partition("#")[0]).exists(), f"README.md leads to {path}, which is not there"
+        assert path in pictures or f"`{path}`" in page, f"{path} is lost on the package index"
+
+
 def test_the_version_is_said_once():
-    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert "version" in PROJECT["project"]["dynamic"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", batiste.__version__)
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {batiste.__version__}\n" in citation

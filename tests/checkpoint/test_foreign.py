@@ -1,8 +1,11 @@
 """Files and folders of other programs: each written as its program writes it, opened, read, converted, compared."""
 
+import contextlib
 import io
 import json
 import struct
+import zipfile
+import zlib
 
 import flax.serialization
 import jax.numpy as jnp
@@ -97,6 +100,37 @@ def test_one_odd_member_does_not_close_an_npz_file(tmp_path, what):
         checkpoint.open(path)
 
 
+def test_members_of_an_npz_file_that_are_other_files(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, w=np.arange(3.0))
+    with zipfile.ZipFile(path, "a") as archive, archive.open("w.npy") as member:
+        archive.writestr("v", member.read())
+        archive.writestr("readme.txt", "hello")
+        archive.mkdir("folder")
+    opened = checkpoint.open(path)
+    assert opened.lazy("v").read().tolist() == [0, 1, 2]
+    assert opened.manifest.opaque == {"readme.txt": "a file that is no array"}
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("damaged.npy", "hello, world")
+    with pytest.raises(errors.CheckpointFormatError, match="'damaged': the magic string is not correct"):
+        checkpoint.open(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_compressed_in_any_way(tmp_path, method):
+    path = tmp_path / "a.npz"
+    array = io.BytesIO()
+    np.save(array, np.arange(300.0))
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("w.npy", array.getvalue())
+    raw = path.read_bytes()
+    assert checkpoint.restore(path)["w"].tolist() == list(range(300))
+    for at in range(0, len(raw), 1 + len(raw) // 60):
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ 16]) + raw[at + 1 :])
+        with contextlib.suppress(errors.CheckpointError):
+            checkpoint.restore(path)
+
+
 def test_names_that_are_folders_too(tmp_path):
     np.savez(tmp_path / "a.npz", **{"a": np.zeros(1), "a/b": np.ones(1), "a/b/c": np.ones(2)})
     rows = {name: {"dtype": "U8", "shape": [1], "data_offsets": [at, at + 1]} for at, name in enumerate(("a", "a/b"))}
@@ -107,6 +141,12 @@ def test_names_that_are_folders_too(tmp_path):
         assert (opened.lazy("a").read().tolist(), opened.lazy("a/b").read().tolist()) == ([0], [1])
         assert checkpoint.restore(tmp_path / name)["a/b"].tolist() == [1]
         assert opened["a/*"]["a"]["b"].read().tolist() == [1]
+        for end in ("", ".safetensors", ".npz", ".msgpack"):  # the names become the keys of one dict
+            checkpoint.save(tmp_path / f"saved-{name}{end}", opened)
+            saved = checkpoint.restore(tmp_path / f"saved-{name}{end}")
+            assert {key: leaf.tolist() for key, leaf in saved.items()} == {
+                key: leaf.tolist() for key, leaf in checkpoint.restore(tmp_path / name).items()
+            }
 
 
 def test_npy(tmp_path, capsys):
@@ -302,8 +342,18 @@ def test_hdf5(tmp_path, capsys):
         checkpoint.open(path)
     with library.File(path, "a") as file:
         del file["endless"]
+        file["again"] = file["big"]  # a second name, which is no second group
+        file["softly"] = library.SoftLink("/layers/dense/vars/0")
+        file["nowhere"] = library.SoftLink("/nothing")
+        file["layers/round"] = file["layers"]
+        file["empty"] = library.Empty("f4")
     opened = checkpoint.open(path)
-    assert opened.manifest.opaque.keys() == {"text", "outside"}
+    assert opened.manifest.opaque.keys() == {"text", "outside", "link", "nowhere"}
+    assert opened.manifest.records.keys() == {
+        "again", "big", "flags", "layers/dense/vars/0", "layers/dense/vars/1", "softly",
+    }  # fmt: skip
+    assert opened.lazy("again").read().tolist() == [0, 1, 2]
+    assert opened.lazy("softly").shape == (2, 3)
     assert opened.lazy("big").read().tolist() == [0, 1, 2]
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(errors.CheckpointFormatError, match="HDF5"):
@@ -404,6 +454,7 @@ def test_a_save_of_orbax_that_was_interrupted(tmp_path):
         (b"<!DOCTYPE html>", "page of text"),
         (b'{"a": 1}', "JSON"),
         (b"\x1f\x8b\x08" + bytes(60), "compressed"),
+        (zlib.compress(bytes(60)), "compressed"),
         (bytes(257) + b"ustar" + bytes(300), "tar"),
     ],
 )
@@ -412,6 +463,13 @@ def test_what_else_a_file_is(tmp_path, raw, said):
         (tmp_path / name).write_bytes(raw)
         with pytest.raises(errors.CheckpointFormatError, match=said):
             checkpoint.open(tmp_path / name)
+
+
+def test_a_checkpoint_of_tensorflow_is_called_so(tmp_path):
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model-1"\nall_model_checkpoint_paths: "model-1"\n')
+    (tmp_path / "model-1.index").write_bytes(bytes(60))
+    with pytest.raises(errors.CheckpointFormatError, match="TensorFlow"):
+        checkpoint.open(tmp_path)
 
 
 ENDINGS = {

@@ -172,6 +172,27 @@ def test_keys_that_are_one_text(tmp_path):
         checkpoint.open(tmp_path / "a.pkl")
 
 
+def test_several_pickles_in_one_file(tmp_path):
+    path = tmp_path / "a.pkl"
+    first, second = pickle.dumps({"w": np.arange(3.0)}), pickle.dumps([np.ones(2)])
+    path.write_bytes(first + second)
+    opened = checkpoint.restore(path)
+    assert (opened[0]["w"].tolist(), opened[1][0].tolist()) == ([0, 1, 2], [1, 1])
+    path.write_bytes(first + b"\r\n" + bytes(9))
+    assert checkpoint.restore(path)["w"].tolist() == [0, 1, 2]
+    path.write_bytes(first + second + b"more")
+    opened = checkpoint.open(path)
+    assert opened.manifest.opaque == {"2": "4 bytes that are no pickle"}
+    assert opened.lazy("0/w").read().tolist() == [0, 1, 2]
+
+
+def test_a_file_of_joblib_is_called_so(tmp_path):
+    path = tmp_path / "a.joblib"
+    path.write_bytes(b"\x80\x04\x8c\x19joblib.numpy_pickle_stuff\x10" + bytes(60))
+    with pytest.raises(errors.CheckpointFormatError, match="joblib"):
+        checkpoint.open(path)
+
+
 def test_a_pickle_is_never_called_something_else(tmp_path):
     for protocol in (2, 5):
         raw = pickle.dumps({"w": np.arange(300.0)}, protocol)

@@ -11,7 +11,7 @@ from batiste import nn
 from docs import reference_pages
 
 TESTS = Path(__file__).resolve().parent.parent
-NAMED = {name: getattr(nn, name) for name in nn.__all__}
+NAMED = {name: getattr(nn, name, None) for name in nn.__all__}
 LAYERS = sorted(
     name
     for name, value in NAMED.items()
@@ -34,6 +34,11 @@ def named(name, *folders):
     """Return whether a word stands in a Python file of these folders of the tests."""
     texts = (path.read_text(encoding="utf-8") for folder in folders for path in (TESTS / folder).glob("*.py"))
     return any(re.search(rf"\b{name}\b", text) for text in texts)
+
+
+def test_every_name_is_there():
+    missing = [name for name, value in NAMED.items() if value is None]
+    assert not missing, f"{missing}: name the file in the table of src/batiste/nn/__init__.py, as for `Dense`"
 
 
 def test_every_layer_has_a_row_in_the_laws():

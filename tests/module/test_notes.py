@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from batiste import nn
-from batiste.errors import BatisteError, MergeParamError, ModuleNotCallableError
+from batiste.errors import BatisteError, BlueprintAsArrayError, MergeParamError, ModuleNotCallableError
 
 KEY = jax.random.key(0)
 X = jnp.ones((4, 8))
@@ -331,8 +331,11 @@ def test_hints():
         def __call__(self, x):
             return nn.relu(nn.Dense(8))
 
-    (note,), _ = notes_of(lambda: Uncalled().init(KEY, X), TypeError)
-    assert "Dense is a layer, and was not called: write Dense(...)(x)." in note
+    (note,), error = notes_of(lambda: Uncalled().init(KEY, X), (TypeError, BlueprintAsArrayError))
+    if isinstance(error, TypeError):
+        assert "Dense is a layer, and was not called: write Dense(...)(x)." in note
+    else:  # JAX 0.10.0 lets the module's own error through
+        assert "call it: Dense(...)(x)." in str(error)
 
     class Cell(nn.Module):
         @nn.compact

@@ -19,12 +19,15 @@ TIMED = re.compile(r"\d s$|it/s|\| *\d+/\d+")
 CLOSE = 1e-3
 
 
-def run(case: Path, *, with_batiste: bool) -> tuple[int, list[str], str]:
+def run(case: Path, limit: float, *, with_batiste: bool) -> tuple[int, list[str], str]:
     """Return the exit status of a case, the lines that it prints, and the end of what it says on standard error."""
     ours = ["-m", "batiste.compat.flax"] if with_batiste else []
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(HERE.parents[1] / "src")}
     command = [sys.executable, "-P", *ours, str(case)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=env)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit, env=env)
+    except subprocess.TimeoutExpired:
+        return 124, [], f"it takes more than {limit:g} s"
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip() and not TIMED.search(line)]
     return done.returncode, lines, "\n".join(done.stderr.strip().splitlines()[-12:])
 
@@ -37,12 +40,12 @@ def are_close(one: str, other: str) -> bool:
     return all(math.isclose(float(a), float(b), rel_tol=CLOSE, abs_tol=CLOSE) for a, b in pairs)
 
 
-def judge(case: Path) -> str:
+def judge(case: Path, limit: float) -> str:
     """Return how a case went: "passed", or what is wrong."""
-    status, wanted, said = run(case, with_batiste=False)
+    status, wanted, said = run(case, limit, with_batiste=False)
     if status or not wanted:
         return f"failed: the case does not run with Flax itself\n{said}"
-    status, got, said = run(case, with_batiste=True)
+    status, got, said = run(case, limit, with_batiste=True)
     if status:
         return f"failed: ends with {status} on batiste\n{said}"
     if len(got) != len(wanted):
@@ -55,10 +58,12 @@ def main() -> None:
     """Run the cases that are named, or all, and end with their count."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("cases", nargs="*", help="names of files in tests/packages/cases; by default all")
-    names = parser.parse_args().cases or sorted(path.stem for path in (HERE / "cases").glob("*.py"))
+    parser.add_argument("--limit", type=float, default=600, help="seconds for a case in one of the two ways (600)")
+    given = parser.parse_args()
+    names = given.cases or sorted(path.stem for path in (HERE / "cases").glob("*.py"))
     passed = 0
     for name in names:
-        verdict = judge(HERE / "cases" / f"{name}.py")
+        verdict = judge(HERE / "cases" / f"{name}.py", given.limit)
         passed += verdict == "passed"
         sys.stdout.write(f"{name}: {verdict}\n")
         sys.stdout.flush()

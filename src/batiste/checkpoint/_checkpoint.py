@@ -25,8 +25,8 @@ from batiste.tree import Pattern, Patterns, compile_pattern, select
 __all__ = ["Checkpoint", "open"]
 
 _LEAVE_OUT: Final = (
-    "Take the rest by pattern, as in `checkpoint.open(path)['params/**']`, or restore into a target with "
-    "`extra='drop'`."
+    "Take the rest by pattern, as in `checkpoint.open(path)['params/**']` or with `batiste select`, or restore into a "
+    "target with `extra='drop'`."
 )
 
 

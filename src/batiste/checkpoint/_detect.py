@@ -46,10 +46,12 @@ _STEP: Final = re.compile(r"(?:.*[^0-9])?([0-9]{1,18})")
 _TEMPORARY: Final = ".orbax-checkpoint-tmp"
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 _TAR: Final = slice(257, 262)
+_TENSORFLOW: Final = b"model_checkpoint_path"
 _BESIDE: Final = frozenset(
     {".json", ".txt", ".md", ".py", ".yaml", ".yml", ".jinja", ".png", ".jpg", ".lock", ".tsv", ".csv", ".log"}
 )
 _CUT: Final = "Look for the whole file: this one is cut or damaged."
+_UNPACK: Final = "Unpack it, and open what was in it."
 _KNOWN: Final = (
     "Known are folders of batiste, Orbax, T5X and JAX, safetensors (also in shards), Flax MessagePack, .npz, .npy, "
     "PyTorch, pickles of arrays, HDF5 and GGUF."
@@ -99,6 +101,9 @@ def holds_checkpoint(folder: Path) -> bool:
 def _open_folder(place: Path) -> Source:
     if (place / MANIFEST_NAME).is_file():
         return DirectorySource(place)
+    if (place / "checkpoint").is_file() and (place / "checkpoint").read_bytes()[: len(_TENSORFLOW)] == _TENSORFLOW:
+        cure = "Read it with `tensorflow.train.load_checkpoint`, and save its arrays with `numpy.savez`."
+        raise CheckpointFormatError(path=place, reason="it is a checkpoint of TensorFlow", cure=cure)
     _check_finished(place)
     if is_t5x(place):
         return T5xSource(place)
@@ -176,7 +181,8 @@ def open_file(place: Path) -> Source:
     opener = _opener(place)
     if opener is None:
         reason = _what(place)
-        raise CheckpointFormatError(path=place, reason=reason, cure=_CUT if reason.endswith("cut") else _KNOWN)
+        cures = {"cut": _CUT, "whole": _UNPACK, "archive": _UNPACK}
+        raise CheckpointFormatError(path=place, reason=reason, cure=cures.get(reason.split()[-1], _KNOWN))
     return opener(place)
 
 
@@ -242,7 +248,8 @@ def _what(place: Path) -> str:
         return "it is a tar archive"
     if head.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS, and the file itself was not fetched"
-    if head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")):
+    zlib = head[:1] == b"x" and int.from_bytes(head[:2], "big") % 31 == 0
+    if zlib or head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")):
         return "it is compressed as a whole"
     if head.lstrip()[:1] in (b"<", b"{"):
         return f"it is {'a page of text' if head.lstrip()[:1] == b'<' else 'JSON'}, and holds no arrays"
@@ -257,7 +264,7 @@ def _shortened(place: Path) -> str:
 def _not_found(place: Path) -> CheckpointNotFoundError:
     folder = place.parent
     is_there = os.path.isdir(folder)  # noqa: PTH112 - False, and no error, for a name that is too long
-    names = [entry.name for entry in folder.iterdir()] if is_there else []
+    names = [entry.name for entry in folder.iterdir() if entry != place] if is_there else []
     cure = "Check the path; `batiste.checkpoint.Manager(folder).steps()` lists the steps of a run."
     if is_there and any(f".{place.name}.batiste-" in entry.name for entry in leftovers(folder)):
         cure = f"A save of it was interrupted; `batiste.checkpoint.cleanup({str(folder)!r})` clears what is left."

@@ -158,13 +158,9 @@ def open_hdf5(path: Path) -> StridedSource:
     manifest = Manifest({}, storage={"format": "hdf5"})
     arrays: dict[str, Readable] = {}
 
-    def visit(name: str, node: Any) -> None:
-        if isinstance(node, library.Dataset):
-            _add_dataset(path, name, node, manifest, arrays)
-
     try:
         with library.File(path, "r") as file:
-            file.visititems(visit)
+            _add_groups(path, library, file, manifest, arrays)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"it is an HDF5 file that cannot be read ({str(error)[:160]})"
         raise CheckpointFormatError(path=path, reason=reason, cure=_CUT) from None
@@ -175,6 +171,29 @@ def open_hdf5(path: Path) -> StridedSource:
         raise RefusedCheckpointError(path=path, reason=reason, cure="Do not trust where it came from.")
     manifest.records = dict(sorted(manifest.records.items()))
     return StridedSource(path, manifest, arrays)
+
+
+def _add_groups(path: Path, library: Any, file: Any, manifest: Manifest, arrays: dict[str, Readable]) -> None:
+    """Add every dataset by each of its names, soft links too, and every group by one."""
+    groups: list[tuple[str, Any]] = [("", file)]
+    seen = {file}
+    while groups:
+        above, group = groups.pop()
+        for name in group:
+            whole = f"{above}{name}"
+            link, node = group.get(name, getlink=True), None
+            if not isinstance(link, library.ExternalLink):
+                node = group.get(name)
+            if isinstance(node, library.Dataset):
+                _add_dataset(path, whole, node, manifest, arrays)
+            elif isinstance(node, library.Group) and node not in seen:
+                seen.add(node)
+                groups.append((f"{whole}/", node))
+            elif isinstance(link, library.SoftLink | library.ExternalLink) and node is None:
+                manifest.opaque[join_path(whole.split("/"))] = f"a link to {str(link.path)[:160]!r}, which is not here"
+            elif node is None:
+                message = f"{whole!r} cannot be opened"
+                raise ValueError(message)
 
 
 def _add_dataset(path: Path, name: str, node: Any, manifest: Manifest, arrays: dict[str, Readable]) -> None:

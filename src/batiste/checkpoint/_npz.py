@@ -3,7 +3,7 @@
 The file is a zip of ``.npy`` members; their names are the paths, with slashes between levels. A member says its shape
 and its size before its data, and both are checked before anything is allocated. A dtype that NumPy does not know is
 written by ``numpy.savez`` as raw bytes: two bytes an element are taken for bfloat16. A member that is no array of
-numbers (text, dates, records, Python objects, other raw bytes) is an opaque entry.
+numbers (text, dates, records, Python objects, other raw bytes, another file) is an opaque entry.
 
 A file that batiste saved is an ordinary one: ``numpy.load`` gives the same arrays by the same names, plain values as
 arrays without axes, random keys as their data, and dtypes that it does not know as raw bytes. Its manifest lies
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import lzma
 import math
 import os
 import re
@@ -46,7 +47,8 @@ _END_LENGTH: Final = 22
 _DIGEST_LENGTH: Final = 32
 _MOST_HEADER: Final = 1 << 16
 _MOST_INT: Final = 1 << 63
-_BROKEN: Final = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
+_BAD_DATA: Final = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+_BROKEN: Final = (*_BAD_DATA, EOFError, ValueError, NotImplementedError, RuntimeError)
 
 
 def write_npz(file_path: Path, manifest: Manifest, fetch: Callable[[str], NumpyArray], *, compress: bool) -> None:
@@ -120,7 +122,7 @@ class NpzSource:
         try:
             with path.open("rb") as file, zipfile.ZipFile(file) as archive:
                 self._unchanged = Unchanged(path, opened=file)
-                entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
+                entries = [entry for entry in archive.infolist() if not entry.is_dir()]
                 total, stored = sum(entry.file_size for entry in entries), os.fstat(file.fileno()).st_size
                 if any(entry.compress_size > stored for entry in entries):
                     raise _refused(path, f"a member would have more than its {stored} bytes")
@@ -217,7 +219,14 @@ class NpzSource:
             if name in records or name in self._opaque:
                 raise _refused(self._path, f"two members have the name {name!r}")
             with archive.open(entry) as member:
-                shape, found, _ = read_npy_header(member)
+                try:
+                    shape, found, _ = read_npy_header(member)
+                except (EOFError, ValueError) as error:
+                    if entry.filename.endswith(".npy"):
+                        message = f"{name!r}: {error}"
+                        raise ValueError(message) from None
+                    self._opaque[name] = "a file that is no array"
+                    continue
                 dtype = "bfloat16" if found == np.dtype("V2") else found.newbyteorder("=").name
                 if found.hasobject or dtype not in BYTES_BY_DTYPE:
                     self._opaque[name] = dtype_words(found)

@@ -35,6 +35,7 @@ __all__ = ["Meaning", "Opaque", "Reader", "collect", "open_pickle", "words"]
 _CUT: Final = "Look for the whole file: this one is cut or damaged."
 _CODE: Final = re.compile(r"[?bBhHiIlLqQefdFD]|[biufc][0-9]{1,2}")
 _MOST_NODES: Final = 4
+_PADDING: Final = b"\0\r\n\t "
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,7 +95,9 @@ class Reader:
         if isinstance(node, Span):
             raw = bytes(self._buffer[node.begin : node.end])
             return raw.decode("utf-8", "surrogatepass") if node.text else raw
-        if node is None or isinstance(node, Pairs | list | tuple | bool | int | float | complex | str | bytes | Stored):
+        if node is None or isinstance(
+            node, Pairs | list | tuple | bool | int | float | complex | str | bytes | Stored | Opaque
+        ):
             return cast("Meaning", node)
         return Opaque(words(node))
 
@@ -299,7 +302,9 @@ def words(node: Any) -> str:
 
 
 def open_pickle(path: Path, more: Mapping[str, Callable[[Reader, Call], Meaning]]) -> StridedSource:
-    """Open a pickle of arrays.
+    """Open a pickle of arrays, or several in one file, which are the elements of a tuple.
+
+    What follows the last of them and is none is an opaque element.
 
     Args:
       path: the file.
@@ -311,13 +316,30 @@ def open_pickle(path: Path, more: Mapping[str, Callable[[Reader, Call], Meaning]
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
         try:
-            root, _ = read_pickle(buffer, 0, len(buffer))
+            root = _roots(buffer)
         except BrokenPickleError as error:
-            reason = f"it begins as a pickle, and {error}"
-            raise CheckpointFormatError(path=path, reason=reason, cure=_CUT) from None
+            reason, cure = f"it begins as a pickle, and {error}", _CUT
+            if buffer.find(b"joblib.numpy_pickle") >= 0:
+                reason = "it is a file of joblib, whose arrays lie between the parts of a pickle"
+                cure = "Read it with `joblib.load`, and save the arrays with `numpy.savez`."
+            raise CheckpointFormatError(path=path, reason=reason, cure=cure) from None
         reader = Reader(path, buffer, is_file=True, more=more)
         manifest, arrays = collect(reader, root, "pickle", len(buffer))
     return StridedSource(path, manifest, arrays)
+
+
+def _roots(buffer: mmap.mmap) -> Any:
+    """What the pickles in a file describe, one after the other; where there is only one, that alone."""
+    first, at = read_pickle(buffer, 0, len(buffer))
+    found: list[Any] = [first]
+    while at < len(buffer) and not (buffer[at] in _PADDING and not buffer[at:].strip(_PADDING)):
+        try:
+            root, at = read_pickle(buffer, at, len(buffer))
+        except BrokenPickleError:
+            found.append(Opaque(f"{len(buffer) - at} bytes that are no pickle"))
+            break
+        found.append(root)
+    return tuple(found) if len(found) > 1 else first
 
 
 def collect(

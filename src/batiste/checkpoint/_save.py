@@ -37,7 +37,7 @@ from batiste.checkpoint._replaceable import check_replaceable
 from batiste.checkpoint._safetensors import write_safetensors
 from batiste.checkpoint._savable import as_json, as_step, check_axes, check_names, check_options, records_of
 from batiste.checkpoint._stored import inherit, stacked_levels
-from batiste.checkpoint._structure import describe
+from batiste.checkpoint._structure import describe, is_flat
 from batiste.checkpoint._together import Part, Share, agree, copied_parts, own_parts, refuse, save_together
 from batiste.checkpoint._types import NumpyArray, Record
 from batiste.errors import (
@@ -215,6 +215,9 @@ def _checked(
             raise write_error(target, error) from error
     if isinstance(tree, Checkpoint):
         tree.refuse_opaque(tree.manifest.opaque)
+        if is_flat(tree.manifest.records):
+            tree = tree.tree()
+    if isinstance(tree, Checkpoint):
         manifest, arrays = _from_checkpoint(tree)
         known = stacked_levels(_levels_stacked(tree.manifest), manifest.records)
     else:
