@@ -17,9 +17,10 @@ from batiste.errors import (
     RepeatLayersError,
     ScopeParamNotFoundError,
 )
+from tests.nn.oracle import drawn
 
 KEY = jax.random.key(0)
-X = jax.random.normal(jax.random.key(1), (2, 5, 4))
+X = drawn(1, 2, 5, 4)
 RUNS = ["scan", "loop"]
 
 
