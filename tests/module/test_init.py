@@ -524,6 +524,7 @@ def test_jit_of_init_with_data_and_counters():
     same(program)
 
 
+@pytest.mark.usefixtures("short_collections")
 def test_init_leaks_no_tracer():
     class Model(Module):
         @compact

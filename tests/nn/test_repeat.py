@@ -325,6 +325,7 @@ def test_captures(run, written):
     assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("short_collections")
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("how", [lambda v: v, stacked], ids=["layers", "stacked"])
 def test_no_tracer_is_left_and_nothing_is_changed(run, how, written):
