@@ -36,8 +36,9 @@ def rules_of_users(users_rules):
 def init_and_apply(core, function, args, kwargs):
     """Return what comes of a layer on `init`, and on `apply` with everything mutable."""
     output, variables = core.init(function)(RNGS, *args, **kwargs)
-    applied = jax.jit(lambda variables, **rngs: core.apply(function, mutable=True)(variables, *args, rngs=rngs, **kwargs))
-    return output, variables, applied(variables, dropout=RNGS["dropout"])
+    apply = core.apply(function, mutable=True)
+    applied = jax.jit(lambda variables, rngs: apply(variables, *args, rngs=rngs, **kwargs))
+    return output, variables, applied(variables, {"dropout": RNGS["dropout"]})
 
 
 def assert_same_layer(name, args, kwargs):
