@@ -20,9 +20,13 @@ EXTRAS_bench := checkpoint
 EXTRAS_matrix :=
 EXTRAS_release :=
 EXTRAS = $(if $(filter undefined,$(origin EXTRAS_$*)),all,$(EXTRAS_$*))
-GROUP = $(if $(filter demo,$*),,--group $*)
+# What `.ci/run` needs, in one go: pip takes seconds to build batiste anew and to find that nothing else is to be done.
+GROUPS_ci := test check docs
+GROUP = $(if $(filter demo,$*),,$(foreach group,$(or $(GROUPS_$*),$*),--group $(group)))
+# Those tests that hold numbers, or look into compiled programs: run with programs as users have them, too.
+AS_USERS_COMPILE := tests/golden tests/numerics tests/nn/test_compiled.py tests/plan/test_compiled.py
 
-.PHONY: help demo test test-distributed matrix release test-pretrained test-packages test-fuzz test-report test-view test-docs check format bench docs
+.PHONY: help demo test ci test-distributed matrix release test-pretrained test-packages test-fuzz test-report test-view test-docs check format bench docs
 
 help:
 	@echo "make demo         train on handwritten digits       (ARGS=\"--data fashion-mnist --data-dir DIR\")"
@@ -45,7 +49,12 @@ demo: $(VENV)/.stamp-demo
 	$(PY) -m examples.demo $(ARGS)
 
 test: $(VENV)/.stamp-test
+	$(if $(ARGS),,BATISTE_TEST_FAST=0 $(PY) -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(AS_USERS_COMPILE))
 	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
+
+# The environment of `.ci/run`.
+ci: $(VENV)/.stamp-ci
+	@touch $(GROUPS_ci:%=$(VENV)/.stamp-%)
 
 # Minutes, most of them spent in waiting for processes to start; so not a part of `make test`, which has two processes.
 test-distributed: $(VENV)/.stamp-test

@@ -10,9 +10,10 @@ from flax import core as flax_core
 
 from batiste.compat.flax import core as our_core
 from tests.compat.test_core_scope import assert_same_in_both, counted, dense, noisy
+from tests.nn.oracle import drawn
 
 RNGS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-X = jax.random.normal(jax.random.key(2), (3, 4))
+X = drawn(2, 3, 4)
 
 
 @pytest.fixture(autouse=True)

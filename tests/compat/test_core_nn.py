@@ -20,10 +20,10 @@ from batiste.errors import (
     UnsupportedOptionError,
 )
 from tests.compat.pairs import assert_same_start, text
+from tests.nn.oracle import drawn
 
 RNGS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-X = jax.random.normal(jax.random.key(2), (2, 5, 8))
-GRID = jax.random.normal(jax.random.key(3), (2, 3, 4, 6))
+X, GRID = drawn(2, 2, 5, 8), drawn(3, 2, 3, 4, 6)
 LENGTHS = jnp.array([[[1], [1], [1], [0], [0]], [[1], [1], [0], [0], [0]]])
 SEGMENTS = jnp.array([[[1], [1], [2], [2], [0]], [[1], [1], [1], [2], [2]]])
 
@@ -36,8 +36,9 @@ def rules_of_users(users_rules):
 def init_and_apply(core, function, args, kwargs):
     """Return what comes of a layer on `init`, and on `apply` with everything mutable."""
     output, variables = core.init(function)(RNGS, *args, **kwargs)
-    rngs = {"dropout": RNGS["dropout"]}
-    return output, variables, core.apply(function, mutable=True)(variables, *args, rngs=rngs, **kwargs)
+    apply = core.apply(function, mutable=True)
+    applied = jax.jit(lambda variables, rngs: apply(variables, *args, rngs=rngs, **kwargs))
+    return output, variables, applied(variables, {"dropout": RNGS["dropout"]})
 
 
 def assert_same_layer(name, args, kwargs):
@@ -147,16 +148,16 @@ def test_layers(case):
     ids=str,
 )
 def test_dot_product_attention(options):
-    query, key, value = (jax.random.normal(jax.random.key(number), (2, 3, 4, 2, 5)) for number in range(3))
+    query, key, value = (drawn(number, 2, 3, 4, 2, 5) for number in range(3))
     got = nn.dot_product_attention(None, query, key, value, **options)
     wanted = flax_nn.dot_product_attention(None, query, key, value, **options)
     np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_bias_of_attention():
-    query, key, value = (jax.random.normal(jax.random.key(number), (2, 3, 4, 2, 5)) for number in range(3))
+    query, key, value = (drawn(number, 2, 3, 4, 2, 5) for number in range(3))
     for shape, axis in (((2, 2, 3, 4, 3, 4), None), ((1, 1, 3, 4, 3, 4), None), ((2, 3, 2, 4, 4), (2,))):
-        bias = jax.random.normal(jax.random.key(5), shape)
+        bias = drawn(5, *shape)
         got = nn.dot_product_attention(None, query, key, value, bias=bias, axis=axis)
         wanted = flax_nn.dot_product_attention(None, query, key, value, bias=bias, axis=axis)
         np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)

@@ -19,10 +19,11 @@ from batiste.compat.flax.linen import partitioning, spmd
 from batiste.errors import CallUnboundModuleError, PartitionNameMismatchError
 from batiste.lift import In, Out
 from tests.compat.test_core_scope import leaves
+from tests.nn.oracle import drawn
 
 BOTH = ((linen, partitioning), (flax_linen, flax_partitioning))
 RNGS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-X = jax.random.normal(jax.random.key(2), (2, 4))
+X = drawn(2, 2, 4)
 RULES = (("batch", "data"), ("embed", "model"), ("heads", None), ("embed", "data"))
 
 

@@ -15,8 +15,9 @@ from batiste.diagnose._compiled import read_compiled
 from batiste.diagnose._flame import Bar, flame
 from batiste.diagnose._timeline import IDLE, WINDOW, Event, events_of, shared_out
 from batiste.errors import ArgumentError
+from tests.nn.oracle import drawn
 
-X = jax.random.normal(jax.random.key(0), (32, 16))
+X = drawn(0, 32, 16)
 
 
 class Block(nn.Module):

@@ -34,9 +34,9 @@ from tests.errors.domains import (
 NAN = float("nan")
 KEY = jax.random.key(0)
 MATRIX = np.ones((2, 3))
-BATCH = jnp.ones((4, 2))
+BATCH = jnp.asarray(np.ones((4, 2), np.float32))
 MODEL = nn.Dense(3)
-VARIABLES = MODEL.init(KEY, BATCH)
+VARIABLES = {"params": {"kernel": np.ones((2, 3), np.float32), "bias": np.zeros(3, np.float32)}}
 MODEL_INPUTS = open_to("those of the model")
 SEED = Domain((1.5, True, "1", MATRIX, Anything(), None), integers_of)
 MESH = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -21,10 +21,10 @@ from tests.errors.domains import (
 )
 
 KEY = jax.random.key(0)
-BATCH = jnp.ones((2, 4))
+BATCH = jnp.asarray(np.ones((2, 4), np.float32))
 MATRIX = np.ones((2, 3))
 MODEL = nn.Dense(3)
-VARIABLES = MODEL.init(KEY, BATCH)
+VARIABLES = {"params": {"kernel": np.ones((4, 3), np.float32), "bias": np.zeros(3, np.float32)}}
 
 NO_RNGS = ("key", 1.5, MATRIX, Anything(), {"params": "key"}, {"params": 1.5}, {3: KEY}, ["key"])
 RNGS = Domain((*NO_RNGS, {"parms": KEY}))

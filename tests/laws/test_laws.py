@@ -87,7 +87,7 @@ def test_jit_equals_eager(name, is_training):
 def test_vmap_equals_a_loop(name):
     case, variables = CASES[name], variables_of(name)
     many = [np.stack([arg, np.roll(arg, 1, axis=0)]) for arg in case.args]
-    mapped = jax.vmap(lambda *args: call(case, variables, args))(*many)
+    mapped = jax.jit(jax.vmap(lambda *args: call(case, variables, args)))(*many)
     looped = [call(case, variables, [arg[index] for arg in many]) for index in range(2)]
     assert_same(mapped, jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped), exact=False, tolerance=1e-5)
 
@@ -130,7 +130,7 @@ def test_each_precision_is_kept(name):
     for dtype in case.precisions:
         with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion(promotion):
             variables, args = cast((variables_of(name), case.args), dtype)
-            outputs, _ = call(case, variables, args)
+            outputs, _ = jax.jit(lambda *given: call(case, *given))(variables, args)
             leaves = [leaf for leaf in jax.tree.leaves(outputs) if jnp.issubdtype(leaf.dtype, jnp.floating)]
             assert all(np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in leaves)
             if case.keeps_dtype:
@@ -148,6 +148,7 @@ def test_numpy_inputs_are_as_good_as_arrays(name, is_training):
     assert_same(given, call(case, variables, as_jax(case.args), is_training=is_training))
 
 
+@pytest.mark.usefixtures("short_collections")
 def test_no_tracer_leaks_and_no_rank_is_promoted(name):
     case, variables = CASES[name], variables_of(name)
     with jax.checking_leaks(), jax.numpy_rank_promotion("raise"):

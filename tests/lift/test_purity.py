@@ -82,6 +82,7 @@ def split(variables: Any) -> tuple[Any, Any]:
     return params, {name: tree for name, tree in variables.items() if name != "params"}
 
 
+@pytest.mark.usefixtures("short_collections")
 @pytest.mark.parametrize("name", LEAKS)
 def test_no_tracer_leaks(name):
     model, (x,) = CASES[name].program(BATISTE), CASES[name].args

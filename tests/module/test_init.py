@@ -174,7 +174,7 @@ def values_written_again(nn):
             count.value += 1
             kept = self.variable("state", "kept", lambda: {"a": jnp.zeros(2), "b": jnp.ones(2)})
             kept.value = {**kept.value, "a": jnp.full((2,), 7.0)}
-            kernel = self.param("kernel", init.lecun_normal(), (3, 3))
+            kernel = self.param("kernel", init.uniform(1.0), (3, 3))
             self.put_variable("params", "kernel", kernel * 2)
             self.put_variable("state", "new", x.sum())
             plain = self.variable("state", "plain", lambda: 0)
@@ -332,7 +332,7 @@ def test_shapes_stand_for_inputs():
                 count = self.variable("state", "count", lambda: jnp.zeros((), jnp.int32))
                 count.value += 1
                 shape = self.variable("state", "shape", lambda: jnp.asarray(x.shape))
-                kernel = self.param("kernel", init.lecun_normal(), (3, 3))
+                kernel = self.param("kernel", init.uniform(1.0), (3, 3))
                 norm = self.variable("state", "norm", lambda: (kernel**2).sum())
                 return nn.Dense(3)(x @ kernel) * norm.value + y["a"] + shape.value[0]
 
@@ -524,6 +524,7 @@ def test_jit_of_init_with_data_and_counters():
     same(program)
 
 
+@pytest.mark.usefixtures("short_collections")
 def test_init_leaks_no_tracer():
     class Model(Module):
         @compact

@@ -15,9 +15,10 @@ from batiste.errors import (
     TransformedMethodReturnValueError,
     TransformedModuleError,
 )
+from tests.nn.oracle import drawn
 
 KEY = jax.random.key(0)
-X = jax.random.normal(jax.random.key(1), (3, 4))
+X = drawn(1, 3, 4)
 
 
 class Layer(nn.Module):

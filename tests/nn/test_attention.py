@@ -24,18 +24,13 @@ from batiste.nn._attention import dot_product_attention, dot_product_attention_w
 from batiste.nn._fp8 import Fp8DirectDotGeneralOp, Fp8Einsum
 from batiste.nn._masks import combine_masks, make_attention_mask, make_causal_mask
 from batiste.nn._multihead import MultiHeadAttention, MultiHeadDotProductAttention, SelfAttention
-from tests.nn.oracle import QUICKLY, Mode, assert_same, compare
+from tests.nn.oracle import QUICKLY, Mode, assert_same, compare, drawn
 
-
-def draw(seed, *shape, dtype=jnp.float32):
-    return jax.random.normal(jax.random.key(seed), shape).astype(dtype)
-
-
-Q, K, V = draw(0, 2, 3, 2, 4), draw(1, 2, 5, 2, 4), draw(2, 2, 5, 2, 6)
+Q, K, V = drawn(0, 2, 3, 2, 4), drawn(1, 2, 5, 2, 4), drawn(2, 2, 5, 2, 6)
 ones = jax.nn.initializers.ones
-BIAS = draw(3, 1, 2, 3, 5)
-MASK = jnp.array([1, 1, 0, 1, 0])[None, None, None, :]
-X, KV = draw(4, 2, 3, 6), draw(5, 2, 5, 7)
+BIAS = drawn(3, 1, 2, 3, 5)
+MASK = jnp.array([[[[1, 1, 0, 1, 0]]]])
+X, KV = drawn(4, 2, 3, 6), drawn(5, 2, 5, 7)
 DROPOUT = {"dropout": 7}
 
 
@@ -277,7 +272,7 @@ def test_signatures_are_linens(name):
 
 @pytest.mark.parametrize("batch", [(), (2, 2)])
 def test_decoding_equals_linen_and_the_causal_pass(batch):
-    x = draw(8, *batch, 4, 6)
+    x = drawn(8, *batch, 4, 6)
     ours, theirs = pair(decode=True)
     variables, other = ours.init(jax.random.key(0), x), jax.jit(theirs.init)(jax.random.key(0), x)
     assert_same(variables, other)

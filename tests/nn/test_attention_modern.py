@@ -15,9 +15,9 @@ from batiste.errors import (
     WindowError,
 )
 from batiste.nn._modern_attention import GroupedQueryAttention, apply_rotary, rotary_angles
-from tests.nn.oracle import QUICKLY
+from tests.nn.oracle import QUICKLY, drawn
 
-X = jax.random.normal(jax.random.key(0), (2, 9, 12))
+X = drawn(0, 2, 9, 12)
 SIZES = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 6}
 OPTIONS = {
     "plain": {},
@@ -95,7 +95,7 @@ def run(layer, params, x, **arguments):
 
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_rotary_product_depends_on_distance_alone(interleaved):
-    query, key = jax.random.normal(jax.random.key(1), (2, 1, 1, 8))
+    query, key = drawn(1, 2, 1, 1, 8)
 
     def product(query_at, key_at):
         turned = [
@@ -110,7 +110,7 @@ def test_rotary_product_depends_on_distance_alone(interleaved):
 
 
 def test_rotary_keeps_lengths_the_origin_the_dtype_and_the_rest():
-    x = jax.random.normal(jax.random.key(2), (2, 5, 3, 8), jnp.bfloat16)
+    x = drawn(2, 2, 5, 3, 8, dtype=jnp.bfloat16)
     turned = apply_rotary(x, rotary_angles(jnp.arange(5), 4))
     assert turned.dtype == x.dtype
     np.testing.assert_array_equal(turned[..., 4:], x[..., 4:])
@@ -121,7 +121,7 @@ def test_rotary_keeps_lengths_the_origin_the_dtype_and_the_rest():
 
 
 def test_rotary_layouts_are_permutations_of_each_other():
-    x, angles = jax.random.normal(jax.random.key(2), (5, 3, 8)), rotary_angles(jnp.arange(5), 8)
+    x, angles = drawn(2, 5, 3, 8), rotary_angles(jnp.arange(5), 8)
     order = np.arange(8).reshape(4, 2).T.reshape(-1)  # neighbours to halves
     np.testing.assert_allclose(
         apply_rotary(x, angles, interleaved=True)[..., order], apply_rotary(x[..., order], angles), atol=1e-6

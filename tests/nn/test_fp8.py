@@ -13,20 +13,19 @@ from flax.linen import fp8_ops
 from batiste.errors import DotArgumentsError, Fp8DtypeError, IgnoredPrecisionWarning, LinenDeprecationWarning
 from batiste.nn import _fp8, _fp8_ops
 from batiste.nn._linear import Dense
-from tests.nn.oracle import QUICKLY, assert_same, compare
+from tests.nn.oracle import QUICKLY, assert_same, compare, drawn
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-X, Y = jax.random.normal(jax.random.key(0), (4, 8)), jax.random.normal(jax.random.key(1), (8, 3))
+X, Y = drawn(0, 4, 8), drawn(1, 8, 3)
 PLAIN = (((1,), (0,)), ((), ()))
-BATCHED_X = jax.random.normal(jax.random.key(2), (2, 5, 4, 8))
-BATCHED_Y = jax.random.normal(jax.random.key(3), (5, 2, 8, 3))
+BATCHED_X, BATCHED_Y = drawn(2, 2, 5, 4, 8), drawn(3, 5, 2, 8, 3)
 PRODUCTS = {
     "plain": (X, Y, PLAIN),
     "batched": (BATCHED_X, BATCHED_Y, (((3,), (2,)), ((1, 0), (0, 1)))),
     "two-contracted": (BATCHED_X, BATCHED_X, (((3, 1), (3, 1)), ((0,), (0,)))),
-    "bfloat16": (X.astype(jnp.bfloat16), Y.astype(jnp.bfloat16), PLAIN),
-    "mixed": (X.astype(jnp.bfloat16), Y, PLAIN),
+    "bfloat16": (drawn(0, 4, 8, dtype=jnp.bfloat16), drawn(1, 8, 3, dtype=jnp.bfloat16), PLAIN),
+    "mixed": (drawn(0, 4, 8, dtype=jnp.bfloat16), Y, PLAIN),
 }
 LAYERS = ["Fp8DotGeneralOp", "Fp8DirectDotGeneralOp", "NANOOFp8DotGeneralOp"]
 

@@ -13,21 +13,21 @@ from batiste.errors import CarryShapeError, CellMethodError, NotACellError, Sequ
 from batiste.module import Module, compact, nowrap
 from batiste.nn import _cells, _recurrent
 from batiste.nn._linear import Dense
-from tests.nn.oracle import Mode, assert_same, compare
+from tests.nn.oracle import Mode, assert_same, compare, drawn
 
 nn = SimpleNamespace(
     **{name: getattr(_cells, name) for name in _cells.__all__},
     **{name: getattr(_recurrent, name) for name in _recurrent.__all__},
 )
 normal = jax.nn.initializers.normal(1.0)
-X = jax.random.normal(jax.random.key(0), (2, 5, 3))
+X = drawn(0, 2, 5, 3)
 LENGTHS = jnp.array([3, 5])
 
 
 def carry_of(cell, shape):
     """Draw a carry of the shape that the cell starts from."""
     zeros = cell.initialize_carry(jax.random.key(0), shape)
-    return jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape, leaf.dtype), zeros)
+    return jax.tree.map(lambda leaf: drawn(leaf.size, *leaf.shape, dtype=leaf.dtype), zeros)
 
 
 # Cells.
@@ -65,7 +65,7 @@ def test_cells_equal_linen(name, options):
 )
 def test_convolutional_cell_equals_linen(options):
     ours, theirs = (library.ConvLSTMCell(features=2, **options) for library in (nn, linen))
-    x = jax.random.normal(jax.random.key(1), (2, *(4,) * len(options["kernel_size"]), 3))
+    x = drawn(1, 2, *(4,) * len(options["kernel_size"]), 3)
     compare(ours, theirs, carry_of(ours, x.shape), x)
     assert ours.num_feature_axes == theirs.num_feature_axes
 
@@ -164,7 +164,7 @@ def test_rnn_equals_linen(cell, options, call):
 
 
 def test_convolutional_rnn_equals_linen():
-    x = jax.random.normal(jax.random.key(1), (2, 3, 4, 2))
+    x = drawn(1, 2, 3, 4, 2)
     compare(*(library.RNN(library.ConvLSTMCell(2, (3,))) for library in (nn, linen)), x, gradients=False)
 
 

@@ -17,9 +17,10 @@ from batiste.errors import (
     RepeatLayersError,
     ScopeParamNotFoundError,
 )
+from tests.nn.oracle import drawn
 
 KEY = jax.random.key(0)
-X = jax.random.normal(jax.random.key(1), (2, 5, 4))
+X = drawn(1, 2, 5, 4)
 RUNS = ["scan", "loop"]
 
 
@@ -324,6 +325,7 @@ def test_captures(run, written):
     assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("short_collections")
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("how", [lambda v: v, stacked], ids=["layers", "stacked"])
 def test_no_tracer_is_left_and_nothing_is_changed(run, how, written):

@@ -164,7 +164,7 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train=False):
-        init = nn.initializers.lecun_normal()
+        init = nn.initializers.uniform(1.0)  # exact arithmetic: the same bits however it is compiled
         if self.wrap:
             init = shard.with_logical_partitioning(init, ("embed", "mlp"))
         for _ in range(2):
@@ -187,8 +187,7 @@ def test_init(kind, inputs):
         made = shard.init(Model(), mesh_of(kind), rules, jax.random.key(0), inputs, train=False)
     expected = Model().init(jax.random.key(0), X)
     assert jax.tree.structure(made) == jax.tree.structure(expected)
-    # Equal to the bit with JAX 0.10; JAX 0.12 rounds a loop that is split over a mesh of mixed axes otherwise.
-    jax.tree.map(functools.partial(np.testing.assert_array_max_ulp, maxulp=4), made, expected)
+    jax.tree.map(np.testing.assert_array_equal, made, expected)
     assert spec_of(made["params"]["Dense_0"]["kernel"]) == ("data", "model")
     assert spec_of(made["batch_stats"]["BatchNorm_0"]["mean"]) == ()
     assert made["params"]["Dense_1"]["kernel"].addressable_shards[0].data.shape == (2, 4)

@@ -16,6 +16,7 @@ from batiste.errors import (
     UnmatchedPathsError,
     UnmatchedPatternError,
 )
+from tests.nn.oracle import drawn
 
 
 class Net(nn.Module):
@@ -24,7 +25,7 @@ class Net(nn.Module):
         return nn.Dense(3, name="head")(nn.relu(nn.Dense(8, name="body")(x)))
 
 
-X = jax.random.normal(jax.random.key(3), (6, 4))
+X = drawn(3, 6, 4)
 PARAMS = Net().init(jax.random.key(0), X)["params"]
 
 

@@ -8,12 +8,10 @@ import pytest
 
 from batiste.errors import ArgumentError, LossShapeError
 from batiste.train import losses
+from tests.nn.oracle import drawn
 
-KEYS = jax.random.split(jax.random.key(0), 3)
-HIDDEN = jax.random.normal(KEYS[0], (3, 7, 8))
-KERNEL = jax.random.normal(KEYS[1], (8, 29))
-BIAS = jax.random.normal(KEYS[2], (29,))
-LABELS = jnp.arange(21).reshape(3, 7) % 29
+HIDDEN, KERNEL, BIAS = drawn(0, 3, 7, 8), drawn(1, 8, 29), drawn(2, 29)
+LABELS = jnp.asarray(np.arange(21).reshape(3, 7))
 CHUNKS = ({"token_chunk": 4}, {"token_chunk": 99}, {"vocab_chunk": 8})
 
 

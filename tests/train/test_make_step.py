@@ -16,6 +16,7 @@ from batiste.errors import (
     PolicyError,
 )
 from batiste.train import metrics
+from tests.nn.oracle import drawn
 
 
 class Net(nn.Module):
@@ -30,8 +31,8 @@ class Net(nn.Module):
         return nn.Dense(3)(nn.relu(x))
 
 
-X = jax.random.normal(jax.random.key(3), (12, 4))
-BATCH = {"x": X, "y": jnp.arange(12) % 3, "scale": 1.0}
+X = drawn(3, 12, 4)
+BATCH = {"x": X, "y": jnp.asarray(np.arange(12) % 3), "scale": 1.0}
 
 
 def loss_fn(model, batch):
