@@ -45,9 +45,9 @@ _FOR_PLANS = MappingProxyType({
     "xla_disable_hlo_passes": "while-loop-invariant-code-motion",
 })  # fmt: skip
 """For a program that a CPU compiles and never runs. No pains over machine code, which is half of the time; memory is
-the same. And no float32 copy of all that a loop has stacked: a CPU computes bfloat16 in float32, and this pass takes its
-conversion out of the loop, which GPUs and TPUs have no need of. Llama of 70B keeps 21.5 GB for gradients; the copy has
-42.9, and the step takes 70.9 GB with the pass, 47.1 without it, and 68.3 where all is float32."""
+the same. And no float32 copy of all that a loop has stacked: a CPU computes bfloat16 in float32, and this pass takes
+its conversion out of the loop, which GPUs and TPUs have no need of. Llama of 70B keeps 21.5 GB for gradients; the copy
+has 42.9, and the step takes 70.9 GB with the pass, 47.1 without it, and 68.3 where all is float32."""
 
 
 @dataclasses.dataclass(frozen=True)
