@@ -142,6 +142,11 @@ def plans(found: Mapping[str, Mapping[str, Any]]) -> str:
         lines.append(
             f"| {title} | {row['devices']} | {row['seconds']:.1f} s{marks[0]} | {row['peak'] / 1e9:.2f} GB{marks[1]} |"
         )
+    if "compiled" in found:
+        ratios = sorted(row["planned"] / row["compiled"] for row in found["compiled"]["rows"])
+        near = sum(abs(ratio - 1) <= 0.05 for ratio in ratios)
+        text = f"{near} of {len(ratios)} plans are within 5% of the compiled program's bytes on a device: from"
+        lines += ["", f"{text} {ratios[0]:.3f} to {ratios[-1]:.3f} times (`python -m benchmarks.compiled`)."]
     return "\n".join(lines)
 
 

@@ -111,6 +111,17 @@ def test_a_compiled_step_is_as_planned(mesh, rules):
     assert {kind: found[kind] for kind in planned} == pytest.approx(planned, rel=0.1)
 
 
+def test_what_a_loop_keeps_is_not_widened():
+    def temporary(dtype):
+        block = nn.Dense(64, dtype=dtype)
+        deep = nn.Repeat(block, 16, remat=True, name="h")
+        made = plans.plan(deep, f"{dtype}[512,64]", compile=True, remat=False)
+        assert ("a CPU computes narrow floats in float32" in plans.as_text(made)) is (dtype == "bfloat16")
+        return made.compiled.temp_bytes
+
+    assert temporary("bfloat16") < 0.8 * temporary("float32")  # with the pass that takes conversions out, 1.2 times
+
+
 def test_more_devices_than_there_are_here():
     done = CliRunner().invoke(
         app,

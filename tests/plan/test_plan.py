@@ -10,7 +10,7 @@ import optax
 import pytest
 from typer.testing import CliRunner
 
-from batiste import TrainState, errors, nn, shard
+from batiste import TrainState, errors, nn, shard, tree
 from batiste import plan as plans
 from batiste.cli._app import app
 from examples import llama
@@ -100,6 +100,38 @@ def test_what_each_method_sends():
     assert found["all-gather"] == pytest.approx(params * 7 / 8, rel=0.05)
     planned, found = sent("fsdp+tensor", "fsdp=4,tensor=2")
     assert {"fsdp", "tensor"} <= set(planned.collective_bytes())
+
+
+def test_stages_hold_their_layers_and_send_what_xla_sends():
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x + nn.Dense(64, name="down")(nn.gelu(nn.Dense(256, name="up")(x)))
+
+    class Deep(nn.Module):
+        run: shard.Pipeline | str
+
+        def init(self, *args, **options):
+            variables = super().init(*args, **options)
+            return {"params": tree.stack_layers(variables["params"], "h")}
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.Repeat(Layer(), 8, run=self.run, name="h")(x)
+
+    rules = shard.Rules({"params/h/**": P("stage"), "**": P()}, batch=P(("stage", "data")))
+    options = {"mesh": "stage=4,data=2", "rules": rules, "remat": False}
+    whole = plans.plan(Deep("scan"), "float32[2048,64]", remat=False)
+    staged = plans.plan(Deep(shard.Pipeline(4)), "float32[2048,64]", compile=True, **options)
+    for part in ("params", "gradients"):
+        assert 4 * getattr(staged.memory, part) == getattr(whole.memory, part)
+    assert staged.flops == whole.flops * 7 / 4  # seven ticks, in four of which a stage has a microbatch
+    assert staged.memory.total == pytest.approx(staged.compiled.total_bytes, rel=0.05)
+    sent = {}
+    for each in staged.compiled.collectives:
+        name = "+".join(each.axes)
+        sent[name] = sent.get(name, 0) + each.bytes
+    assert staged.collective_bytes() == pytest.approx(sent, rel=0.01)
 
 
 def test_seventy_billion_parameters_on_two_cores():

@@ -1,5 +1,7 @@
 """A small GPT on eight devices, by each method: the losses of one device, and only the collectives that it needs."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,6 @@ class GPT(nn.Module):
 
 
 class Block(nn.Module):
-    drop: float = 0.0
     writes: bool = False
 
     @nn.compact
@@ -46,8 +47,7 @@ class Block(nn.Module):
         x = nn.with_logical_constraint(x, ("batch", "sequence", "embed"))
         if self.writes:
             self.sow("seen", "mean", x.mean())
-        x = x + MLP(name="mlp")(nn.RMSNorm(name="mlp_norm")(x))
-        return nn.Dropout(self.drop, deterministic=False)(x) if self.drop else x
+        return x + MLP(name="mlp")(nn.RMSNorm(name="mlp_norm")(x))
 
 
 class Deep(nn.Module):
@@ -198,6 +198,51 @@ def test_layers_in_stages_are_kept_in_either_way(is_stacked):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), jax.device_get(ours), theirs)
 
 
+class Dropped(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dropout(0.5, deterministic=False)(x + nn.Dense(4)(x))
+
+
+@pytest.mark.parametrize(
+    ("key", "count", "mesh", "is_eager"),
+    [
+        (jax.random.key(7), 1, None, False),  # one part: as without a pipeline
+        (jax.random.key(7), 1, "stage=1", False),
+        (jax.random.key(7), 4, None, False),
+        (jax.random.key(7), 4, None, True),
+        (jax.random.key(7), 4, "stage=4", False),
+        (jax.random.PRNGKey(7), 4, "stage=2,tensor=2", False),
+        (jax.random.key(7), 2, "stage=2,data=2", False),
+    ],
+)
+def test_layers_in_stages_draw_as_each_part_on_its_own(key, count, mesh, is_eager):
+    x = jax.random.normal(jax.random.key(1), (8, 4))
+    params = nn.Repeat(Dropped(), 4, name="h").init({"params": jax.random.key(0), "dropout": key}, x)
+
+    def one(params, x, key, run="scan"):
+        return nn.Repeat(Dropped(), 4, run=run, remat=count == 2, name="h").apply(params, x, rngs={"dropout": key})
+
+    def by_part(params, x):
+        parts = count * (2 if mesh and "data" in mesh else 1)
+        keys = [key] if parts == 1 else [jax.random.fold_in(key, part) for part in range(parts)]
+        return jnp.concatenate([one(params, part, own) for part, own in zip(jnp.split(x, parts), keys, strict=True)])
+
+    def with_gradients(run):
+        return jax.value_and_grad(lambda params, x: (jnp.square(run(params, x)).sum(), run(params, x)), has_aux=True)
+
+    def ours(params, x):
+        return one(params, x, key, shard.Pipeline(count))
+
+    if is_eager:
+        found, wanted = ours(params, x), jax.jit(by_part)(params, x)
+    else:
+        wanted = jax.jit(with_gradients(by_part))(params, x)
+        with jax.set_mesh(shard.mesh(mesh)) if mesh else contextlib.nullcontext():
+            found = jax.device_get(jax.jit(with_gradients(ours))(params, x))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, wanted)
+
+
 def test_what_stages_cannot_do_is_an_error():
     def run(mesh, pipeline, block, **options):
         model = Deep(pipeline, block=block)
@@ -211,7 +256,6 @@ def test_what_stages_cannot_do_is_an_error():
         ("4 layers are not the same number for each of 8 stages", "stage=8", 8, {}),
         ("cannot be cut into 16 microbatches, 32 parts in all", "stage=4,data=2", 16, {}),
         ("h_0 writes seen/mean", "stage=2", 2, {"block": Block(writes=True), "mutable": ["seen"]}),
-        ("h_0 draws random", "stage=2", 2, {"block": Block(drop=0.5), "rngs": {"dropout": jax.random.key(0)}}),
     ):
         with pytest.raises(errors.PipelineError, match=problem):
             run(mesh, shard.Pipeline(count), **{"block": Block(), **options})

@@ -185,6 +185,14 @@ def test_zero1_cuts_the_optimiser_alone():
     assert spec_of(state.opt_state[0].mu["up"]["kernel"]) == (None, "data")
 
 
+def test_zero1_cuts_moments_beside_what_cuts_their_parameters():
+    mesh = shard.mesh("data=4,tensor=2")
+    shapes = jax.eval_shape(lambda: TrainState.init(Net(), optax.adam(1e-3), rngs(), INPUT))
+    found = shard.specs(shapes, shard.preset("zero1+tensor"), mesh)
+    own, moment = found.params["up"]["kernel"], found.opt_state[0].mu["up"]["kernel"]
+    assert (own, moment) == (P(None, "tensor"), P("data", "tensor"))
+
+
 def test_rules_for_a_field_come_first():
     shapes = jax.eval_shape(lambda: TrainState.init(Net(), optax.adam(1e-3), rngs(), INPUT))
     mesh = shard.mesh("data=8")

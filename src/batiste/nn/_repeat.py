@@ -53,7 +53,8 @@ class Repeat(Module):
       n: how often the block, or the pattern, is repeated; by default as often as the sequence repeats itself:
         ``[local, local, globe] * 8`` is a pattern of three, eight times.
       run: ``"scan"``, ``"loop"``, or a ``shard.Pipeline``: in stages along a mesh axis, with the rows of the carry in
-        microbatches. Inputs are then given whole to each; layers draw no random numbers and write no variables.
+        microbatches. Inputs are then given whole to each, and layers write no variables. Where they draw random
+        numbers, each part of the batch is as if it were applied on its own with the streams folded by its number.
       in_axes: for all inputs, or for each, ``broadcast`` (the default: each layer gets it whole) or 0 (each layer gets
         its entry of the leading axis).
       has_outputs: whether the block returns a pair of carry and output. ``Repeat`` then returns the carry and the
@@ -195,6 +196,7 @@ class _Call:
         self.layers = Layers(scope, repeat.stack_name, self.names, self.period)
         self.own = self._differing(inputs)
         self.tables: list[Any] = [None] * self.period  # for each place of the pattern, the rows of its layers
+        self.part: Any = None  # the number of the part of the batch that is being run, folded into its random streams
 
     def result(self) -> Any:
         """Run the layers."""
@@ -203,7 +205,8 @@ class _Call:
             carry, outputs = self._one_by_one(self._in_place)
         else:
             self.layers.read()
-            if not frame.is_tracing:
+            draws_by_part = isinstance(self.repeat.run, Pipeline) and self.scope.start[0]
+            if not frame.is_tracing and not draws_by_part:
                 carry, outputs = self._one_by_one(self._by_name)
             else:
                 bodies = [self._body(place) for place in range(self.period)]
@@ -280,6 +283,10 @@ class _Call:
         def body(place: Module) -> Any:
             return self._call_block(number, layer, cast("Scope", place.scope), carry)
 
+        if self.part is not None:
+            streams = {
+                stream: (jax.random.fold_in(key, self.part), numbers) for stream, (key, numbers) in streams.items()
+            }
         starts = [(streams, (*above, name))]
         result, (written,) = region.run(body, ((layer.variables,),), region.streams, starts=starts)
         depth = 1 + len(region.scopes[0].path)
@@ -357,19 +364,20 @@ class _Call:
         return carry, jax.tree.map(interleaved, *outputs)
 
     def _pipeline(self, run: Pipeline, step: Callable[..., Any], layers: list[_Slice]) -> tuple[Any, Any]:
-        if any(table is not None and table.size for table in self.tables):
-            problem = f"{self.names[0]} draws random numbers, which would be the same in each microbatch"
-            raise PipelineError(problem=problem)
-
+        draws = any(table is not None and table.size for table in self.tables)
         alike = [None if mine is not None else given for given, mine in zip(self.inputs, self.own[0], strict=True)]
         leaves, structure = cast("tuple[list[Any], Any]", jax.tree.flatten((alike, self.kwargs)))
         places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
 
-        def pure(carry: Any, layers: list[_Slice], *whole: Any) -> tuple[Any, None]:
+        def pure(carry: Any, layers: list[_Slice], *whole: Any, part: Any = None) -> tuple[Any, None]:
             given = dict(zip(places, whole, strict=True))
             inputs = [given.get(place, leaf) for place, leaf in enumerate(leaves)]
             self.inputs, self.kwargs = jax.tree.unflatten(structure, inputs)
-            carry, (outputs, written) = step(carry, layers)
+            self.part = part
+            try:
+                carry, (outputs, written) = step(carry, layers)
+            finally:
+                self.part = None  # no tracer outlives its trace
             if any(written):
                 found: set[Place] = {*itertools.chain(*written)}
                 variables = ", ".join("/".join(place) for place in sorted(found))
@@ -378,7 +386,7 @@ class _Call:
                 raise PipelineError(problem=f"{self.names[0]} returns an output beside the carry")
             return carry, None
 
-        return run(pure, self.carry, layers, *(leaves[place] for place in places))
+        return run(pure, self.carry, layers, *(leaves[place] for place in places), numbered=draws)
 
 
 def _template(block: Any) -> Module:

@@ -7,6 +7,9 @@ of which a stage has nothing of its own to do. Gradients go through the same tic
 
 Inputs and results lie in equal parts on the stages. A part that a stage needs comes to it from its neighbour one tick
 at a time, as microbatches between layers do, so that neighbours sending to each other is all that a pipeline sends.
+
+Layers that draw random numbers must draw others for each part of the batch, and the same ones whatever the number of
+stages. So rows of a part are then neighbours in the batch, and a step is told the number of its part.
 """
 
 from __future__ import annotations
@@ -75,7 +78,7 @@ class Pipeline:
             what = "a tuple of names of mesh axes, without that of the stages"
             raise refused(given, "batch", "Pipeline", what, 'Write batch=("data",).')
 
-    def __call__(self, step: Step, carry: Any, layers: Any, *whole: Any) -> tuple[Any, None]:
+    def __call__(self, step: Step, carry: Any, layers: Any, *whole: Any, numbered: bool = False) -> tuple[Any, None]:
         """Run a batch through all layers.
 
         Args:
@@ -84,6 +87,8 @@ class Pipeline:
           carry: arrays ``[batch, ...]``; ``step`` gets ``batch / microbatches`` rows.
           layers: a tree of arrays ``[layers, ...]``.
           *whole: arrays that every layer gets whole, with every microbatch.
+          numbered: whether ``step`` gets ``part=`` as well, for random numbers: an ``int32`` array, or None where the
+            batch is one part. A batch has ``microbatches`` consecutive parts, times what ``batch`` cuts each into.
 
         Returns:
           The carry after the last layer, and None.
@@ -95,8 +100,10 @@ class Pipeline:
         if not callable(step):
             raise refused(step, "step", "Pipeline", "a function of the carry and a layer")
         mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty and not (numbered and self.microbatches > 1):
+            return cast("tuple[Any, None]", lax.scan(_with(step, whole, numbered), carry, layers))
         if mesh.empty:
-            return cast("tuple[Any, None]", lax.scan(_with(step, whole), carry, layers))
+            return self._one_by_one(step, carry, layers, whole), None
         stages = self._stages(mesh, carry, layers)
         batch = tuple(axis for axis in self.batch if axis in mesh.shape)
         manual: tuple[str, ...] = self.axis, *batch
@@ -105,9 +112,9 @@ class Pipeline:
             # What devices have alike differs from here on, so that its gradients are summed once, after all ticks.
             varying = cast("Any", lax.pcast)
             own = varying(layers, batch, to="varying") if batch else layers
-            step_here = _with(step, varying(whole, manual, to="varying"))
+            step_here = _with(step, varying(whole, manual, to="varying"), numbered)
             with logical_axis_rules(_without(manual)):
-                return self._ticks(step_here, rows, own, stages)
+                return self._ticks(step_here, rows, own, stages, batch if numbered else None)
 
         rows, by_stage = jax.P(manual), jax.P(self.axis)
         mapped = jax.shard_map(run, in_specs=(rows, by_stage, jax.P()), out_specs=rows, axis_names=set(manual))
@@ -125,16 +132,42 @@ class Pipeline:
             count = jnp.shape(leaf)[0] if jnp.ndim(leaf) else 1
             if count % stages:
                 raise PipelineError(problem=f"{count} layers are not the same number for each of {stages} stages")
+        self._check_rows(carry, self.microbatches * math.prod(mesh.shape.get(axis, 1) for axis in self.batch))
+        return stages
+
+    def _check_rows(self, carry: Any, parts: int) -> None:
         for leaf in jax.tree.leaves(carry):
-            parts = self.microbatches * math.prod(mesh.shape.get(axis, 1) for axis in self.batch)
             if jnp.ndim(leaf) == 0 or len(leaf) % parts:
                 problem = f"an array {jnp.shape(leaf)} of the carry cannot be cut into {self.microbatches} microbatches"
                 raise PipelineError(problem=f"{problem}, {parts} parts in all")
-        return stages
 
-    def _ticks(self, step: Step, rows: Any, layers: Any, stages: int) -> Any:
-        """Run what one stage does: ``rows`` are its part of the batch, ``layers`` are its own."""
+    def _one_by_one(self, step: Step, carry: Any, layers: Any, whole: tuple[Any, ...]) -> Any:
+        """Run one part of the batch after the other through all layers, with the numbers that stages would draw."""
+        self._check_rows(carry, self.microbatches)
+
+        def run(given: tuple[Any, Any]) -> Any:
+            rows, part = given
+            return cast("Any", lax.scan(_with(step, whole, True, part), rows, layers))[0]
+
+        parts = _map(lambda leaf: leaf.reshape(self.microbatches, -1, *leaf.shape[1:]), carry)
+        made = cast("Any", lax.map)(run, (parts, jnp.arange(self.microbatches)))
+        return _map_both(lambda leaf, row: leaf.reshape(row.shape), made, carry)
+
+    def _ticks(self, step: Callable[..., Any], rows: Any, layers: Any, stages: int, batch: Any) -> Any:
+        """Run what one stage does.
+
+        Args:
+          step: from the carry and one layer to the next carry.
+          rows: the stage's part of the batch.
+          layers: its own layers.
+          stages: how many stages there are.
+          batch: the mesh axes that cut microbatches, where parts have numbers; else None.
+        """
         held, stage = self.microbatches // stages, lax.axis_index(self.axis)
+        # Rows of one microbatch are not neighbours, so that a mesh axis that cuts the rows cuts each microbatch; those
+        # of a part with a number are, so that what is drawn for a row does not depend on the number of stages.
+        at = 1 if batch is None else 0
+        cut = (-1, held) if batch is None else (held, -1)
 
         def tick(state: Any, number: Any) -> tuple[Any, None]:
             # ``slots`` hold this stage's part of the inputs, and then of the results: where the first stage takes an
@@ -142,20 +175,34 @@ class Pipeline:
             slots, came = state
             slot, of = number % held, cast("Any", lax.dynamic_index_in_dim)
             put = cast("Any", lax.dynamic_update_index_in_dim)
-            due = _map(lambda leaf: of(leaf, slot, 1, keepdims=False), slots)
-            result, outputs = lax.scan(step, _choose(stage == 0, due, came), layers)
+            due = _map(lambda leaf: of(leaf, slot, at, keepdims=False), slots)
+            step_here = step if batch is None else self._numbered(step, number - stage, held, batch)
+            result, outputs = lax.scan(step_here, _choose(stage == 0, due, came), layers)
             if jax.tree.leaves(outputs):
                 raise PipelineError(problem="the layers return outputs beside the carry")
             next_due = _choose(stage == stages - 1, result, self._sent(due, stages, -1))
-            slots = _map_both(lambda leaf, new: put(leaf, new, slot, 1), slots, next_due)
+            slots = _map_both(lambda leaf, new: put(leaf, new, slot, at), slots, next_due)
             return (slots, self._sent(result, stages, 1)), None
 
-        # Rows of one microbatch are not neighbours, so that a mesh axis that cuts the rows cuts each microbatch.
-        slots = _map(lambda leaf: leaf.reshape(-1, held, *leaf.shape[1:]), rows)
+        slots = _map(lambda leaf: leaf.reshape(*cut, *leaf.shape[1:]), rows)
         # A stage without a microbatch works on rows that are real, since zeros may have gradients that are no numbers.
-        first = _map(lambda leaf: leaf[:, 0], slots)
+        first = _map(lambda leaf: leaf[0] if at == 0 else leaf[:, 0], slots)
         (slots, _), _ = lax.scan(tick, (slots, first), jnp.arange(self.microbatches + stages - 1))
-        return _map_both(lambda leaf, row: jnp.roll(leaf, 1 - stages, 1).reshape(row.shape), slots, rows)
+        return _map_both(lambda leaf, row: jnp.roll(leaf, 1 - stages, at).reshape(row.shape), slots, rows)
+
+    def _numbered(self, step: Callable[..., Any], number: Any, held: int, batch: tuple[str, ...]) -> Step:
+        """Return the step of microbatch ``number``, with the number of this device's part of it."""
+        sizes = [lax.axis_size(axis) for axis in batch]
+        if self.microbatches * math.prod(sizes) == 1:
+            return step
+        mine = lax.axis_index(batch) if batch else 0
+        home, slot = number // held, number % held  # the stage that has its rows, and where
+        part = (home * math.prod(sizes) + mine) * held + slot
+
+        def bound(carry: Any, layer: Any) -> tuple[Any, Any]:
+            return step(carry, layer, part)
+
+        return bound
 
     def _sent(self, tree: Any, stages: int, by: int) -> Any:
         """Send to the stage before or after; the one at the end gets zeros, which it does not use."""
@@ -173,11 +220,12 @@ def _without(axes: Collection[str]) -> LogicalRules:
     return tuple((name, kept(mesh_axes)) for name, mesh_axes in get_logical_axis_rules())
 
 
-def _with(step: Step, whole: tuple[Any, ...]) -> Step:
-    """Return a step of the carry and one layer."""
+def _with(step: Step, whole: tuple[Any, ...], numbered: bool, part: Any = None) -> Step:
+    """Return a step of the carry, one layer, and the number of a part, ``part`` if it is not given."""
 
-    def bound(carry: Any, layer: Any) -> tuple[Any, Any]:
-        return step(carry, layer, *whole)
+    def bound(carry: Any, layer: Any, part: Any = part) -> tuple[Any, Any]:
+        more = {"part": part} if numbered else {}
+        return step(carry, layer, *whole, **more)
 
     return bound
 

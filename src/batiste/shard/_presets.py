@@ -72,13 +72,16 @@ def preset(name: str) -> Rules:
         choice(word, "name", "preset", PRESETS)
     chosen = set(words)
     largest = "fsdp" if "fsdp" in chosen else None
-    table: dict[str, Rule] = {}
-    if "zero1" in chosen:
-        table["opt_state/**"] = Cut(largest=("data", "fsdp") if largest else "data", at_least=_LEAST)
     layers = {**(_EXPERT if "expert" in chosen else {}), **(_TENSOR if "tensor" in chosen else {})}
-    for pattern, entries in layers.items():
-        kept = tuple(axis if axis in chosen else None for axis in entries)
-        table[pattern] = Cut(*kept, largest=largest, at_least=_LEAST if largest else 0)
+    cuts = {pattern: [axis if axis in chosen else None for axis in entries] for pattern, entries in layers.items()}
+    table: dict[str, Rule] = {}
+    if "zero1" in chosen:  # moments lie as their parameters do, and are cut once more
+        spread = ("data", "fsdp") if largest else "data"
+        for pattern, entries in cuts.items():
+            table[f"opt_state/{pattern}"] = Cut(*entries, largest=spread, at_least=_LEAST)
+        table["opt_state/**"] = Cut(largest=spread, at_least=_LEAST)
+    for pattern, entries in cuts.items():
+        table[pattern] = Cut(*entries, largest=largest, at_least=_LEAST if largest else 0)
     table["**"] = Cut(largest=largest, at_least=_LEAST) if largest else PartitionSpec()
     batch = tuple(axis for axis in ("data", "fsdp", "expert") if axis == "data" or axis in chosen)
     tensor = "tensor" if "tensor" in chosen else None
