@@ -139,6 +139,7 @@ class Placement:
         self._weights = {value for value, mark in zip(body.ins, weights, strict=True) if mark}
         self._wanted: dict[int, Spec] = {}
         self._work: dict[int, float] = {}
+        self._repeated = {step.outs[0] for step in body.steps if step.name == "broadcast_in_dim"}
         self.sums: dict[int, Sum] = {}
         self.summed: dict[int, float] = {}
         if world.mesh:
@@ -180,6 +181,11 @@ class Placement:
             self._specs[value] = spec
         if step.ins and step.ins[0] in self._weights and step.name in _KEEPS_WEIGHT:
             self._weights.update(step.outs)
+
+    def lies_with(self, value: int | None, spec: Spec) -> None:
+        """Note how a value lies that is the same numbers again and again: as what it is used with."""
+        if value in self._repeated and value is not None:
+            self._specs[value] = spec
 
     def share(self, value: int) -> float:
         """Return which part of a value one device has."""

@@ -59,6 +59,9 @@ def _elementwise(state: Placement, step: Step, specs: Sequence[Spec]) -> list[Sp
         for _, spec, aval in own:
             after = tuple(axes if length > 1 else () for length, axes in zip(aval.shape, result, strict=True))
             moved(state.world, spec, after, aval)
+        for value, operand in zip(step.ins, step.eqn.invars, strict=True):
+            if getattr(operand.aval, "shape", None) == getattr(var.aval, "shape", None):
+                state.lies_with(value, result)
         found.append(result)
     return found
 
@@ -218,6 +221,19 @@ def _same_extent(state: Placement, step: Step, specs: Sequence[Spec]) -> list[Sp
         found.append(tuple(axes if length == new else () for length, new, axes in same))
     moved(state.world, specs[0], found[0], before)
     return found
+
+
+def _pooled_back(state: Placement, step: Step, specs: Sequence[Spec]) -> list[Spec]:
+    """Spread the gradients of windows over what they were taken from, which is the second operand."""
+    windows, given = (var.aval for var in step.eqn.invars[:2])
+    same = list(zip(windows.shape, given.shape, strict=True))
+    merged = [mine or other for mine, other in zip(specs[0], specs[1], strict=True)]
+    result = without_repeats(
+        [axes if length == taken else () for axes, (length, taken) in zip(merged, same, strict=True)]
+    )
+    for spec, aval in zip(specs[:2], (windows, given), strict=True):
+        moved(state.world, spec, result, aval)
+    return [result]
 
 
 def _squeeze(state: Placement, step: Step, specs: Sequence[Spec]) -> list[Spec]:
@@ -392,7 +408,12 @@ _RULES = MappingProxyType(
         "top_k": _along,
         "dynamic_slice": _same_extent,
         "pad": _same_extent,
+        "reduce_window": _same_extent,
+        "reduce_window_max": _same_extent,
+        "reduce_window_min": _same_extent,
+        "reduce_window_sum": _same_extent,
         "rev": _same_extent,
+        "select_and_scatter_add": _pooled_back,
         "slice": _same_extent,
         "split": _same_extent,
         "random_bits": _new,
