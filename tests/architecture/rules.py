@@ -109,6 +109,7 @@ NAMED_TUPLE = frozenset({"_asdict", "_fields", "_make", "_replace"})
 
 BORDER_EXCEPTIONS: types.MappingProxyType[tuple[str, str], str] = types.MappingProxyType(
     {
+        ("batiste.core._trace", "_trace"): "JAX has no public name for the trace that a tracer belongs to",
         ("batiste.struct", "_flax_dataclass"): "by which libraries that work with Flax's classes know one",
         ("batiste.train._hyperparams", "_opt"): "Optax's MultiSteps has no public name for what it wraps",
         ("batiste.train._processes", "_exit"): "os._exit, a public function of Python in spite of its name",

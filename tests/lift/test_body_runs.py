@@ -54,6 +54,10 @@ def total(layer):
     return lambda module, x: layer(module, x).sum()
 
 
+def chosen(n, layer, module, x):
+    return n.cond(True, layer, lambda m, x: -layer(m, x), module, x)
+
+
 BODIES = {
     "remat": lambda n, f, kind, step, m, x: n.remat(kind)()(x),
     "jit": lambda n, f, kind, step, m, x: n.jit(kind)()(x),
@@ -82,6 +86,21 @@ BODIES = {
     "map_variables": lambda n, f, kind, step, m, x: n.map_variables(f, "other")(m, x),
     "map_variables, made": lambda n, f, kind, step, m, x: n.map_variables(f, "params", init=True)(m, x),
     "add_metadata_axis": lambda n, f, kind, step, m, x: n.add_metadata_axis(kind, {"params": 0, "other": 1})()(x),
+    "cond": lambda n, f, kind, step, m, x: chosen(n, f, m, x),
+    "switch": lambda n, f, kind, step, m, x: n.switch(1, [f, f, f], m, x),
+    "switch of cond": lambda n, f, kind, step, m, x: n.switch(0, [f, lambda m, x: chosen(n, f, m, x)], m, x),
+    "remat of cond": lambda n, f, kind, step, m, x: n.remat(lambda m, x: chosen(n, f, m, x))(m, x),
+    "jit of cond": lambda n, f, kind, step, m, x: n.jit(lambda m, x: chosen(n, f, m, x))(m, x),
+    "grad of cond": lambda n, f, kind, step, m, x: n.grad(total(lambda m, x: chosen(n, f, m, x)), m, x)[0],
+    "vmap of cond": lambda n, f, kind, step, m, x: n.vmap(
+        lambda m, x: chosen(n, f, m, x), variable_axes={"params": 0}, split_rngs=SPLIT
+    )(m, x),
+    "scan of cond": lambda n, f, kind, step, m, x: n.scan(
+        lambda m, c, _: (chosen(n, f, m, c), None), variable_axes={"params": 0}, split_rngs=SPLIT, length=3
+    )(m, x, None)[0],
+    "cond of remat and vjp": lambda n, f, kind, step, m, x: n.cond(
+        False, n.remat(f), lambda m, x: n.vjp(f, m, x)[0], m, x
+    ),
     "fold_rngs": lambda n, f, kind, step, m, x: n.fold_rngs(kind)()(x),
 }
 

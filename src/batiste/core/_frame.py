@@ -47,9 +47,8 @@ class Frame:
       lifted: the filters of the collections that it hands in and out.
       trace: the trace that JAX was in when the call began.
       is_tracing: whether operations of the call are traced rather than run.
-      doubtful: in the passes of ``init``, by place, the error to raise if a value that was made within a JAX transform
-        depends on it; else None.
-      splitting: while the body of a lifted transform runs: the transform, and the streams that it splits.
+      is_lifting: whether the body of a lifted transform runs, in a frame of its own.
+      splitting: while it runs: the transform, and the streams that it splits.
 
     Example:
       >>> from batiste import core
@@ -64,8 +63,8 @@ class Frame:
         "adopted",
         "counters",
         "created",
-        "doubtful",
         "initializing",
+        "is_lifting",
         "is_noting",
         "is_open",
         "is_rehearsal",
@@ -121,7 +120,7 @@ class Frame:
         self.is_open = True
         self.trace = current_trace()
         self.is_tracing = not is_eager(self.trace)
-        self.doubtful: dict[tuple[str, ...], Exception] | None = None
+        self.is_lifting = False
         self.splitting: tuple[str, frozenset[str]] | None = None
 
     def is_mutable(self, collection: str) -> bool:

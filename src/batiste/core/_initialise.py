@@ -37,7 +37,6 @@ from batiste.core._trace import (
     has_tracer,
     is_eager,
     is_extended,
-    is_tracer,
     without_unused,
 )
 from batiste.errors import BatisteWarning, LazyInitError
@@ -90,12 +89,6 @@ class _Request(NamedTuple):
         streams = more.pop("streams", self.streams)
         return Frame({}, streams, mutable=self.mutable, initializing=True, key_scheme=self.key_scheme, **more)
 
-    def doubting_frame(self, **more: Any) -> Frame:
-        """Return a frame that takes values made within a JAX transform, and notes where."""
-        frame = self.frame(**more)
-        frame.doubtful = {}
-        return frame
-
 
 def initialise(
     run: Run,
@@ -142,14 +135,12 @@ def initialise(
     request = _Request(run, arrays, fixed, treedef, streams, mutable, key_scheme, where)
     recorder = Recorder(streams.values())
     try:
-        variables, late, doubtful = _abstract_pass(request, recorder)
+        variables, late = _abstract_pass(request, recorder)
     except CONCRETIZATION_ERRORS as error:
         return _run_for_real(request, error)
     is_traced = has_tracer(streams) or not is_eager(current_trace())
     made = recorder.make(grouped=is_traced)
     if want_output:
-        if doubtful:
-            made |= _compute(request, made, doubtful)
         return _replay(request, made)
     if late:
         made |= _compute(request, made, late)
@@ -160,20 +151,16 @@ def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
 
 
-def _abstract_pass(request: _Request, recorder: Recorder) -> tuple[dict[str, Any], list[Place], list[Place]]:
-    """Trace the model; return its variables, with None for arrays, and the places whose values were not noted.
-
-    The third result are those of the places whose values were made within a JAX transform of the model's own.
-    """
-    kept: list[tuple[dict[str, Any], list[Place], list[Place]]] = []
+def _abstract_pass(request: _Request, recorder: Recorder) -> tuple[dict[str, Any], list[Place]]:
+    """Trace the model; return its variables, with None for arrays, and the places whose values were not noted."""
+    kept: list[tuple[dict[str, Any], list[Place]]] = []
 
     def trace(arrays: tuple[Any, ...]) -> None:
         recorder.begin_pass()
-        frame = request.doubting_frame(recorder=recorder)
+        frame = request.frame(recorder=recorder)
         request.play(frame, arrays)
         late: list[Place] = []
-        outline = _outline(frame.mutable_variables(), recorder, late)
-        kept.append((outline, late, [place for place in late if place in (frame.doubtful or ())]))
+        kept.append((_outline(frame.mutable_variables(), recorder, late), late))
         recorder.end_pass()  # no tracer outlives its trace
 
     jax.eval_shape(trace, request.arrays)
@@ -206,18 +193,11 @@ def _compute(request: _Request, made: dict[Place, Any], late: list[Place]) -> di
     def replay(known: list[Any], arrays: tuple[Any, ...], streams: dict[str, Key]) -> list[Any]:
         rest = iter(known)
         filled = [next(rest) if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
-        frame = request.doubting_frame(known=jax.tree.unflatten(treedef, filled), streams=streams)
+        frame = request.frame(known=jax.tree.unflatten(treedef, filled), streams=streams)
         request.play(frame, arrays)
-        values = [functools.reduce(operator.getitem, place, frame.variables) for place in late]
-        for place, value in zip(late, values, strict=True):
-            error = (frame.doubtful or {}).get(place)
-            if error is not None:  # the value itself is not held, being a tracer
-                doubts.append((frozenset(map(id, jax.tree.leaves(value))), error))
-        return values
+        return [functools.reduce(operator.getitem, place, frame.variables) for place in late]
 
-    doubts: list[tuple[frozenset[int], Exception]] = []
     closed_jaxpr, shapes = jax.make_jaxpr(replay, return_shape=True)(known, request.arrays, request.streams)
-    _check_kept(doubts, closed_jaxpr.consts)
     closed_jaxpr = without_unused(closed_jaxpr)
     arrays = request.arrays
     if request.has_shapes:
@@ -227,17 +207,6 @@ def _compute(request: _Request, made: dict[Place, Any], late: list[Place]) -> di
     values = cast("list[Any]", program(*jax.tree.leaves((known, arrays, request.streams))))
     wanted = cast("Any", jax.tree.structure(shapes))
     return dict(zip(late, jax.tree.unflatten(wanted, values), strict=True))
-
-
-def _check_kept(doubts: list[tuple[frozenset[int], Exception]], consts: list[Any]) -> None:
-    """Raise the error of a value that depends on a transform which has ended.
-
-    To the program such a value came from outside, and is a constant; what the program itself computes is none.
-    """
-    outside = {id(const) for const in consts if is_tracer(const)}
-    for leaves, error in doubts:
-        if leaves & outside:
-            raise error
 
 
 def _zeros(array: Any) -> Any:

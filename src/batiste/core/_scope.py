@@ -22,7 +22,7 @@ from batiste.core._frame import Frame, HasEffects, copy_tree, merge_into
 from batiste.core._keys import fold_numbers, hash_parts
 from batiste.core._missing import hidden_collection, hidden_stream, missing_stream, missing_variable
 from batiste.core._shapes import check_shape
-from batiste.core._trace import current_trace, has_tracer
+from batiste.core._trace import current_trace, ends_before
 from batiste.core._variable import Variable
 from batiste.dtypes import is_array_class
 from batiste.errors import (
@@ -172,9 +172,13 @@ class Scope:
         if self.frame.is_noting:
             raise HasEffects
 
-    def check_trace(self, action: str) -> None:
-        """Raise ``JaxTransformError`` if JAX is in another transform than when the call began."""
-        if current_trace() != self.frame.trace:
+    def check_lasting(self, value: Any, action: str) -> None:
+        """Raise ``JaxTransformError`` if a value that is stored here ends with a transform that began after the call.
+
+        While the body of a lifted transform runs, whatever is stored outside of it would be lost.
+        """
+        frame = self.frame
+        if current_trace() != frame.trace and (frame.is_lifting or ends_before(value, frame.trace)):
             raise JaxTransformError(path=self.path_text, action=action)
 
     # --- names
@@ -379,13 +383,13 @@ class Scope:
 
         Raises:
           ModifyScopeVariableError: if the collection is not mutable in this call.
-          JaxTransformError: inside a JAX transform that began after the call.
+          JaxTransformError: if the value depends on a JAX transform that began after the call.
         """
         self.check_open()
         frame = self.frame
         if not frame.is_mutable(collection):
             raise self._not_mutable(collection, name)
-        self.check_trace(f"writes {name!r} in {collection!r}")
+        self.check_lasting(value, f"writes {name!r} in {collection!r}")
         place = (collection, *self.path, name)
         frame.written[place] = None
         if frame.recorder is not None and not frame.is_rehearsal:
@@ -476,17 +480,13 @@ class Scope:
         """Make the first value of a variable, and store it. ``drawn`` is the key for it, if it is drawn at all."""
         frame = self.frame
         place = (collection, *self.path, name)
-        action = f"makes the variable {name!r} of {collection!r}"
         if frame.known is not None and place in frame.known:
             value = frame.known[place]
         elif frame.recorder is not None:
             value = frame.recorder.enter(frame, place, init_fn, args, kwargs, drawn=drawn)
         else:
-            if frame.doubtful is None:
-                self.check_trace(action)
             value = init_fn(*args, **kwargs) if drawn is None else init_fn(fold_numbers(*drawn), *args, **kwargs)
-        if frame.doubtful is not None and has_tracer(value) and current_trace() != frame.trace:
-            frame.doubtful[place] = JaxTransformError(path=self.path_text, action=action)
+            self.check_lasting(value, f"makes the variable {name!r} of {collection!r}")
         frame.written[place] = None
         if frame.is_rehearsal:
             frame.created[place] = value

@@ -17,6 +17,7 @@ __all__ = [
     "call_jaxpr",
     "current_trace",
     "depends_on",
+    "ends_before",
     "has_tracer",
     "is_closed_jaxpr",
     "is_eager",
@@ -98,6 +99,41 @@ def has_tracer(tree: Any) -> bool:
       True
     """
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def ends_before(tree: Any, trace: Any) -> bool:
+    """Return whether some leaf of ``tree`` belongs to a trace that began within ``trace``, and so ends before it.
+
+    Args:
+      tree: arrays, and other things.
+      trace: a value of ``current_trace``, from here or from further out.
+
+    Example:
+      >>> import jax
+      >>> from batiste import core
+      >>> outside, y = core.current_trace(), jax.numpy.ones(())
+      >>> def row(x):
+      ...     return core.ends_before(x, outside), core.ends_before({"y": y + 1}, outside)
+      >>> print(jax.vmap(lambda x: print(row(x)) or x)(jax.numpy.ones(1)))
+      (True, False)
+      [1.]
+    """
+    if current_trace() == trace:
+        return False
+    held = [leaf for leaf in jax.tree.leaves(tree) if is_tracer(leaf)]
+    if not held:
+        return False
+    extend = _extend()
+    with extend.take_current_trace() as within:
+        pass
+    ended: set[int] = set()
+    while within is not None:
+        with extend.set_current_trace(within):
+            if current_trace() == trace:
+                return any(id(cast("Any", leaf)._trace) in ended for leaf in held)
+        ended.add(id(within))
+        within = getattr(within, "parent_trace", None)
+    return True  # this JAX does not tell what is around a trace
 
 
 def is_extended(dtype: Any) -> bool:

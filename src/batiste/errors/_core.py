@@ -63,7 +63,7 @@ class InvalidScopeError(BatisteError):
 
 
 class JaxTransformError(BatisteError):
-    """A module is used for writing or drawing inside a JAX transform that started after the module was bound."""
+    """A variable is given a value that depends on a JAX transform which started after the module was bound."""
 
     code = "core/jax-transform"
     flax_arguments = ()

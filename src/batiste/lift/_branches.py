@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 from batiste._arguments import function as checked
 from batiste._arguments import refused
-from batiste.core import CollectionFilter, check_filter, intersect_filters, is_filter_empty
+from batiste.core import CollectionFilter, check_filter, intersect_filters, is_filter_empty, is_tracer
 from batiste.errors import BranchVariablesError
 from batiste.lift._axes import table, without_modules
-from batiste.lift._first import Body, all_shared, first_values, make_first
+from batiste.lift._first import Body, FirstValues, all_shared, first_values, make_first
 from batiste.lift._groups import check_carried, held, leaves, region_of, whole
 from batiste.module import KeyGroups, Place, Region, wrap_method_once
 from batiste.typing import Key
@@ -123,32 +123,44 @@ def _choose(
     check_filter(rngs)
     region = region_of(name, branches[0], (mdl, *operands), {}, [variables], [rngs])
     made = first_values(region, all_shared(region))
+    chosen = _known(name, choice, len(functions)) if made.is_noting else None
     values, fill = without_modules(operands)
 
-    def body(function: Callable[..., Any]) -> Callable[..., Any]:
+    def body(number: int) -> Callable[..., Any]:
         def run(groups: Any, streams: Any, values: list[Any]) -> Any:
-            return region.run(function, groups, streams, (mdl, *fill(values)), {}, premade=made.entry())
+            function, args = functions[number], (mdl, *fill(values))
+            if number == chosen:  # what it makes are the first values; what the others make is not kept
+                return made.run(Body(function, args, {}, groups), region.streams)
+            return region.run(function, groups, streams, args, {}, premade=made.entry())
 
         return run
 
-    bodies, arguments = [body(function) for function in functions], (region.variables, region.streams, values)
+    bodies, arguments = [body(number) for number in range(len(functions))], (region.variables, region.streams, values)
     if not is_filter_empty(intersect_filters(region.filters[0], region.frame.mutable)):
-        bodies = _writing_alike(region, bodies, arguments)
+        bodies = _writing_alike(region, made, bodies, arguments)
     if name == "cond":
         output, written = cast("Any", jax.lax.cond(choice, *bodies, *arguments))
     else:
         output, written = cast("Any", jax.lax.switch(choice, bodies, *arguments))
+    made.finish()
     region.publish(written)
     return output
 
 
+def _known(name: str, choice: Any, count: int) -> int | None:
+    """Return the number of the branch that will run, where the trace knows it."""
+    if is_tracer(choice) or jnp.ndim(choice) != 0:
+        return None
+    return int(not choice) if name == "cond" else max(0, min(int(choice), count - 1))
+
+
 def _writing_alike(
-    region: Region, bodies: list[Callable[..., Any]], arguments: tuple[Any, ...]
+    region: Region, made: FirstValues, bodies: list[Callable[..., Any]], arguments: tuple[Any, ...]
 ) -> list[Callable[..., Any]]:
     """Return bodies that all write the same variables: what others write and they do not, as it is.
 
-    What each writes is known from a trace. ``jax.jit`` keeps it, so that no body is traced once more within the branch;
-    should it not, the body draws the same keys again.
+    First values that are noted are written by none. What each writes is known from a trace. ``jax.jit`` keeps it, so
+    that no body is traced once more within the branch; should it not, the body draws the same keys again.
 
     Raises:
       BranchVariablesError: if a body makes a variable that the others do not make.
@@ -158,10 +170,13 @@ def _writing_alike(
     places: list[set[Place]] = []
     for each in kept:
         counts.append(region.counts())
-        places.append(set(jax.eval_shape(each, *arguments)[1][0]))
-    ended, every = region.counts(), set[Place]().union(*places)
+        before = made.noted
+        written = jax.eval_shape(each, *arguments)[1][0]
+        places.append({*written, *(made.noted - before)})
+    ended, noted, every = region.counts(), made.noted, set[Place]().union(*places)
     odd = [place for place in every if not all(place in written for written in places)]
-    made_here = [place for place in odd if held(region, region.variables[0], place) is None]
+    first = made.values or {}
+    made_here = [place for place in odd if place not in first and held(region, region.variables[0], place) is None]
     if made_here:
         names = ", ".join(sorted("/".join(place) for place in made_here))
         raise BranchVariablesError(transform=region.transform, path=region.path, names=names)
@@ -171,8 +186,9 @@ def _writing_alike(
             region.count_from(counts[number])
             output, (written,) = kept[number](groups, streams, values)
             region.count_from(ended)
-            left = {place: held(region, groups[0], place) for place in sorted(every - written.keys())}
-            return output, ({**written, **left},)
+            kept_as = {place: held(region, groups[0], place) for place in sorted(every - written.keys() - noted)}
+            left = {place: first[place] if value is None else value for place, value in kept_as.items()}
+            return output, ({**{place: written[place] for place in written.keys() - noted}, **left},)
 
         return run
 

@@ -103,6 +103,11 @@ class FirstValues:
         """Whether the body notes what it makes."""
         return self._recorder is not None
 
+    @property
+    def noted(self) -> frozenset[Place]:
+        """The places of the variables that are noted so far."""
+        return frozenset(self._noted)
+
     def run(
         self,
         body: Body,

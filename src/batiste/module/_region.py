@@ -294,11 +294,12 @@ class Region:
         rebound = self._rebinder.over(frame, {s.path: start for s, start in zip(self.scopes, begins, strict=True)})
 
         def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-            before, outer.splitting = outer.splitting, self._splitting()
+            before = outer.is_lifting, outer.splitting
+            outer.is_lifting, outer.splitting = True, self._splitting()
             try:
                 output = function(*rebound.replace(args), **rebound.replace(dict(kwargs)))
             finally:
-                outer.splitting = before
+                outer.is_lifting, outer.splitting = before
                 frame.is_open = False
                 self._endings = rebound.endings()
             leaves: list[Any] = jax.tree.leaves(output)

@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tests.lift.support import (
     case,
     compact,
     dense,
     key_bits,
+    row,
     statistics,
 )
 
@@ -138,6 +140,54 @@ def switch_on_init(nn):
         layer = dense(nn)()
         index = jnp.int32(7)  # clamped
         return nn.switch(index, [branch(scale) for scale in (1.0, 2.0, 3.0)], layer, x, {"by": x})
+
+    return compact(nn, body)
+
+
+@case()
+def what_is_made_in_a_branch_that_is_known(nn):
+    inits = [nn.initializers.normal(), nn.initializers.ones, lambda key, shape: jnp.arange(4.0)]
+
+    def body(module, x):
+        def early(number):  # each has an initialiser of its own, and draws keys of its own
+            def branch(module, x):
+                return x * row(module.param("scale", inits[number], (4,)), x) + dense(nn)(name="layer")(x)
+
+            return branch
+
+        def late(module, x):  # a value that is computed, and one that is written after it was made
+            total = module.variable("state", "total", x.sum)
+            seen = module.variable("state", "seen", jnp.zeros, ())
+            seen.value += total.value
+            return row(module.param("shift", lambda key: x[0] * 2), x)
+
+        def noted(module, x):
+            module.variable("state", "total", jnp.ones, ())
+            module.variable("state", "seen", jnp.zeros, ())
+            return row(module.param("shift", nn.initializers.normal(), (4,)), x)
+
+        def within(choice):
+            return lambda module, x: nn.cond(choice, late, noted, module, x)
+
+        x = nn.switch(7, [early(1), early(2), early(0)], module, x)  # clamped
+        return x + nn.switch(np.int32(1), [within(False), within(True)], module, x)
+
+    return compact(nn, body)
+
+
+@case()
+def what_is_noted_in_one_branch_and_computed_in_another(nn):
+    def body(module, x):
+        def late(module, x):
+            seen = module.variable("state", "seen", jnp.zeros, ())
+            seen.value += x.sum()
+            return row(module.param("shift", lambda key: x[0] * 2), x)
+
+        def noted(module, x):
+            module.variable("state", "seen", jnp.zeros, ())
+            return row(module.param("shift", nn.initializers.normal(), (4,)), x)
+
+        return nn.cond(False, late, noted, module, x) + nn.cond(0.0, lambda *_: 1.0, lambda *_: 2.0, module, x)
 
     return compact(nn, body)
 
