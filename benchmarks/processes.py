@@ -4,7 +4,8 @@
 the state cut along its first axes, and save and restore it with batiste and with Orbax in turns. The figures are of the
 slowest process: wall time (medians), the processor's time of one process, and the bytes that it has written and read.
 Bytes are those of system calls, of which the page cache answers most of those that read: how many a process asks for
-does not depend on the disk.
+does not depend on the disk. Beside them stands what a process may read: its own shards and one chunk, which is the
+part of an array that one process has saved.
 
 ``unchecked`` is a restoration without digests, which is what Orbax does.
 """
@@ -89,11 +90,13 @@ def work(folder: Path, megabytes: int, rounds: int) -> None:
                 row += [after - first for after, first in zip(moved(), before, strict=True)]
                 if number:
                     found.setdefault(name, {}).setdefault(operation, []).append(row)
-    sys.stdout.write(json.dumps(found) + "\n")
+    own = sum(shard.data.nbytes for leaf in state.values() for shard in leaf.addressable_shards)
+    limits = {"own": own, "chunk": state["w0"].nbytes // jax.process_count()}
+    sys.stdout.write(json.dumps({"programs": found, "limits": limits}) + "\n")
 
 
-def measure(count: int, megabytes: int, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the figures of the slowest process, by program and operation."""
+def measure(count: int, megabytes: int, rounds: int) -> dict[str, Any]:
+    """Return the figures of the slowest process, by program and operation, and what each may read."""
     folder = Path(tempfile.mkdtemp())
     try:
         command = ["-m", "benchmarks.processes", "--worker", str(folder), "--size-mb", str(megabytes)]
@@ -104,23 +107,25 @@ def measure(count: int, megabytes: int, rounds: int) -> dict[str, dict[str, dict
     if status:
         raise SystemExit(said.getvalue())
     rows = [json.loads(line.partition("] ")[2]) for line in said.getvalue().splitlines() if "] {" in line]
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for name, operations in rows[0].items():
+    found: dict[str, Any] = {"limits": rows[0]["limits"], "programs": {}}
+    for name, operations in rows[0]["programs"].items():
         for operation in operations:
             medians = [
-                [statistics.median(column) for column in zip(*row[name][operation], strict=True)] for row in rows
+                [statistics.median(column) for column in zip(*row["programs"][name][operation], strict=True)]
+                for row in rows
             ]
             worst = [max(column) for column in zip(*medians, strict=True)]
             figures = dict(zip(("seconds", "processor", "read", "written"), worst, strict=True))
-            found.setdefault(name, {})[operation] = figures
+            found["programs"].setdefault(name, {})[operation] = figures
     return found
 
 
-def report(count: int, found: dict[str, dict[str, dict[str, float]]]) -> None:
-    print(f"\n{count} process{'es' if count > 1 else ''}")
+def report(count: int, found: dict[str, Any]) -> None:
+    own, chunk = (found["limits"][name] / 1e6 for name in ("own", "chunk"))
+    print(f"\n{count} process{'es' if count > 1 else ''}: each has {own:.1f} MB, in chunks of {chunk:.1f} MB")
     print(f"{'':24}{'s':>9}{'cpu s':>9}{'read MB':>10}{'written MB':>12}")
     for operation in OPERATIONS:
-        for name, operations in found.items():
+        for name, operations in found["programs"].items():
             if operation in operations:
                 row = operations[operation]
                 print(

@@ -124,6 +124,30 @@ def overhead(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def processes(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what a state costs that several processes save and restore, with the bar of the bytes that each reads."""
+    if "processes" not in found:
+        return "Not measured yet."
+    texts: list[str] = []
+    for count, row in found["processes"]["processes"].items():
+        own, chunk = (row["limits"][name] / 1e6 for name in ("own", "chunk"))
+        lines = [f"| {count} process{'es' if count != '1' else ''} | time | processor time | written | read |"]
+        lines.append("| --- | ---: | ---: | ---: | ---: |")
+        for operation in ("save", "restore", "unchecked"):
+            for name, operations in row["programs"].items():
+                if operation not in operations:
+                    continue
+                figures = operations[operation]
+                cells = [f"{figures[figure]:.2f} s" for figure in ("seconds", "processor")]
+                cells += [f"{figures[figure] / 1e6:,.1f} MB" for figure in ("written", "read")]
+                if name == "batiste" and operation != "save":
+                    cells[-1] += f" {'✓' if figures['read'] / 1e6 <= own + chunk else '✗'}"
+                lines.append(f"| {operation}, {name} | {' | '.join(cells)} |")
+        texts.append("\n".join(lines))
+        texts.append(f"Each process has {own:,.1f} MB of the arrays, and a chunk is {chunk:,.1f} MB.")
+    return "\n\n".join(texts)
+
+
 def plans(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return what plans cost, with their bars."""
     rows = [
@@ -185,6 +209,7 @@ def write(folder: Path = results.FOLDER, readme: Path = README, drawing: Path = 
         "leaves": leaves(found),
         "overhead": overhead(found),
         "kills": kills(found),
+        "processes": processes(found),
         "plans": plans(found),
         "pipeline": pipeline(found),
         "accelerator": gpu_table.markdown(found.get("gpu")),

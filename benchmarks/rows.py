@@ -246,6 +246,12 @@ PROGRAMS = {
     "overhead": Program("the training loop over the bare step"),
     "kills": Program("a run that is ended at random moments", quick=("--ways", "kill=2", "signal=1")),
     "pipeline": Program("layers in stages, beside the same by hand"),
+    "processes": Program(
+        "a state that 1, 2 and 4 processes save and restore",
+        ("--size-mb", "1024"),
+        ("--size-mb", "32", "--processes", "1", "2"),
+        has_rounds=True,
+    ),
     "plans": Program("plans of 70 and 405 billion parameters"),
     "plans_compiled": Program(
         "a plan of 70 billion parameters, compiled",

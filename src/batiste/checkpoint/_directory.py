@@ -20,7 +20,7 @@ from batiste.errors import RefusedCheckpointError
 __all__ = ["DirectorySource", "allowance", "is_vouched"]
 
 _DATA: Final = "d"
-_LARGE: Final = 1 << 26
+_LARGE: Final = 1 << 20
 _SMALL: Final = 1 << 20
 _TOGETHER: Final = 64
 
@@ -28,8 +28,9 @@ _TOGETHER: Final = 64
 def is_vouched(name: str, size: int) -> bool:
     """Whether a file within the directory needs no digest of its own: a large one in which OCDBT keeps arrays.
 
-    Each array in it has a digest, and OCDBT has checksums of its tables. What a second pass over gigabytes would find
-    besides is damage to bytes of which no array is made.
+    Each array in it has a digest, and OCDBT has checksums of its tables. What a second pass would find besides is
+    damage to bytes of which no array is made. OCDBT begins a new file after 64 MB and leaves several that are shorter:
+    of 1 GB, up to 200 MB lay in such ones.
     """
     return size > _LARGE and _holds_arrays(name)
 
