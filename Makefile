@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_TORCH ?= .venv-torch
 VENV_FUZZ ?= .venv-fuzz
+VENV_LOADERS ?= .venv-loaders
 VENV_PACKAGES ?= .venv-packages
 WORKERS ?= 2
 ARGS ?=
@@ -16,6 +17,7 @@ PY := $(VENV)/bin/python
 EXTRAS_demo := demo
 EXTRAS_pretrained := checkpoint,files
 EXTRAS_fuzz := checkpoint,cli
+EXTRAS_loaders := checkpoint
 EXTRAS_bench := checkpoint
 EXTRAS_matrix :=
 EXTRAS_release :=
@@ -26,7 +28,7 @@ GROUP = $(if $(filter demo,$*),,$(foreach group,$(or $(GROUPS_$*),$*),--group $(
 # Those tests that hold numbers, or look into compiled programs: run with programs as users have them, too.
 AS_USERS_COMPILE := tests/golden tests/numerics tests/nn/test_compiled.py tests/plan/test_compiled.py
 
-.PHONY: help demo test ci test-distributed matrix release test-pretrained test-packages test-fuzz test-report test-view test-docs check format bench docs
+.PHONY: help demo test ci test-distributed matrix release test-pretrained test-packages test-loaders test-fuzz test-report test-view test-docs check format bench docs
 
 help:
 	@echo "make demo         train on handwritten digits       (ARGS=\"--data fashion-mnist --data-dir DIR\")"
@@ -34,6 +36,7 @@ help:
 	@echo "make test-distributed  run the tests of 2, 4 and 8 processes, which die and come back in other numbers"
 	@echo "make matrix       a quick part of them on each Python, with the oldest and newest packages (ARGS=\"3.13 newest\")"
 	@echo "make test-pretrained  compare importers with PyTorch and with four pretrained models (VENV_TORCH=.venv-torch)"
+	@echo "make test-loaders     kill runs over data of datasets, grain, PyTorch and TensorFlow (VENV_LOADERS=.venv-loaders)"
 	@echo "make test-packages    run packages built on Flax with batiste (ARGS=\"qwix netket\", VENV_PACKAGES=.venv-packages)"
 	@echo "make test-fuzz    attack readers with hostile files    (ARGS=\"npz --seconds 600\", VENV_FUZZ=.venv-fuzz)"
 	@echo "make test-report  look at the page of a run in headless Chromium"
@@ -78,6 +81,11 @@ $(VENV_PACKAGES)/.stamp-packages: tests/packages/packages.txt pyproject.toml
 	@$(VENV_PACKAGES)/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.8"
 	@$(VENV_PACKAGES)/bin/uv pip install --quiet --python $(VENV_PACKAGES)/bin/python --requirement $< .
 	@touch $@
+
+# The packages that data comes from are large, so they have an environment of their own.
+test-loaders:
+	@$(MAKE) --no-print-directory VENV=$(VENV_LOADERS) $(VENV_LOADERS)/.stamp-loaders
+	$(VENV_LOADERS)/bin/python -m pytest tests/loaders $(ARGS)
 
 # The fuzzer has an environment of its own. Findings are in build/fuzz; the tests have a short form of the same attack.
 test-fuzz:

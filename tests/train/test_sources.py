@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from batiste import checkpoint, train
-from batiste.errors import ArgumentError, LoopArgumentError
+from batiste.errors import ArgumentError, DataPositionError, LoopArgumentError
 from batiste.train import Loop, fit
 
 
@@ -194,6 +194,20 @@ class Tensors:
 )
 def test_adapters_go_on_at_the_exact_batch(make, run):
     assert goes_on(make, run, leave=7, steps=11)
+
+
+def test_an_order_that_is_another_one_in_each_process_is_refused(run):
+    orders = iter((1, -1))  # of the two processes
+
+    class Unseeded(Tensors):
+        def as_numpy_iterator(self):
+            return iter(list(super().as_numpy_iterator())[:: next(orders)])
+
+    for n, _ in Loop(step, begin(), train.from_tf(Unseeded()), steps=9, run=run, save_every=2, compile_cache=False):
+        if n == 5:
+            break
+    with pytest.raises(DataPositionError, match="another order"):
+        fit(step, begin(), train.from_tf(Unseeded()), steps=9, run=run, compile_cache=False)
 
 
 def test_adapters_say_what_cannot_go_on():

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import inspect
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -291,14 +292,17 @@ def subject_of(
     kwargs = dict(kwargs or {})
     if not isinstance(model, Blueprint):
         called = checked_function(model, "model", where, what="a module or a function")
-        arrays, rebuild = _split(((variables, *inputs), kwargs))
+        args = dict(zip(_parameters(called, 1 + len(inputs)), (variables, *inputs), strict=True))
+        arrays, rebuild = _split((args, kwargs))
 
         def run(given: dict[str, Any]) -> Any:
-            args, named = rebuild(given["args"])
-            return called(*args, **named)
+            found, named = rebuild(jax.tree.leaves(given))
+            return called(*(found[name] for name in args), **named)
 
         name = getattr(called, "__name__", type(called).__name__)
-        return Subject(name, run, {"args": arrays}, is_model=False)
+        rest = iter(arrays)  # None is an empty tree, so that each array has its path in the arguments
+        tree: Any = jax.tree.map(lambda leaf: next(rest) if _is_array(leaf) else None, (args, kwargs))
+        return Subject(name, run, {"args": tree[0], "kwargs": tree[1]}, is_model=False)
     if not isinstance(variables, Mapping):
         raise ApplyScopeInvalidVariablesTypeError(given=shown(variables))
     named_variables = cast("Mapping[Any, Any]", variables)
@@ -347,7 +351,7 @@ def _missing_stream(error: InvalidRngError) -> str | None:
 def _split(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     """Return the arrays of a tree, and a function that puts other arrays in their places."""
     leaves, structure = cast("tuple[list[Any], Any]", jax.tree.flatten(tree))  # pyright: ignore[reportUnknownMemberType]
-    marks = [isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct) for leaf in leaves]
+    marks = list(map(_is_array, leaves))
 
     def rebuild(arrays: list[Any]) -> Any:
         rest = iter(arrays)
@@ -356,6 +360,20 @@ def _split(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
         )
 
     return [leaf for leaf, mark in zip(leaves, marks, strict=True) if mark], rebuild
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
+
+
+def _parameters(function: Callable[..., Any], count: int) -> list[str]:
+    """Return what the first arguments of a function are called; their numbers where they have no names."""
+    try:
+        given = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # one in C that does not tell
+        given = []
+    names = [each.name for each in given if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    return [names[place] if place < len(names) else str(place) for place in range(count)]
 
 
 # --- its program

@@ -24,6 +24,8 @@ from batiste.tree import flatten
 __all__ = ["Shuffled", "from_datasets", "from_grain", "from_tf", "from_torch", "shuffled"]
 
 _TENSOR = "a tensor of PyTorch"
+_MARKED = 64  # bytes of each array of a batch, by which it is known again
+_REORDERED = "its batches come in another order in this process: shuffle with a fixed seed"
 
 
 class Shuffled:
@@ -120,21 +122,26 @@ def shuffled(
 
 
 class _Counted:
-    """Batches that are known by their number: to go on is to begin again, and to leave out as many."""
+    """Batches that are known by their number: to go on is to begin again, and to leave out as many.
+
+    The last of them is compared with the one of that number in the run before: an order that is another one in each
+    process shows there, and is refused.
+    """
 
     def __init__(self, data: Iterable[Any], change: Callable[[Any], Any], *, again: bool) -> None:
         self._data, self._change, self._again = data, change, again
         self._iterator: Iterator[Any] | None = None
         self._taken = 0
         self._epoch = 0
+        self._last: Any = None
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        batch = self._next()
+        self._last = self._change(self._next())
         self._taken += 1
-        return self._change(batch)
+        return self._last
 
     def _next(self) -> Any:
         iterator = self._begin() if self._iterator is None else self._iterator
@@ -154,14 +161,22 @@ class _Counted:
         return iterator
 
     def get_state(self) -> dict[str, Any]:
-        return {"epoch": self._epoch, "taken": self._taken}
+        return {"epoch": self._epoch, "taken": self._taken, "last": _mark(self._last)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        self._epoch, self._taken = state["epoch"], 0
-        iterator = self._begin()
-        for _ in range(state["taken"]):
-            next(iterator)
-            self._taken += 1
+        self._epoch, self._taken = state["epoch"], state["taken"]
+        iterator, last = self._begin(), None
+        for _ in range(self._taken):
+            last = next(iterator)
+        self._last = None if last is None else self._change(last)
+        if _mark(self._last) != state.get("last", _mark(self._last)):
+            raise ValueError(_REORDERED)
+
+
+def _mark(batch: Any) -> Any:
+    """Return the beginning of each array of a batch, in bytes; None for no batch."""
+    leaves: list[Any] = jax.tree.leaves(batch)
+    return [np.asarray(leaf).flat[:_MARKED].tobytes()[:_MARKED] for leaf in leaves] or None
 
 
 class _Stateful:
@@ -300,8 +315,9 @@ def from_grain(data: Any, *, workers: int = 0, per_worker: int = 2) -> Any:
 def from_datasets(data: Any, batch: int, *, seed: int | None = 0, again: bool = True) -> Any:
     """Return batches of a dataset of Hugging Face ``datasets``, as arrays of NumPy; columns of text are left out.
 
-    A ``Dataset`` is shuffled by ``seed`` and the number of the epoch, and a run goes on at the exact batch. An
-    ``IterableDataset`` goes on by its ``state_dict``, without what its own shuffle buffer held.
+    A ``Dataset`` is shuffled by ``seed`` and the number of the epoch, and a run goes on at the exact batch. So does an
+    ``IterableDataset``, by its ``state_dict``, without a shuffle buffer of more than one example: what was in one is
+    not seen in that epoch, and the order of what follows is another one than in a run that was left alone.
 
     Args:
       data: the dataset; its last batch is left out where it is not full.
@@ -381,7 +397,8 @@ def from_tf(data: Any, *, again: bool = False) -> Any:
     """Return the batches of a ``tf.data.Dataset`` as arrays of NumPy; texts in them are left out.
 
     A run goes on by beginning again and leaving out the batches that were seen: exact where the order is fixed by
-    seeds and ``deterministic`` is not switched off, and as slow as reading them.
+    seeds and ``deterministic`` is not switched off, and as slow as reading them. Where the last of these batches is
+    another one than it was, the run is refused.
 
     Args:
       data: the dataset.

@@ -39,7 +39,7 @@ def chunked_softmax_cross_entropy(
     Args:
       hidden: ``[..., features]``.
       kernel: ``[features, vocabulary]``; of a tied embedding its transpose, ``embedding.T``.
-      labels: ``[...]``, integers from 0 to ``vocabulary - 1``; the loss of any other is NaN, which ``where`` leaves out.
+      labels: ``[...]``, integers from 0 to ``vocabulary - 1``; of any other the loss is NaN.
       bias: ``[vocabulary]``, or None.
       token_chunk: how many tokens at a time; exactly one of the two is given.
       vocab_chunk: how many words at a time.
