@@ -293,15 +293,14 @@ def subject_of(
     if not isinstance(model, Blueprint):
         called = checked_function(model, "model", where, what="a module or a function")
         args = dict(zip(_parameters(called, 1 + len(inputs)), (variables, *inputs), strict=True))
-        arrays, rebuild = _split((args, kwargs))
+        _, rebuild = _split((args, kwargs))
 
         def run(given: dict[str, Any]) -> Any:
             found, named = rebuild(jax.tree.leaves(given))
             return called(*(found[name] for name in args), **named)
 
         name = getattr(called, "__name__", type(called).__name__)
-        rest = iter(arrays)  # None is an empty tree, so that each array has its path in the arguments
-        tree: Any = jax.tree.map(lambda leaf: next(rest) if _is_array(leaf) else None, (args, kwargs))
+        tree: Any = jax.tree.map(_array_or_none, (args, kwargs))  # None is an empty tree: each array keeps its path
         return Subject(name, run, {"args": tree[0], "kwargs": tree[1]}, is_model=False)
     if not isinstance(variables, Mapping):
         raise ApplyScopeInvalidVariablesTypeError(given=shown(variables))
@@ -364,6 +363,10 @@ def _split(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
 
 def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
+
+
+def _array_or_none(leaf: Any) -> Any:
+    return leaf if _is_array(leaf) else None
 
 
 def _parameters(function: Callable[..., Any], count: int) -> list[str]:

@@ -184,7 +184,7 @@ class Placement:
 
     def lies_with(self, value: int | None, spec: Spec) -> None:
         """Note how a value lies that is the same numbers again and again: as what it is used with."""
-        if value in self._repeated and value is not None:
+        if value is not None and value in self._repeated:
             self._specs[value] = spec
 
     def share(self, value: int) -> float:
