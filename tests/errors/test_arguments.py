@@ -146,8 +146,10 @@ def test_texts_functions_and_mappings():
 
 
 def test_arrays():
-    for same in (jnp.ones(2), np.ones(2), np.float32(1), jax.random.key(0)):
+    for same in (jnp.ones(2), np.ones(2, np.float32), np.float32(1), jax.random.key(0)):
         assert arguments.array(same, "inputs", "Dense") is same
+    for wide in (np.ones(2), np.ones(2, int), np.ones(2, complex)):  # which JAX narrows
+        assert isinstance(arguments.array(wide, "inputs", "Dense"), jax.Array)
     assert arguments.array([[1.0, 2.0]], "inputs", "Dense").shape == (1, 2)
     assert arguments.array(2.0, "inputs", "Dense").shape == ()
     mixed = jax.jit(lambda a: arguments.array([a, 1.0], "inputs", "Dense"))(2.0)

@@ -77,7 +77,7 @@ def a_variable_is_written_within_jit():
 
             @jax.jit
             def step(x):
-                count.value += 1
+                count.value += x.sum()
                 return x
 
             return step(x)
@@ -119,7 +119,7 @@ def a_misspelt_layer():
     Model().apply({"params": {"encodr": {}}}, x)
 
 
-@raises(ScopeCollectionNotFound, "/ needs 'kernel'", "'params'", "given: collections 'kernel', 'bias'", "{'params':")
+@raises(ApplyScopeInvalidVariablesTypeError, "a dict of collections", "as the collection 'kernel'", "{'params': params}")
 def parameters_without_their_wrapper():
     layer = nn.Dense(2)
     variables = layer.init(key, x)
