@@ -268,6 +268,41 @@ def _():
         run(nn)
 
 
+@row("what a body writes in `init` under `nn.map_variables(init=True)`")
+def _():
+    def halves(linen, body):
+        def scaled(factor):
+            return lambda variables: jax.tree.map(lambda leaf: leaf * factor, variables)
+
+        return linen.map_variables(body, ["counts", "params"], scaled(2.0), scaled(0.5), init=True, mutable=True)
+
+    def run(linen, times):
+        def layer(module, x):
+            count = module.variable("counts", "n", jnp.ones, ())
+            count.value += 1
+            return x * count.value * module.param("scale", lambda key: jnp.full((), 3.0))
+
+        for _ in range(times):
+            layer = halves(linen, layer)
+        y, variables = compact(linen, layer).init_with_output(KEY, jnp.ones(()))
+        return float(y), float(variables["counts"]["n"]), float(variables["params"]["scale"])
+
+    assert [run(nn, times) for times in (0, 1, 2)] == [(6, 2, 3), (6, 1, 1.5), (6, 0.5, 0.75)]
+    assert run(LINEN, 0) == (6, 2, 3)
+    assert [run(LINEN, times)[0] for times in (1, 2)] != [6, 6]
+
+
+@row("keyword arguments of a body of `nn.vmap`")
+def _():
+    def run(linen):
+        layer = linen.vmap(lambda module, x, y=0.0: x + y, variable_axes={}, split_rngs={})
+        return compact(linen, lambda self, x: layer(self, x, y=2 * x)).apply({}, X)
+
+    assert jnp.array_equal(run(nn), 3 * X)
+    with pytest.warns(RuntimeWarning, match="ignored"):
+        assert jnp.array_equal(run(LINEN), X)
+
+
 # --- mistakes
 
 
