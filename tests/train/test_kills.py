@@ -3,28 +3,21 @@
 The program is that of ``make bench``, which ends the run 200 times: ``benchmarks/kills.py`` says what the run has.
 """
 
-import pytest
-
 from benchmarks import kills
 
 WAYS = {"kill": 2, "signal": 1, "full disk": 1, "devices": 1}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("lives")
-
-
-def test_ended_at_random_moments(folder):
+def test_ended_at_random_moments(tmp_path):
     assert WAYS.keys() == kills.WAYS.keys()
-    for way, found in kills.tried(WAYS, folder).items():
+    for way, found in kills.tried(WAYS, tmp_path).items():
         assert found["differences"] == [], way
         assert found["ended"] == WAYS[way]
         assert found["rows"] > 20
+    another_way_is_told(kills.outcome(tmp_path / kills.ALONE))
 
 
-def test_a_run_that_went_another_way_is_told(folder):
-    alone = kills.outcome(folder / kills.ALONE)
+def another_way_is_told(alone):
     assert "eval/loss was best" in alone["kept"]["stopped"]
     assert alone["kept"]["kept"]["dict"]
     other = {**alone, "rows": [{**row, "loss": row.get("loss", 0.0) + 1e-7} for row in alone["rows"]]}

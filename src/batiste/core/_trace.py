@@ -107,16 +107,6 @@ def ends_before(tree: Any, trace: Any) -> bool:
     Args:
       tree: arrays, and other things.
       trace: a value of ``current_trace``, from here or from further out.
-
-    Example:
-      >>> import jax
-      >>> from batiste import core
-      >>> outside, y = core.current_trace(), jax.numpy.ones(())
-      >>> def row(x):
-      ...     return core.ends_before(x, outside), core.ends_before({"y": y + 1}, outside)
-      >>> print(jax.vmap(lambda x: print(row(x)) or x)(jax.numpy.ones(1)))
-      (True, False)
-      [1.]
     """
     if current_trace() == trace:
         return False

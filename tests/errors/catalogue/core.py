@@ -119,7 +119,9 @@ def a_misspelt_layer():
     Model().apply({"params": {"encodr": {}}}, x)
 
 
-@raises(ApplyScopeInvalidVariablesTypeError, "a dict of collections", "as the collection 'kernel'", "{'params': params}")
+@raises(
+    ApplyScopeInvalidVariablesTypeError, "a dict of collections", "as the collection 'kernel'", "{'params': params}"
+)
 def parameters_without_their_wrapper():
     layer = nn.Dense(2)
     variables = layer.init(key, x)
