@@ -41,7 +41,7 @@ def test_the_rows_and_the_state_are_those_of_a_run_left_alone(kind, tmp_path):
     begun = int(after[17][0]) - 1
     assert begun in (10, 15)  # the checkpoint of step 15 may have been under way
     assert after[17:] == whole[begun:]
-    assert len({rows for _, rows in whole[:30]}) > 12
+    assert len({rows for _, rows in whole[:30]}) >= 12  # without a shuffle, an epoch has so many batches
 
 
 def test_an_order_that_is_another_one_in_each_process_is_refused(tmp_path):

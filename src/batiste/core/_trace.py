@@ -110,7 +110,7 @@ def ends_before(tree: Any, trace: Any) -> bool:
     """
     if current_trace() == trace:
         return False
-    held = [leaf for leaf in jax.tree.leaves(tree) if is_tracer(leaf)]
+    held: list[Any] = [leaf for leaf in jax.tree.leaves(tree) if is_tracer(leaf)]
     if not held:
         return False
     extend = _extend()
@@ -120,7 +120,7 @@ def ends_before(tree: Any, trace: Any) -> bool:
     while within is not None:
         with extend.set_current_trace(within):
             if current_trace() == trace:
-                return any(id(cast("Any", leaf)._trace) in ended for leaf in held)
+                return any(id(leaf._trace) in ended for leaf in held)
         ended.add(id(within))
         within = getattr(within, "parent_trace", None)
     return True  # this JAX does not tell what is around a trace
