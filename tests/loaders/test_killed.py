@@ -4,6 +4,8 @@ Run by ``make test-loaders``, in an environment with the real packages; the suit
 (``tests/train/test_sources.py``). What a source cannot do is a case as well, with what is said of it.
 """
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -22,10 +24,14 @@ EXACT = [
 def run(folder, kind, at=0):
     """Run the program, and return its status, what it wrote to the error output, and each step with its rows."""
     command = [sys.executable, str(PROGRAM), str(folder), kind, str(at)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    file = Path(f"{folder}.txt")
+    file, errors = Path(f"{folder}.txt"), Path(f"{folder}.errors")
+    with errors.open("w") as stderr:
+        program = subprocess.Popen(command, stdout=stderr, stderr=stderr, start_new_session=True)
+        status = program.wait(600)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(program.pid, signal.SIGKILL)  # grain's workers outlive a program that was killed
     lines = [line.split(maxsplit=1) for line in file.read_text().splitlines()] if file.exists() else []
-    return done.returncode, done.stderr, lines
+    return status, errors.read_text(), lines
 
 
 @pytest.mark.parametrize("kind", EXACT)
