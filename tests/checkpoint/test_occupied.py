@@ -16,7 +16,7 @@ import pytest
 from orbax.checkpoint import v1
 
 from batiste import checkpoint, errors
-from batiste.checkpoint import _files
+from batiste.checkpoint import _files, _replaceable
 from tests.checkpoint.support import WHOLE, assert_same, files_of
 
 EVERY = (*WHOLE, "file.msgpack")
@@ -248,6 +248,29 @@ def test_a_link_that_was_made_though_the_system_says_otherwise(tmp_path, monkeyp
     checkpoint.save(tmp_path / "one.safetensors", ONE)
     assert_same(checkpoint.restore(tmp_path / "one.safetensors"), ONE)
     assert names_in(tmp_path) == ["one.safetensors"]
+
+
+def test_a_folder_that_is_replaced_while_it_is_looked_at(tmp_path, monkeypatch):
+    """The half of the old one that is found says nothing of what is there now."""
+    checkpoint.save(tmp_path / "one", ONE)
+    looked = []
+
+    def emptied(folder, is_item=_replaceable._is_item):
+        looked.append(folder)
+        if len(looked) == 1:
+            checkpoint.save(tmp_path / "other", TWO)
+            (tmp_path / "one").rename(tmp_path / "aside")
+            (tmp_path / "other").rename(tmp_path / "one")
+            return False
+        return is_item(folder)
+
+    monkeypatch.setattr(_replaceable, "_is_item", emptied)
+    _replaceable.check_replaceable(tmp_path / "one")
+    assert len(looked) > 1
+    monkeypatch.setattr(_replaceable, "_is_item", lambda folder: False)
+    with pytest.raises(errors.CheckpointArgumentError, match="no part of one"):
+        _replaceable.check_replaceable(tmp_path / "one")
+    assert_same(checkpoint.restore(tmp_path / "one"), TWO)
 
 
 def test_many_overwrite_one_path_and_others_read_it(tmp_path):

@@ -10,7 +10,9 @@ database. Larger ones are written in chunks that are the shards of the array, cu
 ``_CHUNK_BYTES``. Bytes go through TensorStore's Zarr driver, which writes them from where they are, save those of the
 smallest arrays (``_COPIED_BYTES``), for which it takes longer than a copy. All are gathered in transactions of
 ``_TOGETHER`` bytes: a commit writes the nodes of the database's tree, which takes longer than an array of a megabyte
-does. While one is written, the next is gathered; no more than these two are in memory.
+does. They are atomic, which makes one file of each: else TensorStore commits in as many rounds as the threads happen to
+take (2 to 23 files for 1,000 small arrays beside other work), and each round leaves a node. While one is written, the
+next is gathered; no more than these two are in memory, and for an instant one that a thread has not let go of.
 
 Several processes write a database each, ``ocdbt.process_3`` within the folder, as Orbax does. ``merge`` then makes the
 folder one database, whose tree refers to their files, so that no array is written twice.
@@ -172,7 +174,7 @@ class ArrayWriter:
     def _gathering(self) -> Any:
         """The transaction that is being gathered."""
         if self._transaction is None:
-            self._transaction = self._library.Transaction()
+            self._transaction = self._library.Transaction(atomic=True)
         return self._transaction
 
     def _commit(self) -> None:

@@ -37,13 +37,34 @@ _CURE: Final = "Choose another path, or move what is there away yourself."
 def check_replaceable(place: Path) -> None:
     """Refuse to replace what is no checkpoint.
 
+    A folder that another process replaces while it is looked at is half the old one, which is being removed: what is
+    found wrong counts if the same thing is there before and after.
+
     Raises:
       CheckpointArgumentError: if there is something else.
       OSError: if it cannot be looked at.
     """
-    reason = _folder_reason(place) if place.is_dir() else _file_reason(place)
-    if reason is not None:
-        raise CheckpointArgumentError(argument="overwrite", value=True, reason=f"{place} {reason}", cure=_CURE)
+    before = _identity(place)
+    while before is not None:
+        try:
+            reason = _folder_reason(place) if place.is_dir() else _file_reason(place)
+        except FileNotFoundError:
+            reason = "is being removed"
+        if reason is None:
+            return
+        after = _identity(place)
+        if after == before:
+            raise CheckpointArgumentError(argument="overwrite", value=True, reason=f"{place} {reason}", cure=_CURE)
+        before = after
+
+
+def _identity(place: Path) -> tuple[int, int, int] | None:
+    """What tells a file or folder from another under its name; None if there is none. A rename changes the last."""
+    try:
+        about = place.lstat()
+    except FileNotFoundError:
+        return None
+    return about.st_dev, about.st_ino, about.st_ctime_ns
 
 
 def _folder_reason(place: Path) -> str | None:
