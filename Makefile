@@ -76,10 +76,10 @@ test-pretrained:
 test-packages: $(VENV_PACKAGES)/.stamp-packages
 	$(VENV_PACKAGES)/bin/python tests/packages $(ARGS)
 
-$(VENV_PACKAGES)/.stamp-packages: tests/packages/packages.txt pyproject.toml
+$(VENV_PACKAGES)/.stamp-packages: tests/packages/packages.txt tests/packages/overrides.txt pyproject.toml
 	$(PYTHON) scripts/make_venv.py $(VENV_PACKAGES)
 	@$(VENV_PACKAGES)/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.8"
-	@$(VENV_PACKAGES)/bin/uv pip install --quiet --python $(VENV_PACKAGES)/bin/python --requirement $< .
+	@$(VENV_PACKAGES)/bin/uv pip install --quiet --python $(VENV_PACKAGES)/bin/python --requirement $< --override tests/packages/overrides.txt .
 	@touch $@
 
 # The packages that data comes from are large, so they have an environment of their own.

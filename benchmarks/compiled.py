@@ -2,6 +2,7 @@
 
 ``python -m benchmarks.compiled`` plans a Llama of 8 layers on ten meshes by three tables of rules, compiles each step
 for eight simulated devices, and prints for each the bytes on a device and what a device sends, planned over compiled.
+``--others`` does so for models whose layers are written one after the other, on one device and on eight.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from batiste import errors, plan
+from batiste import errors, nn, plan
 from benchmarks import results
 from examples import llama
 
@@ -30,6 +31,49 @@ MESHES = (
 RULES = ("zero1+tensor", "fsdp", "fsdp+tensor")
 
 
+OTHER_MESHES = ("data=1", "data=8", "fsdp=8")
+
+
+class Dense(nn.Module):
+    """Six layers."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        for _ in range(6):
+            x = nn.relu(nn.Dense(512)(x))
+        return nn.Dense(10)(x)
+
+
+class Convolutions(nn.Module):
+    """Eight convolutions with batch statistics."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        for features in (32, 64, 128, 256):
+            for _ in range(2):
+                x = nn.Conv(features, (3, 3), use_bias=False)(x)
+                x = nn.relu(nn.BatchNorm(use_running_average=False)(x))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
+class Blocks(nn.Module):
+    """Six blocks of a transformer."""
+
+    @nn.compact
+    def __call__(self, tokens: Any) -> Any:
+        x = nn.Embed(1000, 256)(tokens)
+        for _ in range(6):
+            x = x + nn.SelfAttention(8)(nn.LayerNorm()(x))
+            x = x + nn.Dense(256)(nn.gelu(nn.Dense(1024)(nn.LayerNorm()(x))))
+        return nn.Dense(1000)(nn.LayerNorm()(x))
+
+
+OTHERS = (
+    (Dense(), "float32[1024,256]"), (Convolutions(), "float32[16,64,64,3]"), (Blocks(), "int32[8,128]"),
+)  # fmt: skip
+
+
 def sent(collectives: Any) -> dict[str, float]:
     """Return what one device sends along each mesh axis."""
     found: dict[str, float] = {}
@@ -39,9 +83,9 @@ def sent(collectives: Any) -> dict[str, float]:
     return found
 
 
-def measure(mesh: str, rules: str) -> dict[str, Any]:
+def measure(mesh: str, rules: str, model: Any = MODEL, inputs: str = TOKENS) -> dict[str, Any]:
     """Return the planned and the compiled figures of a step."""
-    made = plan.plan(MODEL, TOKENS, mesh=mesh, rules=rules, remat=False, compile=True)
+    made = plan.plan(model, inputs, mesh=mesh, rules=rules, remat=False, compile=True)
     compiled = made.compiled
     assert compiled is not None  # noqa: S101 - it was asked for
     return {
@@ -75,7 +119,13 @@ def report(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, help="a folder for compiled.json")
+    parser.add_argument("--others", action="store_true", help="other models, without a loop over their layers")
     options = parser.parse_args()
+    if options.others:
+        for model, inputs in OTHERS:
+            print(type(model).__name__)
+            report([measure(mesh, "fsdp", model, inputs) for mesh in OTHER_MESHES])
+        return
     rows: list[dict[str, Any]] = []
     for mesh in MESHES:
         for rules in RULES:

@@ -76,6 +76,34 @@ def test_activations_with_and_without_remat():
     assert remat.memory.activations_saved == pytest.approx(plain.memory.activations, rel=0.1)
 
 
+def activations(module):
+    class Layers(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(8):
+                x = module(nn.Dense(64)(x))
+            return x.sum()
+
+    return plans.plan(Layers(), "float32[4096,64]", optimizer="sgd", remat=False).memory.activations
+
+
+@pytest.mark.parametrize(
+    ("module", "kept"),
+    [
+        (lambda x: x + 1, 1),  # what a product reads
+        (jnp.sin, 2),  # and what the cosine is computed from
+        (nn.relu, 2),  # the sign is computed again, from what is there
+        (lambda x: (y := jnp.tanh(x)) + y * y, 2),  # it costs much, is read twice, and stands for what it is made of
+        (lambda x: nn.relu(2 * x + 1) + x, 2),
+    ],
+    ids=["plus", "sine", "relu", "tanh", "chain"],
+)
+def test_what_fusions_compute_again_is_not_in_memory(module, kept):
+    array = 4096 * 64 * 4
+    found = activations(module) / array
+    assert 8 * kept - 1.5 < found < 8 * kept + 2.5
+
+
 def test_what_each_method_sends():
     """Data parallel: one sum of gradients. FSDP: gathers forwards and backwards, and scattered sums."""
 

@@ -42,8 +42,8 @@ def as_html(plan: Plan) -> str:
         group, _, rest = path.partition("/")
         groups.setdefault(group, []).append((rest or group, size))
     memory = plan.memory
-    for name, size in (("gradients", memory.gradients), ("batch", memory.batch), ("activations", memory.activations)):
-        groups[name] = [(name, size)]
+    for name in ("gradients", "batch", "activations", "fragmentation"):
+        groups[name] = [(name, getattr(memory, name))]
     shapes: list[str] = []
     sizes = [(name, sum(size for _, size in items)) for name, items in groups.items()]
     boxes = _laid_out(sizes, (0, 0, _WIDTH, _HEIGHT))

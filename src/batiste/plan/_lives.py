@@ -1,16 +1,19 @@
 """How much memory the values of a program need at one time.
 
 A value lives from the equation that makes it to the last one that reads it. What a compiler computes where it is read
-(``_operations.is_fused``) takes no memory, and keeps alive what it is computed from. A reshaped or transposed value is
-the same memory as the one that it was. What is made of numbers in the program alone, such as a causal mask, takes none.
+(``_operations.is_fused``) takes no memory, and keeps alive what it is computed from; it is in memory if something reads
+it that no fusion holds, such as a product, or if it costs much (``is_dear``) and is read more than once. A reshaped or
+transposed value is the same memory as the one that it was. What is made of numbers in the program alone, such as a
+causal mask, takes none.
 """
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Sequence
 
 from batiste.plan._flat import Body
-from batiste.plan._operations import is_fused
+from batiste.plan._operations import is_dear, is_fused
 
 __all__ = ["peak_of"]
 
@@ -93,6 +96,8 @@ class _Lives:
         self.ends: dict[int, int] = dict.fromkeys(self.results, last)
         self.reads: dict[int, int] = {}
         self.in_memory = set(self.results)
+        makers = {value: step.name for step in body.steps for value in step.outs}
+        readers: collections.Counter[int] = collections.Counter()
         for index in range(last - 1, -1, -1):
             step = body.steps[index]
             free = is_fused(step.name) and not any(value in self.in_memory for value in step.outs)
@@ -104,12 +109,26 @@ class _Lives:
                     continue
                 self.ends[value] = max(self.ends.get(value, -1), end)
                 self.reads[value] = max(self.reads.get(value, -1), read)
-                if not free and (not step.name.startswith(("reduce_", "arg", "cum"))):
+                readers[value] += 1
+                if _in_memory(makers.get(value), step.name, readers[value]):
                     self.in_memory.add(value)
                 if step.name in _SAME_MEMORY and step.outs[0] in self.results:
                     self.results.add(value)
                     if step.outs[0] in entering:
                         entering.add(value)
+
+
+def _in_memory(maker: str | None, reader: str, readers: int) -> bool:
+    """Whether a value is in memory, as far as one of its readers tells.
+
+    Args:
+      maker: the primitive that makes it; None for an argument.
+      reader: the primitive that reads it.
+      readers: how many there are, up to this one.
+    """
+    if not is_fused(reader) and not reader.startswith(("reduce_", "arg", "cum")):
+        return True
+    return maker is not None and (not is_fused(maker) or (is_dear(maker) and readers > 1))
 
 
 def _freed(values: list[int], taken: dict[int, int]) -> int:

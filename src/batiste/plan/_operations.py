@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["elementwise_operations", "is_fused", "touches_part"]
+__all__ = ["elementwise_operations", "is_dear", "is_fused", "touches_part"]
 
 _MOVES = frozenset({
     "broadcast_in_dim", "bitcast_convert_type", "convert_element_type", "copy", "copy_p", "expand_dims", "iota",
@@ -27,6 +27,11 @@ _ARITHMETIC = frozenset({
     "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "sub",
     "tan", "tanh", "xor",
 })  # fmt: skip
+_DEAR = frozenset({
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "cos", "cosh", "digamma", "div", "erf",
+    "erf_inv", "erfc", "exp", "exp2", "expm1", "lgamma", "log", "log1p", "logistic", "pow", "rem", "rsqrt", "sin",
+    "sinh", "sqrt", "tan", "tanh",
+})  # fmt: skip
 _REDUCTIONS = frozenset({
     "argmax", "argmin", "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "reduce_and", "reduce_max",
     "reduce_min", "reduce_or", "reduce_prod", "reduce_sum", "reduce_window_max", "reduce_window_sum", "reduce_xor",
@@ -37,6 +42,11 @@ _PARTS = frozenset({"dynamic_slice", "dynamic_update_slice", "gather", "scatter"
 def is_fused(primitive: str) -> bool:
     """Say whether a compiler computes the result where it is read."""
     return primitive in _ARITHMETIC or primitive in _MOVES or primitive.startswith("random_")
+
+
+def is_dear(primitive: str) -> bool:
+    """Say whether a compiler computes the result once, also if it is read more often."""
+    return primitive in _DEAR
 
 
 def touches_part(primitive: str) -> bool:

@@ -112,6 +112,7 @@ def _memory(plan: Plan) -> list[tuple[str, int]]:
         ("other collections", memory.collections),
         ("batch", memory.batch),
         ("activations", memory.activations),
+        ("fragmentation", memory.fragmentation),
     ]
 
 
@@ -183,7 +184,10 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "rules": plan.rules,
         "chip": dataclasses.asdict(plan.chip),
         "fits": plan.fits,
-        "bytes": {**dataclasses.asdict(memory), "state": memory.state, "total": memory.total},
+        "bytes": {
+            **dataclasses.asdict(memory),
+            **{name: getattr(memory, name) for name in ("fragmentation", "state", "total")},
+        },
         "leaves": [
             {
                 "path": leaf.path,
