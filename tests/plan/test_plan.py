@@ -192,6 +192,31 @@ def test_lints_name_path_and_fix():
     assert all(lint.problem and lint.fix for lint in wide.lints)
 
 
+def test_lints_of_what_is_gathered():
+    class Recurrent(nn.Module):
+        @nn.compact
+        def __call__(self, tokens):
+            x = nn.Embed(50_000, 64, name="table")(tokens)
+            return nn.RNN(nn.GRUCell(64, name="cell"))(x).sum()
+
+    rules = {"**/table/embedding": P(None, "fsdp"), "**/kernel": P(None, "fsdp"), "**": P()}
+    looped = plans.plan(
+        Recurrent(), "int32[64,16]", mesh="fsdp=8", rules=shard.Rules(rules, batch=P("fsdp")), remat=False
+    )
+    found = {lint.kind: lint for lint in looped.lints}
+    assert found["gather-of-part"].path.startswith("Recurrent/table")
+    kernels = {lint.path for lint in looped.lints if lint.kind == "gather-again"}
+    assert kernels == {f"params/cell/{name}/kernel" for name in ("hn", "hr", "hz", "in", "ir", "iz")}
+    whole = {"**/kernel": P(), "**": P()}
+    plain = plans.plan(
+        Recurrent(), "int32[64,16]", mesh="fsdp=8", rules=shard.Rules(whole, batch=P("fsdp")), remat=False
+    )
+    assert not {lint.kind for lint in plain.lints} & {"gather-again", "gather-of-part"}
+    for layers in (llama.Llama(llama.TOY), llama.llama_8b()):  # each turn gathers what is its own
+        deep = plans.plan(layers, "int32[8,64]", mesh="fsdp=8", rules="fsdp", remat=False)
+        assert "gather-again" not in {lint.kind for lint in deep.lints}
+
+
 def test_words_that_cannot_be_read():
     for wrong in ("tokens", "int33[8]", "int32(8)"):
         with pytest.raises(errors.ArgumentError):

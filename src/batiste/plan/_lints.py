@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from batiste.plan._costs import Costs
+from batiste.plan._placement import Collective
 from batiste.shard import Explanation, Rules
 
 __all__ = ["Lint", "lints"]
 
 _LARGE = 1 << 20
+_SMALL = 1 << 12
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class Lint:
     """One thing that could be better.
 
     Attributes:
-      kind: ``whole-leaf``, ``unused-rule``, ``float64``, ``wide-state``, ``padding`` or ``gather-in-loop``.
+      kind: ``whole-leaf``, ``unused-rule``, ``float64``, ``wide-state``, ``padding``, ``gather-in-loop`` (small ones),
+        ``gather-again`` (of what is the same in each turn) or ``gather-of-part`` (of what is read in part).
       path: the leaf, the module or the pattern.
       problem: what it is, in words.
       fix: what to write instead.
@@ -75,11 +78,36 @@ def lints(leaves: Explanation, rules: Any, costs: Costs) -> Iterator[Lint]:
             if str(pattern) not in used:
                 yield Lint("unused-rule", str(pattern), "no leaf lies by this rule", "drop it, or correct the pattern")
     for each in costs.collectives:
-        if each.count > 2 and each.kind == "all-gather" and each.bytes / each.count < 4096:
-            problem = f"{each.count:.0f} gathers of {each.bytes / each.count:.0f} bytes along {'+'.join(each.axes)}"
-            yield Lint(
-                "gather-in-loop", "/".join(each.path), problem, "leave so small an array whole: Cut(at_least=...)"
-            )
+        if each.kind == "all-gather":
+            yield from _gathers(each, leaves)
+
+
+def _gathers(each: Collective, leaves: Explanation) -> Iterator[Lint]:
+    """Yield what could be better in what a module gathers."""
+    place, along, size = "/".join(each.path), "+".join(each.axes), each.bytes / each.count
+    if each.count > 2 and size < _SMALL:
+        problem = f"{each.count:.0f} gathers of {size:.0f} bytes along {along}"
+        yield Lint("gather-in-loop", place, problem, "leave so small an array whole: Cut(at_least=...)")
+    if each.unused >= _LARGE and each.unused > each.bytes / 2:
+        problem = (
+            f"{each.bytes:,.0f} bytes are gathered along {along}, and {1 - each.unused / each.bytes:.0%} of them read"
+        )
+        fix = "cut it along a mesh axis that does not cut the batch, such as tensor, or leave it whole"
+        yield Lint("gather-of-part", place, problem, fix)
+    parts = math.prod(leaves.mesh[axis] for axis in each.axes if axis in leaves.mesh)
+    last = each.path[-1] if each.path else ""
+    same = [
+        leaf
+        for leaf in leaves.leaves
+        if leaf.parts > 1 and leaf.path.split("/")[-2:-1] == [last] and leaf.path.startswith("params/")
+        if math.isclose(leaf.bytes * (parts - 1) / parts, size, rel_tol=0.01)
+    ]
+    # forwards, backwards and computed again are three; layers of equal shape have a leaf each
+    if same and size >= _SMALL and each.count > 4 * len(same):
+        times = f"{each.count / len(same):.0f} times along {along}"
+        problem = f"it is gathered {times}, {size:,.0f} bytes, and is the same each time"
+        fix = f'gather it once, before the loop: {{"{same[0].path}": P()}} leaves it whole'
+        yield Lint("gather-again", same[0].path if len(same) == 1 else place, problem, fix)
 
 
 def _wider(one: str, other: str) -> bool:

@@ -35,6 +35,7 @@ class Collective:
       axes: the mesh axes along which it goes.
       bytes: what one device sends in a whole step.
       count: how often in a step.
+      unused: of the bytes those that are gathered and not read, such as the rows of a table that nobody looks up.
 
     Example:
       >>> from batiste import nn
@@ -50,6 +51,7 @@ class Collective:
     axes: tuple[str, ...]
     bytes: float
     count: float
+    unused: float = 0
 
 
 def whole(aval: Any) -> Spec:
@@ -72,19 +74,20 @@ class World:
         self.manual = dict(manual or {})
         self.at: tuple[tuple[str, ...], float] = ((), 1)
         self.held: float = 0
-        self._sent: dict[tuple[tuple[str, ...], str, tuple[str, ...]], tuple[float, float]] = {}
+        self._sent: dict[tuple[tuple[str, ...], str, tuple[str, ...]], tuple[float, float, float]] = {}
 
     def parts(self, axes: Sequence[str]) -> int:
         """Return into how many parts mesh axes cut."""
         return math.prod(self.mesh.get(axis) or self.manual.get(axis, 1) for axis in axes)
 
-    def send(self, kind: str, axes: Sequence[str], size: float, *, back: bool = False) -> None:
+    def send(self, kind: str, axes: Sequence[str], size: float, *, unused: float = 0, back: bool = False) -> None:
         """Note a collective over ``size`` bytes: what it gathers, or what goes in where it reduces.
 
         Args:
           kind: which one.
           axes: the mesh axes along which it goes.
           size: the bytes.
+          unused: the part of them that is gathered and not read, between 0 and 1.
           back: whether to take back that it was noted.
         """
         axes = tuple(axis for axis in axes if self.parts((axis,)) > 1)
@@ -94,14 +97,16 @@ class World:
         path, times = self.at
         times = -times if back else times
         sent = size * _ROUNDS.get(kind, 1) * (1 if kind == "permute" else (count - 1) / count)
-        before = self._sent.get((path, kind, axes), (0.0, 0.0))
-        self._sent[path, kind, axes] = (before[0] + sent * times, before[1] + times)
+        self._add((path, kind, axes), (sent * times, times, sent * times * unused))
+
+    def _add(self, key: tuple[tuple[str, ...], str, tuple[str, ...]], figures: tuple[float, float, float]) -> None:
+        sent, count, unused = self._sent.get(key, (0.0, 0.0, 0.0))
+        self._sent[key] = (sent + figures[0], count + figures[1], unused + figures[2])
 
     def take(self, other: World) -> None:
         """Add what has been sent in another world."""
-        for key, (sent, count) in other._sent.items():
-            before = self._sent.get(key, (0.0, 0.0))
-            self._sent[key] = (before[0] + sent, before[1] + count)
+        for key, figures in other._sent.items():
+            self._add(key, figures)
 
     def collectives(self) -> list[Collective]:
         """Return what has been sent, the most first."""

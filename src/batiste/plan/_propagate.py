@@ -313,7 +313,8 @@ def _gather(state: Placement, step: Step, specs: Sequence[Spec]) -> list[Spec]:
     summed = [axis for at in numbers.collapsed_slice_dims for axis in specs[0][int(at)]]
     lost = [axis for at, to in homes.items() for axis in specs[0][at] if axis not in result[to]]
     lost += [axis for axis in summed if axis in used]
-    state.world.send("all-gather", lost, nbytes(table))
+    taken = nbytes(step.eqn.outvars[0].aval) / state.world.parts(sorted({axis for axes in result for axis in axes}))
+    state.world.send("all-gather", lost, nbytes(table), unused=max(0.0, 1 - taken / nbytes(table)))
     return [_reduced(state, step, tuple(result), [axis for axis in summed if axis not in used])]
 
 
