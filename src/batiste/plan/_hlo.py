@@ -290,6 +290,6 @@ def _axes(groups: Any, mesh: Mapping[str, int]) -> tuple[str, ...]:
     """Return the axes of ``mesh`` along which the devices of a group differ."""
     differ: set[str] = set()
     for group in groups:
-        places = np.array(np.unravel_index(np.asarray(group), tuple(mesh.values())))
+        places = np.array(np.unravel_index([int(device) for device in group], tuple(mesh.values())))
         differ.update(name for name, row in zip(mesh, places, strict=True) if len(set(row.tolist())) > 1)
     return tuple(name for name in mesh if name in differ)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -98,7 +98,8 @@ def histogram(array: Any, summed: Statistics) -> list[int]:
         counts[BINS // 2] = sum(part.size for part in _scaled(array, power))
         return counts.tolist()
     for part in _scaled(array, power):
-        counts += np.histogram(np.clip(part, *ends), BINS, ends)[0]
+        more: Any = cast("Any", np.histogram)(np.clip(part, *ends), BINS, ends)[0]
+        counts += np.asarray(more, np.int64)
     return counts.tolist()
 
 
