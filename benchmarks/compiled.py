@@ -2,7 +2,9 @@
 
 ``python -m benchmarks.compiled`` plans a Llama of 8 layers on ten meshes by three tables of rules, compiles each step
 for eight simulated devices, and prints for each the bytes on a device and what a device sends, planned over compiled.
-``--others`` does so for models whose layers are written one after the other, on one device and on eight.
+``--others`` does so for models whose layers are written one after the other, on one device and on eight, and ``--wide``
+for Llamas in bfloat16 and of 70 billion parameters; ``--target tpu-v5e:2x4`` compiles for TPUs in place of the CPU, and
+takes those that fit so many.
 """
 
 import argparse
@@ -17,6 +19,8 @@ from typing import Any
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax.numpy as jnp
 
 from batiste import errors, nn, plan
 from benchmarks import results
@@ -74,6 +78,18 @@ OTHERS = (
 )  # fmt: skip
 
 
+NARROW = dataclasses.replace(
+    llama.llama_8b().config, layers=4, features=1024, hidden=3584, heads=16, kv_heads=4, vocab=8192
+)
+LARGE = llama.llama_70b().config
+WIDE = (
+    ("bfloat16", NARROW, "int32[16,2048]", "fsdp=4,tensor=2"),
+    ("bfloat16, all kept", dataclasses.replace(NARROW, remat=False), "int32[16,2048]", "fsdp=4,tensor=2"),
+    ("70B, bfloat16", LARGE, "int32[64,8192]", "fsdp=32,tensor=8"),
+    ("70B, float32", dataclasses.replace(LARGE, dtype=jnp.float32), "int32[64,8192]", "fsdp=32,tensor=8"),
+)
+
+
 def sent(collectives: Any) -> dict[str, float]:
     """Return what one device sends along each mesh axis."""
     found: dict[str, float] = {}
@@ -83,9 +99,11 @@ def sent(collectives: Any) -> dict[str, float]:
     return found
 
 
-def measure(mesh: str, rules: str, model: Any = MODEL, inputs: str = TOKENS) -> dict[str, Any]:
+def measure(
+    mesh: str, rules: str, model: Any = MODEL, inputs: str = TOKENS, target: str | None = None
+) -> dict[str, Any]:
     """Return the planned and the compiled figures of a step."""
-    made = plan.plan(model, inputs, mesh=mesh, rules=rules, remat=False, compile=True)
+    made = plan.plan(model, inputs, mesh=mesh, rules=rules, remat=False, compile=True, target=target)
     compiled = made.compiled
     assert compiled is not None  # noqa: S101 - it was asked for
     return {
@@ -95,6 +113,7 @@ def measure(mesh: str, rules: str, model: Any = MODEL, inputs: str = TOKENS) -> 
         "argument": compiled.argument_bytes,
         "planned": made.memory.total,
         "compiled": compiled.total_bytes,
+        "fragmentation": made.memory.fragmentation,
         "planned_sent": made.collective_bytes(),
         "compiled_sent": sent(compiled.collectives),
         "counts": [[kind, "+".join(axes), count] for (kind, axes), count in compiled.counts().items()],
@@ -114,13 +133,28 @@ def report(rows: list[dict[str, Any]]) -> None:
     near = sum(abs(ratio - 1) <= 0.05 for ratio in ratios)
     spread = f"median {statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}"
     print(f"{near} of {len(rows)} within 5%; {spread}")
+    room = [
+        (row["compiled"] - row["planned"] + row["fragmentation"]) / (row["compiled"] - row["argument"]) for row in rows
+    ]
+    print(f"beyond what is planned to live: {min(room):.1%} to {max(room):.1%} of what is neither state nor batch")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, help="a folder for compiled.json")
     parser.add_argument("--others", action="store_true", help="other models, without a loop over their layers")
+    parser.add_argument("--wide", action="store_true", help="Llamas in bfloat16, and of 70 billion parameters")
+    parser.add_argument("--target", help="with --wide: TPUs to compile for, such as tpu-v5e:2x4 (needs libtpu)")
     options = parser.parse_args()
+    if options.wide:
+        for name, config, inputs, mesh in WIDE:
+            with contextlib.suppress(errors.PlanCompileError):  # another number of devices than the target has
+                row = measure(mesh, "fsdp+tensor", llama.Llama(config), inputs, options.target)
+                planned, compiled = row["planned"], row["compiled"]
+                print(
+                    f"{name:20}{planned / 1e9:8.2f} GB planned{compiled / 1e9:8.2f} compiled{planned / compiled:7.3f}"
+                )
+        return
     if options.others:
         for model, inputs in OTHERS:
             print(type(model).__name__)

@@ -5,7 +5,8 @@
 The words pick some of the rows; without any, all run. pyenv's interpreters are taken where they lie; others ``uv``
 finds, or brings where it may; one that it cannot have is named and skipped. ``oldest`` takes the lowest version that
 ``pyproject.toml`` allows of each package, ``newest`` the highest there is. ``nightly``, which runs only where it is
-named, takes the newest packages and last night's JAX. ``BATISTE_MATRIX_TESTS`` names other tests, such as ``tests``
+named, takes the newest packages and last night's JAX, from the index of nightly releases that JAX's installation page
+names, and ``BATISTE_NIGHTLY_INDEX`` here. ``BATISTE_MATRIX_TESTS`` names other tests, such as ``tests``
 for all.
 
 Exit codes: 0 if every row that ran passed and at least one did, else 1.
@@ -21,7 +22,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 USUAL = ("oldest", "newest")
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest", "nightly": "highest"}
-NIGHTLY = "https://us-python.pkg.dev/ml-oss-artifacts-published/jax/simple/"  # as JAX's installation page names it
 SMOKE = (
     "tests/architecture/test_light.py",
     "tests/checkpoint/test_files.py",
@@ -59,8 +59,8 @@ def environment(python: str, resolution: str) -> Path | None:
     install = [uv(), "pip", "install", "--quiet", "--python", str(inside), "--resolution", RESOLUTIONS[resolution]]
     subprocess.run([*install, "--editable", ".[all]", "--group", "test"], cwd=ROOT, check=True)
     if resolution == "nightly":
-        latest = ["--prerelease", "allow", "--upgrade", "--no-deps", "--index-url", NIGHTLY, "jax", "jaxlib"]
-        subprocess.run([*install, *latest], cwd=ROOT, check=True)
+        latest = ["--prerelease", "allow", "--upgrade", "--no-deps", "jax", "jaxlib", "--index-url"]
+        subprocess.run([*install, *latest, os.environ["BATISTE_NIGHTLY_INDEX"]], cwd=ROOT, check=True)
     return inside
 
 
@@ -84,6 +84,9 @@ def main(words: list[str]) -> int:
     unknown = [word for word in words if word not in PYTHONS and word not in RESOLUTIONS]
     if unknown:
         print(f"unknown: {', '.join(unknown)}; known: {', '.join([*PYTHONS, *RESOLUTIONS])}")
+        return 2
+    if "nightly" in words and not os.environ.get("BATISTE_NIGHTLY_INDEX"):
+        print("BATISTE_NIGHTLY_INDEX is not set: the address of the nightly releases, from JAX's installation page")
         return 2
     results = {
         (python, resolution): row(python, resolution)

@@ -197,7 +197,8 @@ def test_lints_of_what_is_gathered():
         @nn.compact
         def __call__(self, tokens):
             x = nn.Embed(50_000, 64, name="table")(tokens)
-            return nn.RNN(nn.GRUCell(64, name="cell"))(x).sum()
+            x = nn.RNN(nn.GRUCell(64, name="first"))(x)
+            return nn.RNN(nn.GRUCell(64, name="second"))(x).sum()
 
     rules = {"**/table/embedding": P(None, "fsdp"), "**/kernel": P(None, "fsdp"), "**": P()}
     looped = plans.plan(
@@ -206,7 +207,9 @@ def test_lints_of_what_is_gathered():
     found = {lint.kind: lint for lint in looped.lints}
     assert found["gather-of-part"].path.startswith("Recurrent/table")
     kernels = {lint.path for lint in looped.lints if lint.kind == "gather-again"}
-    assert kernels == {f"params/cell/{name}/kernel" for name in ("hn", "hr", "hz", "in", "ir", "iz")}
+    names = ("hn", "hr", "hz", "in", "ir", "iz")  # of two cells, each of which is its own
+    assert kernels == {f"params/{cell}/{name}/kernel" for cell in ("first", "second") for name in names}
+    assert {lint.problem.split()[3] for lint in looped.lints if lint.kind == "gather-again"} == {"32"}
     whole = {"**/kernel": P(), "**": P()}
     plain = plans.plan(
         Recurrent(), "int32[64,16]", mesh="fsdp=8", rules=shard.Rules(whole, batch=P("fsdp")), remat=False

@@ -77,13 +77,20 @@ def lints(leaves: Explanation, rules: Any, costs: Costs) -> Iterator[Lint]:
         for pattern in rules:
             if str(pattern) not in used:
                 yield Lint("unused-rule", str(pattern), "no leaf lies by this rule", "drop it, or correct the pattern")
+    named = {name for each in costs.collectives for name in each.path}
     for each in costs.collectives:
         if each.kind == "all-gather":
-            yield from _gathers(each, leaves)
+            yield from _gathers(each, leaves, named)
 
 
-def _gathers(each: Collective, leaves: Explanation) -> Iterator[Lint]:
-    """Yield what could be better in what a module gathers."""
+def _gathers(each: Collective, leaves: Explanation, named: set[str]) -> Iterator[Lint]:
+    """Yield what could be better in what a module gathers.
+
+    Args:
+      each: what it gathers.
+      leaves: where parameters lie.
+      named: the modules of which anything is known; of layers in a loop that is the first, for all.
+    """
     place, along, size = "/".join(each.path), "+".join(each.axes), each.bytes / each.count
     if each.count > 2 and size < _SMALL:
         problem = f"{each.count:.0f} gathers of {size:.0f} bytes along {along}"
@@ -95,19 +102,25 @@ def _gathers(each: Collective, leaves: Explanation) -> Iterator[Lint]:
         fix = "cut it along a mesh axis that does not cut the batch, such as tensor, or leave it whole"
         yield Lint("gather-of-part", place, problem, fix)
     parts = math.prod(leaves.mesh[axis] for axis in each.axes if axis in leaves.mesh)
-    last = each.path[-1] if each.path else ""
-    same = [
-        leaf
-        for leaf in leaves.leaves
-        if leaf.parts > 1 and leaf.path.split("/")[-2:-1] == [last] and leaf.path.startswith("params/")
-        if math.isclose(leaf.bytes * (parts - 1) / parts, size, rel_tol=0.01)
-    ]
+    same: list[str] = []
+    for leaf in leaves.leaves:
+        names = leaf.path.split("/")[1:-1]
+        if leaf.path.startswith("params/") and leaf.parts > 1 and names[-1:] == list(each.path[-1:]):
+            ours = _is_within(names, each.path) or not named.issuperset(names)
+            if ours and math.isclose(leaf.bytes * (parts - 1) / parts, size, rel_tol=0.01):
+                same.append(leaf.path)
     # forwards, backwards and computed again are three; layers of equal shape have a leaf each
     if same and size >= _SMALL and each.count > 4 * len(same):
         times = f"{each.count / len(same):.0f} times along {along}"
         problem = f"it is gathered {times}, {size:,.0f} bytes, and is the same each time"
-        fix = f'gather it once, before the loop: {{"{same[0].path}": P()}} leaves it whole'
-        yield Lint("gather-again", same[0].path if len(same) == 1 else place, problem, fix)
+        fix = f'gather it once, before the loop: {{"{same[0]}": P()}} leaves it whole'
+        yield Lint("gather-again", same[0] if len(same) == 1 else place, problem, fix)
+
+
+def _is_within(names: list[str], path: tuple[str, ...]) -> bool:
+    """Whether a module's names stand in a path of scopes, in their order."""
+    rest = iter(path)
+    return all(name in rest for name in names)
 
 
 def _wider(one: str, other: str) -> bool:
